@@ -1,0 +1,1 @@
+"""How the losses of many users become one gradient."""

@@ -1,0 +1,213 @@
+"""The grammar of the house: every shape that a method fills, on one page.
+
+A method is a lower-case factory that returns one of these NamedTuples of pure functions. In every one of
+them ``state`` comes first in and first out, ``key`` comes last, and what is optional is keyword-only. A step
+returns ``(state, info)``: ``state`` is carried and saved, ``info`` is for people and for the loop's alarms.
+
+Words: a *stream* is a sequence of *stages* (periods of time); a stage holds *users*; a user's data in a stage
+is a *task* with a *support* set to adapt on and a *query* set to be judged on. Parameters are *shared* (moved by
+the learner only), *personal* (moved by a user's own adaptation) or *inner* (what the inner loop has learned).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Tree = Any
+Array = jax.Array
+Key = jax.Array
+
+
+class Params(NamedTuple):
+    """Nested dicts of float arrays; the one argument of everything that computes."""
+
+    shared: Tree
+    personal: Tree  # in the meta-state: every user's start; after adaptation: one user's own
+    inner: Tree  # what the inner loop has learned (rates, moments); {} if nothing
+
+
+class Batch(NamedTuple):
+    """Examples of one user: leaves [n, ...]; ``mask`` bool [n], False where a row is padding."""
+
+    inputs: Tree
+    targets: Tree
+    mask: Array
+
+
+class Task(NamedTuple):
+    """One user's data in a stage; many users are a leading axis on every leaf.
+
+    ``user`` is the int32 row of the user in the bank. ``notes`` are arrays that travel along; the house uses
+    ``stage`` (int32), and ``replayed`` (int32, 0 for a fresh task) which separates the keys of a user's twins.
+    """
+
+    support: Batch
+    query: Batch
+    user: Array
+    notes: dict[str, Array]
+
+
+LossFn = Callable[[Params, Batch, Key | None], Array]  # -> losses [n], one per example
+TaskLoss = Callable[[Params, Task, Key], tuple[Array, Tree]]  # -> (one user's scalar loss, aux)
+
+
+class Objective(NamedTuple):
+    """What a model's outputs mean: numbers, classes, rankings."""
+
+    loss: Callable[[Tree, Tree], Array]
+    """(outputs, targets) -> [n]: the negative log-likelihood of each example, up to a constant."""
+    sample: Callable[[Tree, Key], Tree]  # (outputs, key) -> targets drawn from that likelihood
+    scores: Callable[[Tree, Tree, Array], dict[str, Array]]  # (outputs, targets, mask) -> one user's metrics
+    labels: Callable[[Tree], tuple[Tree, Array]] | None = None
+    """outputs -> (targets [c, n, ...], weights [c, n]): finitely many labels whose weighted squared scores are
+    the exact expectation under that likelihood (every class; sigma points); None: only sampled labels."""
+
+
+class Model(NamedTuple):
+    """A network cut into shared and personal parameters; ``key`` None means evaluation."""
+
+    init: Callable[[Key], Params]  # inner = {}
+    apply: Callable[[Params, Tree, Array, Key | None], Tree]  # (params, inputs, mask, key) -> outputs [n, ...]
+    write: Callable[[Params, Batch, Key | None], Tree]  # (params, support, key) -> personal, without gradients
+    groups: Callable[[Params], Tree]  # params -> the name of each leaf's group, from its Variable type
+
+
+class TaskFamily(NamedTuple):
+    """Tasks to train on: data on the host before each chunk, drawn from on the device inside the scan."""
+
+    data: Callable[[tuple[int, int], int, int], Tree]
+    """(window, step, num) -> leaves of the same shapes every time; ``window``: first and last stage to draw from,
+    both included. (t, t) is a plain stream, (0, t) all so far, (0, 0) the first only: a strategy is a window."""
+    sample: Callable[[Tree, Array, int, Key], tuple[Task, Array]]  # (data, step, n, key) -> (tasks, mask [n])
+
+
+class InnerLoop(NamedTuple):
+    """How one user adapts."""
+
+    init: Callable[[Params], Tree]  # params -> inner
+    adapt: Callable[[Params, Batch, Key | None], tuple[Params, Tree]]
+    """(params, support, key) -> (params, path); shared untouched; path: personal [steps + 1, ...], start first."""
+
+
+class Aggregator(NamedTuple):
+    """How the losses of many users become one gradient; combinators wrap another aggregator."""
+
+    init: Callable[[Params], Tree]
+    total: Callable[..., tuple[Tree, tuple[Array, Tree]]]
+    """(state, task_loss, params, tasks, mask, key) -> (sums, (losses [n], aux)); only sums leave a device."""
+    finish: Callable[[Tree, Tree, Key], tuple[Tree, Params, dict]]  # (state, sums, key) -> (state, grads, info)
+
+
+class Penalty(NamedTuple):
+    """What keeps earlier stages alive in the parameters."""
+
+    init: Callable[[Params], Tree]
+    value: Callable[[Tree, Params], Array]  # (state, params) -> scalar; its gradient is added after ``finish``
+    on_task: Callable[[Tree, Params, Params, Task, Key], Array]  # (state, params, adapted, task, key) -> scalar
+    observe: Callable[[Tree, Params, Params, Params], Tree]  # (state, before, after, grads) -> state, every step
+    consolidate: Callable[[Tree, Params, "Draw", Key], Tree]  # (state, params, draw, key) -> state, per stage
+
+
+class Memory(NamedTuple):
+    """A fixed number of items from the past: any pytree with a leading axis."""
+
+    init: Callable[[Tree], Tree]  # item_spec: one item's arrays or ShapeDtypeStructs -> state
+    insert: Callable[[Tree, Tree, Array, Array, Key], Tree]  # (state, items, users [n], mask [n], key) -> state
+    sample: Callable[[Tree, int, Key], tuple[Tree, Array]]  # (state, n, key) -> (items [n, ...], mask [n])
+    forget: Callable[[Tree, Array], Tree]  # (state, user) -> state
+
+
+class Detector(NamedTuple):
+    """Says that a stage ended when no calendar does."""
+
+    init: Callable[[], Tree]
+    update: Callable[[Tree, Array, Array], tuple[Tree, Array]]  # (state, losses, mask) -> (state, alarm)
+
+
+Draw = Callable[[Array], tuple[Task, Array]]  # i -> (tasks, mask): the i-th batch of the stage that ended
+
+
+class Learner(NamedTuple):
+    """The outer loop. All that learning carries is one pytree, ``state``."""
+
+    init: Callable[[Params, Task], Tree]  # of tasks (a stacked batch) only shapes are read
+    update: Callable[[Tree, Task, Array, Key], tuple[Tree, dict]]  # info holds at least ``losses`` [n]
+    consolidate: Callable[[Tree, Draw, Key], Tree]
+    forget: Callable[[Tree, Array], Tree]  # (state, user) -> state
+    params: Callable[[Tree], Params]  # what is judged, saved and served (slow weights, averages)
+
+
+class Cohort(NamedTuple):
+    """Held-out users as they are known on the host: numpy, ragged, each user's examples in order of time.
+
+    ``offsets`` [users + 1]: user u's examples are rows offsets[u]:offsets[u + 1] of ``inputs`` and ``targets``.
+    """
+
+    inputs: Tree  # numpy [total, ...]
+    targets: Tree  # numpy [total, ...]
+    offsets: np.ndarray  # int64 [users + 1]
+    users: np.ndarray  # int32 [users], rows in the bank
+    stages: np.ndarray  # int32 [users], the stage each one is judged in; -1: the whole life
+    returning: np.ndarray  # bool [users], seen in an earlier stage
+
+
+class Stream(NamedTuple):
+    """What a source of users gives: a family to train on, cohorts to be judged on, and where it all came from."""
+
+    family: TaskFamily
+    held_out: Callable[[str, int | None], Cohort]  # (split, stage) -> cohort; stage None: each user's whole life
+    stages: int
+    users: tuple[str, ...]  # outside names by row
+    provenance: Mapping[str, Any]
+    training: Callable[[int | None], Cohort]  # the training users' examples up to and with a stage (None: all)
+    oracle: Callable[[Cohort, int, int], Tree] | None = None
+    """(cohort, shots, horizon) -> Bayes-optimal outputs [total, ...] given each user's first ``shots`` examples;
+    only where the truth is known. ``horizon``: rows before it may be support and are returned as they come."""
+
+
+def example_loss(model: Model, objective: Objective) -> LossFn:
+    """The per-example loss of a model under an objective: (params, batch, key) -> [n]."""
+
+    def loss_fn(params: Params, batch: Batch, key: Key | None) -> Array:
+        return objective.loss(model.apply(params, batch.inputs, batch.mask, key), batch.targets)
+
+    return loss_fn
+
+
+def masked_mean(values: Array, mask: Array, *, shrink: float = 0.0) -> Array:
+    """Mean of ``values`` [n] where ``mask`` [n]; 0 where nothing is left. The only place that averages.
+
+    ``shrink`` adds that many examples of value zero, so that few examples weigh less: sum / (max(n, 1) + shrink).
+
+    >>> float(masked_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])))
+    2.0
+    """
+    total = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
+    count = jnp.sum(mask, dtype=values.dtype)
+    return total / (jnp.maximum(count, 1) + shrink)
+
+
+def hide(tree: Tree, mask: Array) -> Tree:
+    """Zeros in place of every row whose ``mask`` is False, whatever stood there; leaves [n, ...], mask [n].
+
+    Run on padded data before it meets a loss: a NaN behind a mask would otherwise come back in the gradient.
+    """
+
+    def one(leaf: Array) -> Array:
+        wide = jnp.reshape(mask, mask.shape + (1,) * (leaf.ndim - mask.ndim))
+        return jnp.where(wide, leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(one, tree)
+
+
+def hide_padding(tasks: Task, mask: Array) -> Task:
+    """Stacked tasks with every padded example and every masked user (``mask`` bool [n]) turned into zeros."""
+
+    def batch(part: Batch) -> Batch:
+        keep = part.mask & jnp.reshape(mask, mask.shape + (1,) * (part.mask.ndim - mask.ndim))
+        return Batch(hide(part.inputs, keep), hide(part.targets, keep), keep)
+
+    return tasks._replace(support=batch(tasks.support), query=batch(tasks.query))

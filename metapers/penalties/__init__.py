@@ -1,0 +1,1 @@
+"""What keeps earlier stages alive in the parameters."""

@@ -1,0 +1,1 @@
+"""Losses, metrics, intervals and the continual matrix."""

@@ -1,0 +1,286 @@
+"""Ragged histories of users turned into a stream: training tasks drawn on the device, cohorts kept on the host."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metapers import keys
+from metapers.base import Array, Batch, Cohort, Key, Stream, Task, TaskFamily, Tree, hide
+from metapers.tasks import splits
+
+
+class Examples(NamedTuple):
+    """A source's examples on the host, in any order; ties in ``time`` keep the order they are given in."""
+
+    users: tuple[str, ...]  # outside ids by row
+    user: np.ndarray  # int [N], rows
+    stage: np.ndarray  # int [N]
+    time: np.ndarray  # int or float [N], any unit
+    inputs: Tree  # numpy [N, ...]
+    targets: Tree  # numpy [N, ...]
+
+
+class Segments(NamedTuple):
+    """Training users' examples, flat, with one segment for each (stage, user); segments sorted by stage."""
+
+    inputs: Tree  # numpy [rows, ...]
+    targets: Tree  # numpy [rows, ...]
+    start: np.ndarray  # int32 [segments], first row
+    length: np.ndarray  # int32 [segments], at least 2
+    user: np.ndarray  # int32 [segments]
+    stage: np.ndarray  # int32 [segments], ascending
+
+
+def family(
+    segments: Segments, *, stages: int, support: int, query: int, full: float = 0.5, from_start: float = 0.0
+) -> TaskFamily:
+    """Tasks cut from segments: a window of consecutive examples to adapt on, later ones to be judged on.
+
+    A task is a segment (uniform over the window's, with replacement) of length l and, with m = min(support, l - 1):
+    s = m with probability ``full``, else uniform in 1..m; a start o = 0 with probability ``from_start``, else
+    uniform in 0..l-s-1; support rows o..o+s-1; query: all a = l - o - s later rows if a <= ``query``, else
+    ``query`` distinct ones, o + s + floor((j a + r) / query) with one r uniform in 0..a-1 (systematic sampling:
+    every later row is as likely as any other, and they keep their order). Shapes are [n, support, ...] and
+    [n, query, ...]; what is padding is zero. Raises ValueError for sizes under 1, probabilities outside 0..1,
+    and, in ``data``, for a window outside the stages or without users.
+    """
+    _check_sizes(segments, support=support, query=query, full=full, from_start=from_start)
+
+    @functools.cache
+    def arrays() -> Tree:  # on the device once, when first asked for; the same buffers ever after
+        return jax.device_put(segments._asdict())
+
+    def data(window: tuple[int, int], step: int, num: int) -> Tree:
+        first, last = window
+        if not 0 <= first <= last < stages:
+            raise ValueError(f"window must satisfy 0 <= first <= last < {stages}, got {window}")
+        low, high = np.searchsorted(segments.stage, [first, last + 1])
+        if low == high:
+            raise ValueError(f"window has no training user with two examples in stages {first} to {last}")
+        return arrays() | jax.device_put({"lo": np.int32(low), "hi": np.int32(high)})
+
+    def one(data: Tree, key: Key) -> Task:
+        chosen = jax.random.randint(keys.named(key, "segment"), (), data["lo"], data["hi"], jnp.int32)
+        length = data["length"][chosen]
+        offset, count = _support_window(length, support, full, from_start, keys.named(key, "support"))
+        position, later = _query_positions(length, offset + count, query, keys.named(key, "query"))
+        index = jnp.arange(support, dtype=jnp.int32)
+        start = data["start"][chosen]
+        return Task(
+            _gather(data, start + offset + index, index < count),
+            _gather(data, start + position, later),
+            data["user"][chosen],
+            {"stage": data["stage"][chosen], "replayed": jnp.int32(0)},
+        )
+
+    def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
+        drawn = keys.named(key, "tasks", step)
+        each = jax.vmap(lambda i: jax.random.fold_in(drawn, i))(jnp.arange(n))
+        return jax.vmap(one, in_axes=(None, 0))(data, each), jnp.ones(n, bool)
+
+    return TaskFamily(data, sample)
+
+
+def _check_sizes(segments: Segments, *, support: int, query: int, full: float, from_start: float) -> None:
+    for name, size in (("support", support), ("query", query)):
+        if size < 1:
+            raise ValueError(f"{name} must be >= 1, got {size}")
+    for name, probability in (("full", full), ("from_start", from_start)):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name} must be between 0 and 1, got {probability}")
+    longest = int(segments.length.max(initial=0))
+    if longest * query >= 2**31:
+        raise ValueError(f"query must be < 2**31 / {longest} (the longest history), got {query}")
+
+
+def _support_window(length: Array, support: int, full: float, from_start: float, key: Key) -> tuple[Array, Array]:
+    most = jnp.minimum(support, length - 1)
+    fewer = jax.random.randint(keys.named(key, "size"), (), 1, most + 1, jnp.int32)
+    count = jnp.where(jax.random.bernoulli(keys.named(key, "full"), full), most, fewer)
+    offset = jax.random.randint(keys.named(key, "offset"), (), 0, length - count, jnp.int32)
+    return jnp.where(jax.random.bernoulli(keys.named(key, "from start"), from_start), 0, offset), count
+
+
+def _query_positions(length: Array, begin: Array, query: int, key: Key) -> tuple[Array, Array]:
+    left = length - begin  # at least 1
+    index = jnp.arange(query, dtype=jnp.int32)
+    shift = jax.random.randint(key, (), 0, left, jnp.int32)
+    position = jnp.where(left >= query, (index * left + shift) // query, index)
+    return begin + position, (left >= query) | (index < left)
+
+
+def _gather(data: Tree, rows: Array, mask: Array) -> Batch:
+    rows = jnp.where(mask, rows, 0)
+    take = functools.partial(jax.tree.map, lambda leaf: leaf[rows])
+    return Batch(hide(take(data["inputs"]), mask), hide(take(data["targets"]), mask), mask)
+
+
+def stream(
+    examples: Examples,
+    *,
+    stages: int,
+    fold: int,
+    support: int,
+    query: int,
+    full: float = 0.5,
+    from_start: float = 0.0,
+    about: Mapping[str, Any],
+    oracle: Callable[[Cohort, int, int], Tree] | None = None,
+) -> Stream:
+    """A stream from dated examples: sorted by (stage, user, time), users split by ``splits.split_of`` in ``fold``.
+
+    A (stage, user) segment of one example can hold no task: it is left out of training and of that stage's
+    cohorts, and counted; whole lives and ``training`` keep its example. ``returning``: the user has a segment that
+    was kept in an earlier stage. Floats become JAX's default float, integers int32. ``about``: what the source says
+    of itself (source, version, boundaries of stages), first in the provenance. The other arguments: ``family``.
+    Raises ValueError for examples that do not fit together or are not finite, for stages or users out of range, and
+    for a stage without a training segment.
+    """
+    _check_examples(examples, stages)
+    split = np.array([splits.split_of(name, fold) for name in examples.users])
+    ordered = _take(examples, np.lexsort((examples.time, examples.user, examples.stage)))
+    digest = _fingerprint(ordered)
+    ordered = ordered._replace(inputs=_canonical(ordered.inputs), targets=_canonical(ordered.targets))
+    table = _table(ordered, split)
+    _check_stages(table, stages)
+    drawn = family(
+        _segments(ordered, table), stages=stages, support=support, query=query, full=full, from_start=from_start
+    )
+
+    def held_out(wanted: str, stage: int | None) -> Cohort:
+        if wanted not in splits.SPLITS[1:]:
+            raise ValueError(f"split must be one of {splits.SPLITS[1:]}, got {wanted!r}")
+        return _life(ordered, split == wanted, 2) if stage is None else _cohort(ordered, table, wanted, stage, stages)
+
+    def training(stage: int | None) -> Cohort:
+        last = stages - 1 if stage is None else _stage(stage, stages)
+        return _life(_take(ordered, np.flatnonzero(ordered.stage <= last)), split == "train", 1)
+
+    provenance = {**about, "sha256": digest, "fold": fold, "stages": stages, **_counts(ordered, table, stages)}
+    return Stream(drawn, held_out, stages, examples.users, provenance, training, oracle)
+
+
+class _Table(NamedTuple):
+    start: np.ndarray  # one row for each (stage, user), in order
+    length: np.ndarray
+    user: np.ndarray
+    stage: np.ndarray
+    split: np.ndarray
+    kept: np.ndarray  # bool, at least two examples
+    returning: np.ndarray
+
+
+def _stage(stage: int, stages: int) -> int:
+    if not 0 <= stage < stages:
+        raise ValueError(f"stage must be between 0 and {stages - 1}, got {stage}")
+    return stage
+
+
+def _check_examples(examples: Examples, stages: int) -> None:
+    total = len(examples.user)
+    for name, tree in examples._asdict().items():
+        if name != "users" and any(len(leaf) != total for leaf in jax.tree.leaves(tree)):
+            raise ValueError(f"{name} must hold {total} examples in every leaf, as user does")
+    if len(set(examples.users)) != len(examples.users):
+        raise ValueError("users must be distinct ids")
+    for name, values, bound in (("user", examples.user, len(examples.users)), ("stage", examples.stage, stages)):
+        if total and not (0 <= values.min() and values.max() < bound):
+            raise ValueError(f"{name} must be between 0 and {bound - 1}, got {values.min()} to {values.max()}")
+    for name in ("time", "inputs", "targets"):
+        for leaf in jax.tree.leaves(getattr(examples, name)):
+            if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+                raise ValueError(f"{name} must be finite, got a nan or an infinity")
+
+
+def _check_stages(table: _Table, stages: int) -> None:
+    for stage in range(stages):
+        if not (table.kept & (table.split == "train") & (table.stage == stage)).any():
+            raise ValueError(f"stage {stage} is empty: it has no training user with two examples or more")
+
+
+def _take(examples: Examples, rows: np.ndarray) -> Examples:
+    return Examples(examples.users, *jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tuple(examples[1:])))
+
+
+def _fingerprint(ordered: Examples) -> str:
+    digest = hashlib.sha256(json.dumps(ordered.users).encode())
+    for path, leaf in jax.tree.leaves_with_path(ordered._replace(users=())._asdict()):
+        digest.update(f"{jax.tree_util.keystr(path)}{leaf.dtype.str}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _canonical(tree: Tree) -> Tree:
+    def one(leaf: np.ndarray) -> np.ndarray:
+        if np.issubdtype(leaf.dtype, np.floating):
+            return leaf.astype(jnp.zeros(()).dtype)
+        if not np.issubdtype(leaf.dtype, np.integer):
+            return leaf
+        if leaf.size and not (-(2**31) <= leaf.min() and leaf.max() < 2**31):
+            raise ValueError(f"integers must fit int32, got {leaf.min()} to {leaf.max()}")
+        return leaf.astype(np.int32)
+
+    return jax.tree.map(one, tree)
+
+
+def _table(ordered: Examples, split: np.ndarray) -> _Table:
+    changes = (np.diff(ordered.stage) != 0) | (np.diff(ordered.user) != 0)
+    start = np.concatenate([[0], np.flatnonzero(changes) + 1])[: max(len(ordered.user), 0)]
+    length = np.diff(np.append(start, len(ordered.user)))
+    user, stage, kept = ordered.user[start], ordered.stage[start], length >= 2
+    first = np.full(len(ordered.users), np.iinfo(np.int32).max)
+    np.minimum.at(first, user[kept], stage[kept])
+    return _Table(start, length, user, stage, split[user], kept, first[user] < stage)
+
+
+def _rows(table: _Table, chosen: np.ndarray) -> np.ndarray:
+    pairs = zip(table.start[chosen], table.length[chosen], strict=True)
+    return np.concatenate([np.arange(0), *(np.arange(s, s + n) for s, n in pairs)])
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _segments(ordered: Examples, table: _Table) -> Segments:
+    chosen = table.kept & (table.split == "train")
+    part = _take(ordered, _rows(table, chosen))
+    numbers = (_offsets(table.length[chosen])[:-1], table.length[chosen], table.user[chosen], table.stage[chosen])
+    return Segments(part.inputs, part.targets, *(x.astype(np.int32) for x in numbers))
+
+
+def _cohort(ordered: Examples, table: _Table, wanted: str, stage: int, stages: int) -> Cohort:
+    chosen = table.kept & (table.split == wanted) & (table.stage == _stage(stage, stages))
+    part = _take(ordered, _rows(table, chosen))
+    users = table.user[chosen].astype(np.int32)
+    offsets = _offsets(table.length[chosen])
+    return Cohort(part.inputs, part.targets, offsets, users, np.full_like(users, stage), table.returning[chosen])
+
+
+def _life(ordered: Examples, chosen: np.ndarray, least: int) -> Cohort:
+    counts = np.bincount(ordered.user, minlength=len(ordered.users))
+    wanted = chosen & (counts >= least)
+    rows = np.argsort(ordered.user, kind="stable")
+    part = _take(ordered, rows[wanted[ordered.user[rows]]])
+    users = np.flatnonzero(wanted).astype(np.int32)
+    none = np.zeros(len(users), bool)
+    return Cohort(part.inputs, part.targets, _offsets(counts[wanted]), users, np.full_like(users, -1), none)
+
+
+def _counts(ordered: Examples, table: _Table, stages: int) -> dict[str, Any]:
+    def of(split: str, stage: int) -> dict[str, int]:
+        chosen = table.kept & (table.split == split) & (table.stage == stage)
+        return {"users": int(chosen.sum()), "examples": int(table.length[chosen].sum())}
+
+    return {
+        "users": len(ordered.users),
+        "examples": len(ordered.user),
+        "dropped_segments": int((~table.kept).sum()),
+        "splits": {split: [of(split, stage) for stage in range(stages)] for split in splits.SPLITS},
+    }

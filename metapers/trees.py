@@ -1,0 +1,60 @@
+"""Arithmetic on trees of arrays that jax.tree does not name."""
+
+import jax
+import jax.numpy as jnp
+
+from metapers.base import Array, Tree
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """Leaf-wise a + b."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def subtract(a: Tree, b: Tree) -> Tree:
+    """Leaf-wise a - b."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def scale(a: Tree, factor: Array | float) -> Tree:
+    """Leaf-wise factor * a."""
+    return jax.tree.map(lambda x: x * factor, a)
+
+
+def zeros(a: Tree) -> Tree:
+    """Zeros of the shapes and dtypes of ``a``."""
+    return jax.tree.map(jnp.zeros_like, a)
+
+
+def copy(a: Tree) -> Tree:
+    """Fresh buffers: an anchor that must not share memory with the weights it was taken from."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), a)
+
+
+def select(condition: Array, a: Tree, b: Tree) -> Tree:
+    """Leaf-wise ``a`` where the scalar ``condition`` holds, else ``b``; keys included."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def squared_norm(a: Tree) -> Array:
+    """Sum of the squares of all entries; a scalar.
+
+    >>> float(squared_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])}))
+    25.0
+    """
+    return sum((jnp.sum(jnp.square(x)) for x in jax.tree.leaves(a)), start=jnp.zeros(()))
+
+
+def dot(a: Tree, b: Tree) -> Array:
+    """Inner product over all leaves; a scalar."""
+    products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+
+
+def names(a: Tree) -> list[str]:
+    """The path of each leaf, as "shared/embed/kernel", in the order of ``jax.tree.leaves``.
+
+    >>> names({"b": 1, "a": {"c": 2}})
+    ['a/c', 'b']
+    """
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(a)]
