@@ -25,6 +25,7 @@ class Program(NamedTuple):
     chunk: Callable[..., tuple[Tree, dict[str, Array]]]  # (state, keys, data, stage, step, last) -> (state, infos)
     consolidate: Callable[..., Tree]  # (state, keys, data, stage) -> state
     length: int  # outer steps in a chunk
+    mesh: Mesh | None  # over which the seeds are split
 
 
 class Progress(NamedTuple):
@@ -85,7 +86,7 @@ def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mes
         )
 
     over_seeds = partial(_over_seeds, mesh=mesh)
-    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), chunk)
+    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), chunk, mesh)
 
 
 def run(
@@ -98,12 +99,11 @@ def run(
     Raises:
       Diverged: if a loss is NaN or infinite, naming stage, step and seed; it carries the last good state.
     """
-    stage_number, last = jnp.int32(stage), jnp.int32(stop)
     for step in range(start, stop, compiled.length):
         fed = data(step)
-        arguments = (state, seed_keys, fed, stage_number, jnp.int32(step), last)
+        numbers = place((np.int32(stage), np.int32(step), np.int32(stop)), compiled.mesh, by_seed=False)
         with jax.transfer_guard("disallow"):
-            after, infos = compiled.chunk(*arguments)
+            after, infos = compiled.chunk(state, seed_keys, fed, *numbers)
         done = min(compiled.length, stop - step)
         told = {name: np.asarray(value)[:, :done] for name, value in infos.items()}
         bad = np.argwhere(~told.pop("finite"))
@@ -121,13 +121,13 @@ def run(
 
 def _told(info: dict, mask: Array, live: Array) -> dict[str, Array]:
     """Scalars of a step for people: the mean loss over the fresh users, whether all is finite, what is scalar."""
-    losses = info["losses"]
-    fresh = losses[: mask.shape[0]]
+    fresh = info["losses"][: mask.shape[0]]
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(info[name])) for name in info if name.endswith("losses")]))
     scalars = {name: value for name, value in info.items() if jnp.ndim(value) == 0}
     count = jnp.maximum(jnp.sum(mask, dtype=fresh.dtype), 1)
     return scalars | {
         "loss": jnp.sum(jnp.where(mask, fresh, jnp.zeros_like(fresh))) / count,
-        "finite": jnp.all(jnp.isfinite(losses)) | ~live,
+        "finite": finite | ~live,
     }
 
 
@@ -153,4 +153,5 @@ def place(tree: Tree, mesh: Mesh | None, *, by_seed: bool) -> Tree:
     """Puts a tree where the program expects it: split by its leading seed axis, or a copy on every device."""
     if mesh is None:
         return jax.tree.map(jnp.asarray, tree)
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("seeds" if by_seed else None)))
+    spec = PartitionSpec("seeds") if by_seed and "seeds" in mesh.axis_names else PartitionSpec()
+    return jax.device_put(tree, NamedSharding(mesh, spec))

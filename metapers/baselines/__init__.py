@@ -1,1 +1,8 @@
 """The trivial predictors that every table prints beside ours."""
+
+from metapers.baselines.global_mean import global_mean as global_mean
+from metapers.baselines.item_user_bias import item_user_bias as item_user_bias
+from metapers.baselines.predictor import Chosen as Chosen
+from metapers.baselines.predictor import Predictor as Predictor
+from metapers.baselines.predictor import choose as choose
+from metapers.baselines.user_mean import user_mean as user_mean

@@ -1,1 +1,3 @@
 """What keeps earlier stages alive as data."""
+
+from metapers.memory.reservoir import reservoir as reservoir

@@ -1,9 +1,12 @@
 """Where users come from: ragged histories turned into stacked tasks, and the sources."""
 
+from metapers.tasks.quadratic import quadratic as quadratic
 from metapers.tasks.ragged import Examples as Examples
-from metapers.tasks.ragged import Segments as Segments
-from metapers.tasks.ragged import family as family
 from metapers.tasks.ragged import stream as stream
+from metapers.tasks.segments import Segments as Segments
+from metapers.tasks.segments import family as family
+from metapers.tasks.sinusoid import sinusoid as sinusoid
 from metapers.tasks.splits import fold_of as fold_of
 from metapers.tasks.splits import split_of as split_of
 from metapers.tasks.splits import user_hash as user_hash
+from metapers.tasks.synthetic import linear_gaussian as linear_gaussian

@@ -1,6 +1,5 @@
 """Ragged histories of users turned into a stream: training tasks drawn on the device, cohorts kept on the host."""
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -10,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metapers import keys
-from metapers.base import Array, Batch, Cohort, Key, Stream, Task, TaskFamily, Tree, hide
+from metapers.base import Cohort, Stream, Tree
 from metapers.tasks import splits
+from metapers.tasks.segments import Segments, family
 
 
 class Examples(NamedTuple):
@@ -26,101 +25,6 @@ class Examples(NamedTuple):
     targets: Tree  # numpy [N, ...]
 
 
-class Segments(NamedTuple):
-    """Training users' examples, flat, with one segment for each (stage, user); segments sorted by stage."""
-
-    inputs: Tree  # numpy [rows, ...]
-    targets: Tree  # numpy [rows, ...]
-    start: np.ndarray  # int32 [segments], first row
-    length: np.ndarray  # int32 [segments], at least 2
-    user: np.ndarray  # int32 [segments]
-    stage: np.ndarray  # int32 [segments], ascending
-
-
-def family(
-    segments: Segments, *, stages: int, support: int, query: int, full: float = 0.5, from_start: float = 0.0
-) -> TaskFamily:
-    """Tasks cut from segments: a window of consecutive examples to adapt on, later ones to be judged on.
-
-    A task is a segment (uniform over the window's, with replacement) of length l and, with m = min(support, l - 1):
-    s = m with probability ``full``, else uniform in 1..m; a start o = 0 with probability ``from_start``, else
-    uniform in 0..l-s-1; support rows o..o+s-1; query: all a = l - o - s later rows if a <= ``query``, else
-    ``query`` distinct ones, o + s + floor((j a + r) / query) with one r uniform in 0..a-1 (systematic sampling:
-    every later row is as likely as any other, and they keep their order). Shapes are [n, support, ...] and
-    [n, query, ...]; what is padding is zero. Raises ValueError for sizes under 1, probabilities outside 0..1,
-    and, in ``data``, for a window outside the stages or without users.
-    """
-    _check_sizes(segments, support=support, query=query, full=full, from_start=from_start)
-
-    @functools.cache
-    def arrays() -> Tree:  # on the device once, when first asked for; the same buffers ever after
-        return jax.device_put(segments._asdict())
-
-    def data(window: tuple[int, int], step: int, num: int) -> Tree:
-        first, last = window
-        if not 0 <= first <= last < stages:
-            raise ValueError(f"window must satisfy 0 <= first <= last < {stages}, got {window}")
-        low, high = np.searchsorted(segments.stage, [first, last + 1])
-        if low == high:
-            raise ValueError(f"window has no training user with two examples in stages {first} to {last}")
-        return arrays() | jax.device_put({"lo": np.int32(low), "hi": np.int32(high)})
-
-    def one(data: Tree, key: Key) -> Task:
-        chosen = jax.random.randint(keys.named(key, "segment"), (), data["lo"], data["hi"], jnp.int32)
-        length = data["length"][chosen]
-        offset, count = _support_window(length, support, full, from_start, keys.named(key, "support"))
-        position, later = _query_positions(length, offset + count, query, keys.named(key, "query"))
-        index = jnp.arange(support, dtype=jnp.int32)
-        start = data["start"][chosen]
-        return Task(
-            _gather(data, start + offset + index, index < count),
-            _gather(data, start + position, later),
-            data["user"][chosen],
-            {"stage": data["stage"][chosen], "replayed": jnp.int32(0)},
-        )
-
-    def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
-        drawn = keys.named(key, "tasks", step)
-        each = jax.vmap(lambda i: jax.random.fold_in(drawn, i))(jnp.arange(n))
-        return jax.vmap(one, in_axes=(None, 0))(data, each), jnp.ones(n, bool)
-
-    return TaskFamily(data, sample)
-
-
-def _check_sizes(segments: Segments, *, support: int, query: int, full: float, from_start: float) -> None:
-    for name, size in (("support", support), ("query", query)):
-        if size < 1:
-            raise ValueError(f"{name} must be >= 1, got {size}")
-    for name, probability in (("full", full), ("from_start", from_start)):
-        if not 0 <= probability <= 1:
-            raise ValueError(f"{name} must be between 0 and 1, got {probability}")
-    longest = int(segments.length.max(initial=0))
-    if longest * query >= 2**31:
-        raise ValueError(f"query must be < 2**31 / {longest} (the longest history), got {query}")
-
-
-def _support_window(length: Array, support: int, full: float, from_start: float, key: Key) -> tuple[Array, Array]:
-    most = jnp.minimum(support, length - 1)
-    fewer = jax.random.randint(keys.named(key, "size"), (), 1, most + 1, jnp.int32)
-    count = jnp.where(jax.random.bernoulli(keys.named(key, "full"), full), most, fewer)
-    offset = jax.random.randint(keys.named(key, "offset"), (), 0, length - count, jnp.int32)
-    return jnp.where(jax.random.bernoulli(keys.named(key, "from start"), from_start), 0, offset), count
-
-
-def _query_positions(length: Array, begin: Array, query: int, key: Key) -> tuple[Array, Array]:
-    left = length - begin  # at least 1
-    index = jnp.arange(query, dtype=jnp.int32)
-    shift = jax.random.randint(key, (), 0, left, jnp.int32)
-    position = jnp.where(left >= query, (index * left + shift) // query, index)
-    return begin + position, (left >= query) | (index < left)
-
-
-def _gather(data: Tree, rows: Array, mask: Array) -> Batch:
-    rows = jnp.where(mask, rows, 0)
-    take = functools.partial(jax.tree.map, lambda leaf: leaf[rows])
-    return Batch(hide(take(data["inputs"]), mask), hide(take(data["targets"]), mask), mask)
-
-
 def stream(
     examples: Examples,
     *,
@@ -130,17 +34,21 @@ def stream(
     query: int,
     full: float = 0.5,
     from_start: float = 0.0,
+    by_length: float = 0.0,
     about: Mapping[str, Any],
     oracle: Callable[[Cohort, int, int], Tree] | None = None,
 ) -> Stream:
     """A stream from dated examples: sorted by (stage, user, time), users split by ``splits.split_of`` in ``fold``.
 
     A (stage, user) segment of one example can hold no task: it is left out of training and of that stage's
-    cohorts, and counted; whole lives and ``training`` keep its example. ``returning``: the user has a segment that
-    was kept in an earlier stage. Floats become JAX's default float, integers int32. ``about``: what the source says
-    of itself (source, version, boundaries of stages), first in the provenance. The other arguments: ``family``.
-    Raises ValueError for examples that do not fit together or are not finite, for stages or users out of range, and
-    for a stage without a training segment.
+    cohorts, and counted; whole lives (of two examples or more) and ``training`` keep its example. ``returning``: the
+    user has a segment that was kept in an earlier stage. Floats become JAX's default float, integers int32.
+    ``about``: what the source says of itself (source, version, boundaries of stages), first in the provenance. The
+    sizes and shares of tasks are those of ``segments.family``.
+
+    Raises:
+      ValueError: for examples that do not fit together or are not finite, for stages or users out of range, and for
+        a stage without a training segment.
     """
     _check_examples(examples, stages)
     split = np.array([splits.split_of(name, fold) for name in examples.users])
@@ -150,7 +58,13 @@ def stream(
     table = _table(ordered, split)
     _check_stages(table, stages)
     drawn = family(
-        _segments(ordered, table), stages=stages, support=support, query=query, full=full, from_start=from_start
+        _segments(ordered, table),
+        stages=stages,
+        support=support,
+        query=query,
+        full=full,
+        from_start=from_start,
+        by_length=by_length,
     )
 
     def held_out(wanted: str, stage: int | None) -> Cohort:

@@ -1,0 +1,23 @@
+"""The mean of the user's own support, shrunk towards the mean of all."""
+
+import numpy as np
+
+from metapers.base import Cohort
+from metapers.baselines.predictor import Predictor, ratings, spread, support_mean, training_ratings
+
+
+def user_mean(training: Cohort, *, shrink: float = 3.0) -> Predictor:
+    """Predicts mu + sum_support (y - mu) / (n + shrink): ``shrink`` >= 0 pseudo-counts at the global mean mu.
+
+    Raises ValueError for a negative ``shrink``, targets that are not scalar floats, or an empty cohort.
+    """
+    if not shrink >= 0:
+        raise ValueError(f"shrink must be >= 0, got {shrink}")
+    mean = training_ratings("user_mean", training).mean()
+
+    def predict(cohort: Cohort, shots: int, horizon: int) -> np.ndarray:
+        residual = ratings("user_mean", cohort) - mean
+        offset = support_mean(cohort, residual, shots, horizon, shrink)
+        return (mean + spread(cohort, offset)).astype(cohort.targets.dtype)
+
+    return Predictor(predict, {"mean": float(mean), "shrink": shrink})

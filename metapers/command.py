@@ -1,0 +1,199 @@
+"""The doors: flags in, one clear line out when something is wrong, and how to go on after an interruption."""
+
+import logging
+import os
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+
+import metapers
+from metapers.experiment import config as configs
+
+TRAIN_HELP = """Trains every strategy of a config, stage by stage, into a workdir.
+
+  python train.py --config=configs/movielens.py --workdir=runs/mine
+  python train.py --config=configs/movielens.py --workdir=runs/mine --config.learner.inner_steps=3
+  python train.py --config=configs/movielens.py --workdir=runs/sweep --sweep=learner.inner_rate=0.1,0.3
+
+The same command on the same workdir goes on where it was, bit for bit. Then: python eval.py --workdir=runs/mine
+"""
+EVAL_HELP = """Judges a workdir's versions on held-out users: prints the table, writes records, pictures and the report.
+
+  python eval.py --workdir=runs/mine
+  python eval.py --workdir=runs/mine --strategy=naive --version=2 --shots=1,4,16 --steps=0,1,5
+"""
+
+
+def train_main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The door of train.py; never returns."""
+    argv = list(argv or sys.argv)
+    own = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, "the config file", flag_values=own)
+    flags.DEFINE_string("workdir", None, "where everything of the run is written", flag_values=own)
+    flags.DEFINE_multi_string("sweep", [], "key=value,value,…: runs every combination, ranks it", flag_values=own)
+    _common(own)
+    _run(lambda: _train(own, holder, argv), own, argv, TRAIN_HELP, ("config", "workdir"))
+
+
+def eval_main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The door of eval.py; never returns."""
+    argv = list(argv or sys.argv)
+    own = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "a workdir that train.py has written", flag_values=own)
+    flags.DEFINE_string("strategy", "", "one strategy; default: all of the run", flag_values=own)
+    flags.DEFINE_integer("version", None, "one version's number, -1 the last; default: all", flag_values=own)
+    flags.DEFINE_enum("split", "test", ["test", "validation"], "whose users judge", flag_values=own)
+    flags.DEFINE_list("steps", [], "inner steps to score after; default: the config's", flag_values=own)
+    flags.DEFINE_list("shots", [], "support sizes; default: the config's", flag_values=own)
+    _common(own)
+    _run(lambda: _eval(own), own, argv, EVAL_HELP, ("workdir",))
+
+
+def _train(own: flags.FlagValues, holder: Any, argv: list[str]) -> int:
+    from metapers.experiment import sweep, training
+
+    config = configs.check(_config(holder, argv))
+    workdir = pathlib.Path(own.workdir)
+    _resume_hint.append("python " + " ".join(argv))
+    if own.sweep:
+        return sweep.run(config, own.sweep, workdir)
+    training.train(config, workdir)
+    print(f"\ntrained: {workdir}\nnext:    python eval.py --workdir={workdir}")
+    return 0
+
+
+def _eval(own: flags.FlagValues) -> int:
+    from metapers.experiment import judging
+
+    judging.judge(
+        pathlib.Path(own.workdir),
+        strategy=own.strategy or None,
+        version=own.version,
+        split=own.split,
+        steps=_numbers("steps", own.steps),
+        shots=_numbers("shots", own.shots),
+    )
+    return 0
+
+
+def _numbers(name: str, values: list[str]) -> tuple[int, ...]:
+    try:
+        return tuple(int(value) for value in values)
+    except ValueError:
+        raise ValueError(f"{name} must be integers with commas between them, got {','.join(values)!r}") from None
+
+
+def _common(own: flags.FlagValues) -> None:
+    flags.DEFINE_bool("help", False, "this help", short_name="h", flag_values=own)
+    flags.DEFINE_bool("version_only", False, "prints the version of metapers", flag_values=own)
+    flags.DEFINE_bool("traceback", False, "shows where in the code an error arose", flag_values=own)
+
+
+_resume_hint: list[str] = []
+
+
+def _run(body: Callable[[], int], own: flags.FlagValues, argv: list[str], text: str, needed: tuple[str, ...]) -> NoReturn:
+    if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
+        print(text + "\nFlags:" + own.main_module_help().split("\n", 2)[-1])
+        raise SystemExit(0)
+    if "--version_only" in argv[1:]:
+        print(metapers.__version__)
+        raise SystemExit(0)
+    _quiet()
+    try:
+        rest = _parse(own, argv)
+        if rest:
+            raise UsageError(f"unexpected argument {rest[0]!r}: every option is --name=value")
+        missing = [name for name in needed if own[name].value is None]
+        if missing:
+            raise UsageError(f"--{missing[0]} is missing")
+        metapers.use_all_cores()
+        _cache()
+        code = body()
+    except UsageError as error:
+        print(f"error: {error}\n\n{text}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except SystemExit:
+        raise
+    except Exception as error:
+        if "--traceback" in argv:
+            raise
+        code = _failed(error)
+    raise SystemExit(code)
+
+
+class UsageError(ValueError):
+    """The command line itself is wrong."""
+
+
+def _parse(own: flags.FlagValues, argv: list[str]) -> list[str]:
+    try:
+        return own(argv)[1:]
+    except flags.Error as error:
+        raise UsageError(str(error)) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(_about_overrides(argv) or str(error)) from None
+    except (OSError, ImportError, SyntaxError) as error:
+        raise UsageError(f"--config cannot be read: {error}") from None
+
+
+def _about_overrides(argv: list[str]) -> str:
+    """What is wrong with the first bad ``--config.key=value`` of a command line, or nothing."""
+    own = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=own)
+    try:
+        own([argv[0], *(argument for argument in argv[1:] if argument.startswith("--config="))])
+        config = holder.value
+    except Exception:
+        return ""
+    known = {key for key, _ in configs.leaves(config)}
+    for argument in argv[1:]:
+        key = argument.removeprefix("--config.").split("=")[0]
+        if argument.startswith("--config.") and key not in known:
+            return configs.unknown_key(config, key)
+    return ""
+
+
+def _config(holder: Any, argv: list[str]) -> Any:
+    config = holder.value
+    if not hasattr(config, "to_dict"):  # config_flags keeps the error of a file that could not be loaded
+        path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), "?")
+        if not pathlib.Path(path).is_file():
+            raise FileNotFoundError(f"--config names no file: {path}")
+        raise UsageError(f"--config={path} has no get_config() that returns a ConfigDict")
+    return config
+
+
+def _failed(error: Exception) -> int:
+    from metapers.experiment.training import Interrupted
+
+    if isinstance(error, Interrupted):
+        again = f"\nto go on:  {_resume_hint[0]}" if _resume_hint else ""
+        print(f"{error}{again}", file=sys.stderr)
+        return 128 + error.signal
+    kind = "" if isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: "
+    print(f"error: {kind}{error}\n(--traceback shows where)", file=sys.stderr)
+    return 1
+
+
+def _quiet() -> None:
+    for name in ("absl", "jax", "orbax"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def _cache() -> None:
+    """A persistent compilation cache, so that the second start does not compile again."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "metapers" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,0 +1,216 @@
+"""The keys of a config: defaults, refusals that name the nearest known key, digest, what may change on resume."""
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+OPERATIONAL = ("checkpoint_every", "log_every", "profile", "progress", "tensorboard", "validate_every", "devices")
+"""Top-level keys that cannot change a number: they may differ between a run and its resume."""
+
+
+def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> ConfigDict:
+    """Every key of a config with its default; ``data`` and ``model`` are the options of the chosen source and model.
+
+    A shipped config starts from this (``experiment.config_for``) and sets values; the result is locked, so a
+    misspelt key is refused where it is written.
+    """
+    config = ConfigDict(
+        {
+            "name": "",
+            "seed": 0,  # the first seed's root key
+            "seeds": 1,  # how many, trained together under vmap
+            "strategies": ("static", "naive", "joint_so_far", "continual"),
+            "steps": 100,  # outer steps in a stage, the same for every strategy
+            "users": 32,  # fresh tasks in an outer step
+            "chunk": 50,  # outer steps in one dispatch
+            "data": dict(data),
+            "model": dict(model),
+            "learner": {
+                "name": "maml",
+                "inner": "gradient",
+                "inner_steps": 5,
+                "inner_rate": 0.1,
+                "learn_rates": False,  # Meta-SGD
+                "first_order": False,
+                "shrink": 0.0,  # pseudo-examples in the support loss
+                "adapts": "personal",  # or "all"
+                "aggregator": "mean",
+                "clip": 0.0,  # of "clipped": the norm of one user's gradient
+                "block": 0,  # users held in memory at once; 0: all
+            },
+            "optimizer": {  # by group of parameters; a group without a line of its own goes with "param"
+                group: {"name": "adam", "rate": 1e-3, "weight_decay": 0.0}
+                for group in ("param", "table", "personal", "inner")
+            },
+            "continual": {
+                "penalty": ("anchor",),
+                "anchor_strength": 0.0,
+                "ewc_strength": 0.0,
+                "ewc_decay": 1.0,
+                "ewc_draws": 4,
+                "ewc_exact": True,
+                "memory": "reservoir",
+                "capacity": 256,  # user-tasks
+                "replayed": 32,  # remembered tasks beside the fresh ones in each step
+                "draws": 16,  # batches of the stage that ended offered to the memory
+            },
+            "evaluation": {
+                "metric": "rmse",
+                "shots": (1, 2, 4, 8, 16),
+                "steps": (0, 1, 2, 5, 10),
+                "headline_shots": 16,
+                "headline_steps": 5,
+                "bootstrap": 2000,
+            },
+            "log_every": 50,
+            "checkpoint_every": 200,
+            "validate_every": 100,
+            "progress": True,
+            "tensorboard": True,
+            "profile": "",
+            "devices": 0,  # 0: all there are
+        }
+    )
+    return config.lock()
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """The same config, after every value has been held against its bound.
+
+    Raises:
+      ValueError: naming the key, its value and the bound.
+    """
+    positive = ("seeds", "steps", "users", "chunk", "log_every", "checkpoint_every", "validate_every")
+    for key in (*positive, "learner.inner_steps", "continual.capacity", "continual.draws", "evaluation.bootstrap"):
+        _bound(key, config, 1)
+    for key in ("seed", "devices", "learner.shrink", "learner.clip", "learner.block", "continual.replayed"):
+        _bound(key, config, 0)
+    for key in ("continual.anchor_strength", "continual.ewc_strength"):
+        _bound(key, config, 0)
+    for group in config.optimizer:
+        _bound(f"optimizer.{group}.weight_decay", config, 0)
+    for key in ("learner.inner_rate", *(f"optimizer.{group}.rate" for group in config.optimizer)):
+        if not (math.isfinite(value(config, key)) and value(config, key) > 0):
+            raise ValueError(f"{key} must be finite and > 0, got {value(config, key)}")
+    for key, least in (("evaluation.shots", 1), ("evaluation.steps", 0)):
+        listed = tuple(value(config, key))
+        if not listed or list(listed) != sorted(set(listed)) or listed[0] < least:
+            raise ValueError(f"{key} must be increasing integers >= {least}, got {listed}")
+    for key, among in (("headline_shots", "shots"), ("headline_steps", "steps")):
+        if config.evaluation[key] not in tuple(config.evaluation[among]):
+            raise ValueError(
+                f"evaluation.{key} must be one of evaluation.{among} {tuple(config.evaluation[among])}, "
+                f"got {config.evaluation[key]}"
+            )
+    if not config.strategies:
+        raise ValueError("strategies must name at least one strategy, got ()")
+    return config
+
+
+def one_of(key: str, name: str, known: Iterable[str]) -> str:
+    """``name`` if it is known, else a ValueError that names the nearest known one.
+
+    >>> one_of("learner.name", "mamll", ["maml", "reptile"])
+    Traceback (most recent call last):
+      ...
+    ValueError: learner.name must be one of ['maml', 'reptile'], got 'mamll'; did you mean 'maml'?
+    """
+    known = sorted(known)
+    if name not in known:
+        raise ValueError(f"{key} must be one of {known}, got {name!r}{_nearest(str(name), known)}")
+    return name
+
+
+def unknown_key(config: ConfigDict, key: str) -> str:
+    """What to say of a key that a config does not have: its nearest known one.
+
+    >>> unknown_key(ConfigDict({"learner": {"inner_steps": 5}}), "learner.inner_step")
+    "unknown config key 'learner.inner_step'; did you mean 'learner.inner_steps'?"
+    """
+    return f"unknown config key {key!r}{_nearest(key, [name for name, _ in leaves(config)])}"
+
+
+def merged(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """A copy of ``config`` with dotted keys set; ints may stand for floats, lists for tuples.
+
+    Raises:
+      ValueError: for an unknown key (naming the nearest) or a value of another type.
+    """
+    copy = ConfigDict(config.to_dict(), type_safe=True).lock()
+    known = dict(leaves(config))
+    for key, new in overrides.items():
+        if key not in known:
+            raise ValueError(unknown_key(config, key))
+        old = known[key]
+        new = tuple(new) if isinstance(old, tuple) and isinstance(new, (list, tuple)) else new
+        new = float(new) if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool) else new
+        if type(new) is not type(old):
+            raise ValueError(f"{key} must be {type(old).__name__}, got {new!r} ({type(new).__name__})")
+        copy.update_from_flattened_dict({key: new})
+    return copy
+
+
+def leaves(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf, in order of the keys."""
+    for key in sorted(config.keys()):
+        inner = config[key]
+        if isinstance(inner, (ConfigDict, Mapping)):
+            yield from leaves(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
+
+
+def value(config: ConfigDict, key: str) -> Any:
+    """The value of a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """Nested dicts with tuples as lists, as config.json keeps it."""
+    return {
+        key: plain(inner) if isinstance(inner, ConfigDict) else list(inner) if isinstance(inner, tuple) else inner
+        for key, inner in config.items()
+    }
+
+
+def from_plain(saved: Mapping[str, Any]) -> ConfigDict:
+    """The config that ``plain`` wrote down."""
+
+    def tuples(tree: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: tuples(inner) if isinstance(inner, Mapping) else tuple(inner) if isinstance(inner, list) else inner
+            for key, inner in tree.items()
+        }
+
+    return ConfigDict(tuples(saved)).lock()
+
+
+def binding(config: ConfigDict) -> dict[str, Any]:
+    """The part of a config that can change a number: all but the operational keys."""
+    return {key: inner for key, inner in plain(config).items() if key not in OPERATIONAL}
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> tuple[list[str], list[str]]:
+    """Differences as "key: old -> new": (those that can change a number, the operational ones)."""
+    a, b = dict(leaves(old)), dict(leaves(new))
+    binding_ones, operational = [], []
+    for key in sorted(a.keys() | b.keys()):
+        if a.get(key, "absent") != b.get(key, "absent"):
+            text = f"{key}: {a.get(key, 'absent')!r} -> {b.get(key, 'absent')!r}"
+            (operational if key.split(".")[0] in OPERATIONAL else binding_ones).append(text)
+    return binding_ones, operational
+
+
+def _bound(key: str, config: ConfigDict, least: int) -> None:
+    if not (math.isfinite(value(config, key)) and value(config, key) >= least):
+        raise ValueError(f"{key} must be >= {least}, got {value(config, key)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

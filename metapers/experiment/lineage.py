@@ -1,0 +1,110 @@
+"""Where a version comes from: config, data, code, libraries, machine, time."""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import metapers
+from metapers import store, workdir
+from metapers.experiment import config as configs
+from metapers.experiment.assembly import Parts
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
+
+
+def of_version(
+    parts: Parts, strategy: str, stage: int, scores: Mapping[str, Any], *, parent: Path, seconds: float
+) -> dict[str, Any]:
+    """The lineage of the version that ``strategy`` leaves after ``stage``; ``parent`` is its folder of versions."""
+    earlier = [number for number in store.versions(parent) if number < stage]
+    record = store.read_record(parent, earlier[-1]) if earlier else None
+    return {
+        "strategy": strategy,
+        "stage": stage,
+        "stages": parts.stream.stages,
+        "seeds": [parts.config.seed + i for i in range(parts.config.seeds)],
+        "parent": {"number": record["number"], "digest": record["digest"]} if record else None,
+        "config": configs.plain(parts.config),
+        "config_digest": store.digest(configs.binding(parts.config)),
+        "provenance": dict(parts.stream.provenance),
+        "sizes": dict(parts.sizes),
+        "revision": revision(),
+        "libraries": libraries(),
+        "devices": machine(parts.devices),
+        "scores": dict(scores),
+        "seconds": round(seconds, 3),
+    }
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what computes."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), "metapers": metapers.__version__, **found}
+
+
+def machine(devices: tuple[jax.Device, ...]) -> dict[str, Any]:
+    """The kind and the number of devices: bit-identity is promised on these alone."""
+    return {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)}
+
+
+def revision() -> str | None:
+    """The commit of the checkout that the code runs from, with "+changes" if it is not clean; None outside one."""
+    root = Path(metapers.__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "metapers/__init__.py") is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    return commit and commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+@contextlib.contextmanager
+def compile_clock() -> Iterator[Callable[[], float]]:
+    """While inside, adds up the seconds that XLA compiles; the yielded function reads them."""
+    spent = [0.0]
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            spent[0] += seconds
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield lambda: spent[0]
+    finally:
+        with contextlib.suppress(ImportError, AttributeError, ValueError):  # the remover is not in every jax
+            from jax._src.monitoring import unregister_event_duration_listener
+
+            unregister_event_duration_listener(listen)
+
+
+@contextlib.contextmanager
+def trace(folder: str) -> Iterator[None]:
+    """Writes a JAX trace of what runs inside to ``folder``; nothing for an empty name."""
+    if not folder:
+        yield
+        return
+    with jax.profiler.trace(folder):
+        yield
+
+
+def add_seconds(folder: Path, part: str, *, seconds: float = 0.0, compile_seconds: float = 0.0) -> dict[str, float]:
+    """Adds to seconds.json, which a resumed run continues; returns all of it."""
+    path = folder / "seconds.json"
+    held = json.loads(path.read_text()) if path.exists() else {}
+    for name, more in ((part, seconds), ("compile", compile_seconds)):
+        held[name] = round(held.get(name, 0.0) + more, 3)
+    workdir.write_json(path, held)
+    return held

@@ -1,0 +1,335 @@
+"""The whole of a training run: every strategy over every stage, saved, resumed and interrupted without loss."""
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from metapers import keys, stage, store, users, workdir
+from metapers.base import Array, Cohort, Learner, Params, Tree
+from metapers.experiment import assembly, lineage, scoring
+from metapers.experiment import config as configs
+from metapers.experiment.assembly import BASELINE, STRATEGIES, Parts, Strategy
+from metapers.journal import Journal, Meter, meter
+from metapers.users import Bank
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved where it was."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal = signal_number
+
+
+class Kept(NamedTuple):
+    """All arrays of a version, each with a leading seed axis."""
+
+    params: Params  # what is judged and served
+    state: Tree  # the whole of the learner
+    bank: Bank
+    keys: Array
+
+
+class Run(NamedTuple):
+    """What every strategy of a run has in common; built once."""
+
+    parts: Parts
+    folder: Path
+    mesh: Mesh | None
+    keys: Array  # [seeds], root keys
+    init: Params  # [seeds, ...], the initialisation that all strategies share
+    programs: dict[tuple[str, bool], tuple[Learner, stage.Program]]  # by (learner, remembers)
+    scorer: scoring.Scorer
+    journal: Journal
+    meter: Meter
+    asked: Callable[[], int]  # the signal that asked to stop, or 0
+
+
+def train(config: ConfigDict, folder: Path) -> None:
+    """Trains all of ``config.strategies`` (and the joint baseline) into ``folder``, or goes on where it was.
+
+    Raises:
+      ValueError: if the folder holds a run whose config or data differs in what can change a number.
+      WorkdirInUse: if another process trains there.
+      Diverged: if a loss became NaN or infinite; the last good state is kept.
+      Interrupted: after Ctrl-C or SIGTERM, when all is saved.
+    """
+    names = strategies(config)
+    configs.check(config)
+    folder = workdir.open_workdir(folder)
+    began = time.monotonic()
+    with workdir.lock(folder), lineage.compile_clock() as clock:
+        operational = agree(config, folder)
+        parts = assembly.parts(config)
+        same_data(parts, folder)
+        total = config.steps * sum(
+            STRATEGIES[name].trains(t, parts.stream.stages) for name in names for t in range(parts.stream.stages)
+        )
+        with (
+            Journal(folder, tensorboard=config.tensorboard) as journal,
+            meter(total, title="train", shown=config.progress) as told,
+            interruptions() as asked,
+            lineage.trace(config.profile),
+        ):
+            journal.event("start", config=configs.plain(config), provenance=parts.stream.provenance)
+            for change in operational:
+                journal.say(f"resumed with another {change}")
+            run = prepare(parts, folder, journal, told, asked)
+            for name in names:
+                live(run, name)
+            lineage.add_seconds(folder, "train", seconds=time.monotonic() - began, compile_seconds=clock())
+            journal.event("end")
+
+
+def strategies(config: ConfigDict) -> list[str]:
+    """The run's strategies in order, the joint baseline last; ValueError for an unknown name."""
+    named = [configs.one_of("strategies", name, STRATEGIES) for name in config.strategies]
+    return [*dict.fromkeys(name for name in named if name != BASELINE), BASELINE]
+
+
+def prepare(parts: Parts, folder: Path, journal: Journal, told: Meter, asked: Callable[[], int]) -> Run:
+    """Keys, initial parameters and scorer of a run; programs are compiled when a strategy first needs them."""
+    config = parts.config
+    mesh = assembly.mesh_for(config, parts.devices)
+    roots = jnp.stack([keys.root(config.seed + i) for i in range(config.seeds)])
+    roots = stage.place(roots, mesh, by_seed=True)
+    init = jax.jit(jax.vmap(lambda key: parts.model.init(keys.named(key, "init"))))(roots)
+    return Run(
+        parts,
+        folder,
+        mesh,
+        roots,
+        stage.place(init, mesh, by_seed=True),
+        {},
+        scoring.scorer(parts),
+        journal,
+        told,
+        asked,
+    )
+
+
+def program(run: Run, strategy: Strategy) -> tuple[Learner, stage.Program]:
+    """The learner of a strategy and its compiled steps: strategies that differ only in their window share them."""
+    config = run.parts.config
+    kind = (strategy.learner or config.learner.name, strategy.remembers)
+    if kind not in run.programs:
+        learner = assembly.learner(config, run.parts.model, strategy, run.mesh)
+        seeds_mesh = run.mesh if run.mesh is not None and "seeds" in run.mesh.axis_names else None
+        compiled = stage.program(
+            learner, run.parts.stream.family, users=config.users, chunk=min(config.chunk, config.steps), mesh=seeds_mesh
+        )
+        run.programs[kind] = learner, compiled
+    return run.programs[kind]
+
+
+def live(run: Run, name: str) -> None:
+    """One strategy through all stages; stages that already have their version are left as they are."""
+    strategy, config = STRATEGIES[name], run.parts.config
+    stages = run.parts.stream.stages
+    done = store.versions(versions_of(run.folder, name))
+    before: Kept | None = None
+    for now in range(stages):
+        works = strategy.trains(now, stages)
+        if now in done:
+            run.meter.advance(config.steps if works else 0, worked=False)
+        elif strategy.saves(now, stages):
+            before = one_stage(run, name, now, before or begin(run, strategy, name, now - 1 if done else -1))
+
+
+def begin(run: Run, strategy: Strategy, name: str, number: int) -> Kept:
+    """What a strategy starts a stage from: its version ``number``, or the initialisation for -1."""
+    _, compiled = program(run, strategy)
+    data = placed(run, strategy.window(0))
+    state = stage.place(compiled.init(run.init, data), run.mesh, by_seed=True)
+    rows = len(run.parts.stream.users)
+    bank = jax.vmap(lambda params: users.empty(params, rows))(scoring.host(run.init))
+    fresh = Kept(run.init, state, bank, run.keys)
+    if number < 0:
+        return fresh
+    kept, _ = store.load_version(versions_of(run.folder, name), number, like=fresh)
+    return kept
+
+
+def one_stage(run: Run, name: str, now: int, before: Kept) -> Kept:
+    """One stage of one strategy: outer steps, consolidation, bank, validation, version."""
+    strategy, config, began = STRATEGIES[name], run.parts.config, time.monotonic()
+    learner, compiled = program(run, strategy)
+    state = before.state
+    if strategy.restarts:
+        state = begin(run, strategy, name, -1).state
+    if strategy.trains(now, run.parts.stream.stages):
+        state = outer_steps(run, name, now, state, compiled)
+        if strategy.remembers:
+            data = placed(run, (now, now))
+            state = compiled.consolidate(state, run.keys, data, stage.place(np.int32(now), run.mesh, by_seed=False))
+    params = learner.params(state)
+    bank = banked(run, name, params, before.bank, now)
+    kept = Kept(params, state, bank, run.keys)
+    table, scores = run.scorer.validation(params, name, now)
+    scoring.save(run.folder, table, "validation", name, now)
+    story = lineage.of_version(
+        run.parts, name, now, scores, parent=versions_of(run.folder, name), seconds=time.monotonic() - began
+    )
+    store.save_version(versions_of(run.folder, name), now, kept, story)
+    run.journal.say(f"{name} stage {now + 1}/{run.parts.stream.stages}: {scoring.sentence(scores)}")
+    return kept
+
+
+def outer_steps(run: Run, name: str, now: int, state: Tree, compiled: stage.Program) -> Tree:
+    """The outer steps of a stage, from its newest checkpoint if it has one; saves, logs and heeds signals."""
+    config, checkpoints = run.parts.config, run.folder / "strategies" / name / "checkpoints"
+    base, start = now * config.steps, 0
+    latest = store.latest_checkpoint(checkpoints)
+    if latest is not None and base < latest <= base + config.steps:
+        (state, _), _ = store.load_checkpoint(checkpoints, latest, like=(state, run.keys))
+        start = latest - base
+        run.meter.advance(start, worked=False)
+        run.journal.say(f"{name}: resumed stage {now} at step {start} of {config.steps}")
+
+    def save(step: int, state: Tree) -> None:
+        size = store.save_checkpoint(checkpoints, base + step, (state, run.keys), {"stage": now, "step": step})
+        run.journal.say(f"{name}: checkpoint at stage {now}, step {step}: {size:,} bytes")
+
+    data = placed(run, STRATEGIES[name].window(now))
+    try:
+        for told in stage.run(compiled, state, run.keys, lambda _: data, stage=now, start=start, stop=config.steps):
+            done, state, step = told.step - start, told.state, told.step
+            start = step
+            run.meter.advance(done, f"{name}, stage {now}")
+            report(run, name, now, told, done)
+            ended = step == config.steps
+            if run.asked():
+                save(step, state)
+                raise Interrupted(f"stopped by signal {run.asked()}: saved at stage {now}, step {step}", run.asked())
+            if not ended and step // config.checkpoint_every > (step - done) // config.checkpoint_every:
+                save(step, state)
+    except stage.Diverged as error:
+        if error.step:
+            save(error.step, error.state)
+        raise stage.Diverged(f"{name}: {error}", error.step, error.state) from None
+    return state
+
+
+def report(run: Run, name: str, now: int, told: stage.Progress, done: int) -> None:
+    """Scalars of a chunk, and a point of the validation curve, where their turn has come."""
+    config = run.parts.config
+
+    def due(every: int) -> bool:
+        return told.step // every > (told.step - done) // every or told.step == config.steps
+
+    values = {}
+    if due(config.log_every):
+        values = {key: float(np.mean(value)) for key, value in told.infos.items()}
+    if due(config.validate_every):
+        learner, _ = program(run, STRATEGIES[name])
+        values |= run.scorer.curve_point(learner.params(told.state), name, now)
+    if values:
+        run.journal.scalars(name, now * config.steps + told.step, values, stage=now)
+
+
+def placed(run: Run, window: tuple[int, int]) -> Tree:
+    """A window's data where the program expects it: a copy on every device."""
+    return stage.place(run.parts.stream.family.data(window, 0, 0), run.mesh, by_seed=False)
+
+
+def banked(run: Run, name: str, params: Params, bank: Bank, now: int) -> Bank:
+    """The bank after a stage: every training user so far, and the stage's held-out users by their support alone."""
+    stream = run.parts.stream
+    for cohort in (stream.training(now), *(stream.held_out(split, now) for split in ("validation", "test"))):
+        bank = _write(run, name, params, bank, cohort, now)
+    return bank
+
+
+def _write(run: Run, name: str, params: Params, bank: Bank, cohort: Cohort, now: int) -> Bank:
+    known = cohort.users >= 0
+    if not known.any():
+        return bank
+    rows = len(run.parts.stream.users)
+    personal = run.scorer.adapted(params, name, cohort)
+    mask = np.zeros(rows, bool)
+    mask[cohort.users[known]] = True
+
+    def spread(leaf: np.ndarray) -> np.ndarray:
+        full = np.zeros((leaf.shape[0], rows, *leaf.shape[2:]), leaf.dtype)
+        full[:, cohort.users[known]] = np.asarray(leaf)[:, known]
+        return full
+
+    everyone = np.arange(rows, dtype=np.int32)
+    return _put(bank, everyone, jax.tree.map(spread, personal), np.int32(now), mask)
+
+
+_put = jax.jit(jax.vmap(users.write, in_axes=(0, None, 0, None, None)))
+
+
+def agree(config: ConfigDict, folder: Path) -> list[str]:
+    """Writes config.json, or holds it against the one there; returns operational differences.
+
+    Raises:
+      ValueError: if a key differs that can change a number, naming each.
+    """
+    path = folder / "config.json"
+    operational: list[str] = []
+    if path.exists():
+        binding, operational = configs.differences(configs.from_plain(json.loads(path.read_text())), config)
+        if binding:
+            raise ValueError(
+                f"the run in {folder} was started with another config: {'; '.join(binding)}. "
+                "Resume with the same one, or choose a new workdir"
+            )
+    workdir.write_json(path, configs.plain(config))
+    return operational
+
+
+def same_data(parts: Parts, folder: Path) -> None:
+    """Writes provenance.json, or refuses with a ValueError data that are not those the run began with."""
+    path, now = folder / "provenance.json", dict(parts.stream.provenance)
+    if path.exists():
+        was = json.loads(path.read_text())
+        if was["sha256"] != now["sha256"]:
+            raise ValueError(
+                f"the run in {folder} was started on other data: SHA-256 {was['sha256'][:16]}… then, "
+                f"{now['sha256'][:16]}… now"
+            )
+    workdir.write_json(path, now)
+
+
+def versions_of(folder: Path, name: str) -> Path:
+    """Where a strategy's versions lie."""
+    return folder / "strategies" / name / "versions"
+
+
+@contextlib.contextmanager
+def interruptions() -> Iterator[Callable[[], int]]:
+    """While inside, SIGINT and SIGTERM only set a mark, which the yielded function reads; a second one is obeyed."""
+    seen: list[int] = []
+    before = {}
+
+    def mark(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, mark)
+    except ValueError:  # only the main thread may; elsewhere the caller's own handling stands
+        before = {}
+    try:
+        yield lambda: seen[0] if seen else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,121 @@
+"""What a run tells while it runs: JSON lines, TensorBoard scalars, a progress bar or plain lines with an ETA."""
+
+import contextlib
+import json
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class Journal:
+    """Writes ``folder/journal.jsonl`` and ``folder/tensorboard/<name>/`` and speaks on ``stream``.
+
+    A line is written whole and flushed at once, so a killed run leaves a readable journal. Use as a context manager.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, tensorboard: bool = True, stream: TextIO | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._lines = (folder / "journal.jsonl").open("a", encoding="utf-8")
+        self._tensorboard = tensorboard
+        self._writers: dict[str, SummaryWriter] = {}
+        self._stream = stream or sys.stdout
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._lines.close()
+        for writer in self._writers.values():
+            writer.close()
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One JSON line: what happened and when; NaN and infinity are written as null."""
+        line = {"time": round(time.time(), 3), "kind": kind} | {name: _plain(value) for name, value in fields.items()}
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+
+    def scalars(self, name: str, step: int, values: Mapping[str, float], **fields: Any) -> None:
+        """Scalars of the curve ``name`` (a strategy) at an outer step counted over all stages."""
+        self.event("scalars", name=name, step=step, **fields, **values)
+        if self._tensorboard:
+            if name not in self._writers:
+                self._writers[name] = SummaryWriter(str(self._folder / "tensorboard" / name), write_to_disk=True)
+            for tag, value in values.items():
+                self._writers[name].add_scalar(tag, value, step)
+            self._writers[name].flush()
+
+    def say(self, text: str, **fields: Any) -> None:
+        """A sentence for people, on the terminal above the progress bar and in the journal."""
+        tqdm.write(text, file=self._stream)
+        self._stream.flush()
+        self.event("note", text=text, **fields)
+
+
+class Meter:
+    """Progress over a known amount of work: a bar on a terminal, a plain line every ``every`` seconds elsewhere."""
+
+    def __init__(self, total: int, *, title: str, every: float = 10.0, stream: TextIO | None = None):
+        self._stream = stream or sys.stdout
+        self._total, self._title, self._every = total, title, every
+        self._done, self._begun, self._said = 0, time.monotonic(), time.monotonic()
+        terminal = self._stream.isatty()
+        self._bar = tqdm(total=total, desc=title, file=self._stream, smoothing=0.1, leave=False) if terminal else None
+
+    def advance(self, amount: int, note: str = "", *, worked: bool = True) -> None:
+        """``amount`` more is done; ``worked`` False for what an earlier run had done, which tells nothing of speed."""
+        if not worked:
+            self._total -= amount
+            if self._bar is not None:
+                self._bar.total = self._total
+                self._bar.refresh()
+            return
+        self._done += amount
+        if self._bar is not None:
+            self._bar.set_postfix_str(note)
+            self._bar.update(amount)
+        elif time.monotonic() - self._said >= self._every or self._done >= self._total:
+            self._said = time.monotonic()
+            self._stream.write(f"{self._title} {self.line()} {note}".rstrip() + "\n")
+            self._stream.flush()
+
+    def line(self) -> str:
+        """Done, total, percent, rate and time left, as one line."""
+        spent = time.monotonic() - self._begun
+        left = spent / self._done * (self._total - self._done) if self._done else math.nan
+        share = self._done / max(self._total, 1)
+        eta = "?" if math.isnan(left) else f"{left:.0f} s"
+        return f"{self._done}/{self._total} ({share:.0%}), {spent:.0f} s, ETA {eta}"
+
+    def close(self) -> None:
+        """Takes the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextlib.contextmanager
+def meter(total: int, *, title: str, every: float = 10.0, shown: bool = True) -> Iterator[Meter]:
+    """A ``Meter`` that is closed at the end; silent where ``shown`` is False."""
+    one = Meter(total, title=title, every=every if shown else math.inf)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return value

@@ -1,0 +1,87 @@
+"""One outer step: users' losses to a gradient, the gradient to new parameters. MAML, Reptile and joint differ only
+in what one user's loss is."""
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metapers import base, keys, trees
+from metapers.base import Aggregator, Array, Batch, Draw, Key, Learner, Params, Penalty, Task, Tree
+
+UserLoss = Callable[[Params, Task, Key], tuple[Array, Array, Params]]
+"""(params, task, key) -> (surrogate, loss, adapted): what is differentiated, what is told, the user's parameters."""
+
+
+class DescentState(NamedTuple):
+    """What gradient descent on users' losses carries from step to step."""
+
+    params: Params
+    opt_state: Tree
+    aggregator: Tree
+    penalty: Tree  # {} without a penalty
+    step: Array  # int32, outer steps taken
+
+
+def joined(task: Task) -> Batch:
+    """Support and query of one user as one batch, along the examples."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), task.support, task.query)
+
+
+def descent(
+    user_loss: UserLoss,
+    optimizer: optax.GradientTransformation,
+    *,
+    aggregator: Aggregator,
+    penalty: Penalty | None = None,
+    inner: Callable[[Params], Tree] | None = None,
+) -> Learner:
+    """Gradient descent on the aggregate over users of ``user_loss`` plus ``penalty``, by an optax optimizer.
+
+    The optimizer sees all of ``Params`` (shared, personal, inner) as one tree. ``inner(params)`` fills the inner
+    parameters where they come empty. Without a penalty nothing is computed for one. Info: ``losses`` [n] (0 for
+    masked users), ``penalty`` and ``grad_norm`` (scalars), and what the aggregator tells.
+    """
+
+    def init(params: Params, tasks: Task) -> DescentState:
+        if inner is not None and not jax.tree.leaves(params.inner):
+            params = params._replace(inner=inner(params))
+        params = trees.copy(params)  # the caller's buffers may be donated elsewhere
+        kept = penalty.init(params) if penalty else {}
+        return DescentState(params, optimizer.init(params), aggregator.init(params), kept, jnp.zeros((), jnp.int32))
+
+    def task_loss(state: DescentState, params: Params, task: Task, key: Key) -> tuple[Array, Tree]:
+        surrogate, loss, adapted = user_loss(params, task, key)
+        if penalty is None:
+            return surrogate, {"loss": loss}
+        extra = penalty.on_task(state.penalty, params, adapted, task, keys.named(key, "penalty"))
+        return surrogate + extra, {"loss": loss, "penalty": extra}
+
+    def update(state: DescentState, tasks: Task, mask: Array, key: Key) -> tuple[DescentState, dict]:
+        tasks = base.hide_padding(tasks, mask)
+        sums, (_, told) = aggregator.total(
+            state.aggregator, lambda *args: task_loss(state, *args), state.params, tasks, mask, keys.named(key, "users")
+        )
+        kept, grads, info = aggregator.finish(state.aggregator, sums, keys.named(key, "finish"))
+        before, plain, cost = state.params, grads, jnp.zeros_like(told["loss"], shape=())
+        if penalty:
+            cost, extra = jax.value_and_grad(penalty.value, argnums=1)(state.penalty, before)
+            cost, grads = cost + base.masked_mean(told["penalty"], mask), trees.add(grads, extra)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
+            updates, opt_state = optimizer.update(grads, state.opt_state, before)
+        after = cast(Params, optax.apply_updates(before, updates))
+        watched = penalty.observe(state.penalty, before, after, plain) if penalty else {}
+        info = {**info, "losses": base.hide(told["loss"], mask), "penalty": cost, "grad_norm": optax.tree.norm(grads)}
+        return DescentState(after, opt_state, kept, watched, state.step + 1), info
+
+    def consolidate(state: DescentState, draw: Draw, key: Key) -> DescentState:
+        if penalty is None:
+            return state
+        return state._replace(penalty=penalty.consolidate(state.penalty, state.params, draw, key))
+
+    def forget(state: DescentState, user: Array) -> DescentState:
+        return state  # parameters and importances are sums over users: no single one can be taken out
+
+    return Learner(init, update, consolidate, forget, lambda state: state.params)

@@ -1,0 +1,48 @@
+"""Dense layers with relu between them; all of it adapts, or only the last layer."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from metapers.base import Array, Key, Model
+from metapers.models import seam
+from metapers.models.layers import Dense
+
+
+class MLP(nnx.Module):
+    """``dense_0`` ... of the given sizes, relu between; the last layer is of type ``head``, the others ``body``."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        rngs: nnx.Rngs,
+        *,
+        body: type[nnx.Param] = nnx.Param,
+        head: type[nnx.Param] = nnx.Param,
+    ):
+        self.depth = len(sizes) - 1
+        for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            kind = head if i + 1 == self.depth else body
+            setattr(self, f"dense_{i}", Dense(inputs, outputs, rngs, kind=kind))
+
+    def __call__(self, x: Array, *, mask: Array | None = None, key: Key | None = None) -> Array:
+        for i in range(self.depth):
+            x = getattr(self, f"dense_{i}")(x)
+            if i + 1 < self.depth:
+                x = jax.nn.relu(x)
+        return x
+
+
+def mlp(sizes: Sequence[int], *, adapts: tuple[type[nnx.Variable], ...] = seam.EVERYTHING) -> Model:
+    """inputs [n, sizes[0]] -> outputs [n, sizes[-1]] through dense layers with relu between them.
+
+    By default every layer is personal; with ``adapts=(Personal,)`` only the last one is (the head) and the body is
+    shared. Parameters: ``dense_<i>`` / ``kernel`` [in, out], ``bias`` [out].
+
+    Raises:
+      ValueError: fewer than two sizes, or a size < 1.
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes must be at least two numbers >= 1, got {list(sizes)}")
+    return seam.model(lambda rngs: MLP(tuple(sizes), rngs, head=seam.Personal), adapts)

@@ -1,0 +1,226 @@
+"""Scores as Parquet records (docs/records.md), and the way back: the matrix and per-user scores from records."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from metapers.base import Cohort
+from metapers.scores.cohorts import sign
+from metapers.scores.matrix import Scored, cells
+
+SCHEMA = pa.schema(
+    [
+        ("strategy", pa.string()),
+        ("split", pa.string()),
+        ("seed", pa.int32()),
+        ("fold", pa.int32()),
+        ("trained_stage", pa.int32()),
+        ("evaluated_stage", pa.int32()),
+        ("user", pa.string()),
+        ("returning", pa.bool_()),
+        ("start", pa.string()),
+        ("shots", pa.int32()),
+        ("steps", pa.int32()),
+        ("n_support", pa.int32()),
+        ("n_query", pa.int32()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
+
+class Curves(NamedTuple):
+    """What adapting gave each held-out user of a cohort."""
+
+    scores: dict[str, np.ndarray]  # metric -> [seeds, users, shots, steps]
+    n_support: np.ndarray  # int [users, shots]: what each user's support really held
+    n_query: np.ndarray  # int [users]
+    short: np.ndarray  # int [shots]: how many users had fewer examples to adapt on
+    shots: tuple[int, ...]
+    steps: tuple[int, ...]
+
+
+def user_hash(name: str) -> str:
+    """The name under which a user enters records: the first 16 hex digits of SHA-256("metapers-1:<id>").
+
+    >>> user_hash("1") == hashlib.sha256(b"metapers-1:1").hexdigest()[:16]
+    True
+    """
+    return hashlib.sha256(f"metapers-1:{name}".encode()).hexdigest()[:16]
+
+
+def records(
+    curves: Curves,
+    cohort: Cohort,
+    names: Sequence[str],
+    *,
+    strategy: str,
+    split: str,
+    fold: int,
+    trained_stage: int,
+    seeds: Sequence[int] = (0,),
+    start: str = "fresh",
+) -> pa.Table:
+    """One row per (metric, seed, user, shots, steps) of ``curves``, columns as in ``SCHEMA``.
+
+    ``names``: outside names by row of the bank (``Stream.users``). ``trained_stage`` -1 means at initialisation.
+    Raises ValueError for another split or start than the schema knows, or counts that do not fit.
+    """
+    if split not in ("validation", "test"):
+        raise ValueError(f"split must be validation or test, got {split!r}")
+    if start not in ("fresh", "banked"):
+        raise ValueError(f"start must be fresh or banked, got {start!r}")
+    shape = (len(curves.scores), len(seeds), len(cohort.users), len(curves.shots), len(curves.steps))
+    for metric, values in curves.scores.items():
+        if values.shape != shape[1:]:
+            raise ValueError(f"{metric} must be [seeds, users, shots, steps] = {shape[1:]}, got {values.shape}")
+    place = np.indices(shape, dtype=np.int32).reshape(len(shape), -1)
+    metric, seed, user, shot, step = place
+    hashes = pa.array([user_hash(names[row]) for row in cohort.users.tolist()], pa.string())
+    size = metric.size
+
+    def same(value: Any, kind: pa.DataType) -> pa.Array:
+        return pa.repeat(pa.scalar(value, kind), size)
+
+    columns = {
+        "strategy": same(strategy, pa.string()),
+        "split": same(split, pa.string()),
+        "seed": np.asarray(seeds, np.int32)[seed],
+        "fold": same(fold, pa.int32()),
+        "trained_stage": same(trained_stage, pa.int32()),
+        "evaluated_stage": cohort.stages.astype(np.int32)[user],
+        "user": hashes.take(pa.array(user)),
+        "returning": cohort.returning[user],
+        "start": same(start, pa.string()),
+        "shots": np.asarray(curves.shots, np.int32)[shot],
+        "steps": np.asarray(curves.steps, np.int32)[step],
+        "n_support": curves.n_support.astype(np.int32)[user, shot],
+        "n_query": curves.n_query.astype(np.int32)[user],
+        "metric": pa.array(list(curves.scores), pa.string()).take(pa.array(metric)),
+        "value": np.concatenate([values.ravel() for values in curves.scores.values()]).astype(np.float64),
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def write_records(path: str | Path, table: pa.Table) -> None:
+    """Write ``table`` to ``path`` whole or not at all: a temporary file beside it, synced, then renamed.
+
+    Raises ValueError where the columns are not ``SCHEMA``'s; OSError where the disk refuses.
+    """
+    if not table.schema.equals(SCHEMA):
+        raise ValueError(f"table must have the columns of SCHEMA, got {table.schema.names}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_records(folder: str | Path) -> pa.Table:
+    """All records of a folder's ``*.parquet`` files, in the order of their names.
+
+    Raises FileNotFoundError where there are none, ValueError naming a file that is damaged or of other columns.
+    """
+    files = sorted(path for path in Path(folder).glob("*.parquet") if not path.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(f"no records (*.parquet) in {folder}")
+    return pa.concat_tables([_read(path) for path in files])
+
+
+def per_user(table: pa.Table, metric: str, **where: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(users [n], values [seeds, n]) of the rows whose columns equal ``where``; users in order of their hash.
+
+    Raises ValueError where nothing is left, or where ``where`` leaves a user with several values or with none.
+    """
+    rows = _only(table, metric=metric, **where)
+    users, of_user = np.unique(_column(rows, "user"), return_inverse=True)
+    seeds, of_seed = np.unique(_column(rows, "seed"), return_inverse=True)
+    keys = f"{metric} of {where}"
+    return users, _fill(keys, (seeds.size, users.size), (of_seed, of_user), _column(rows, "value"))
+
+
+def scored_of(
+    table: pa.Table, *, strategy: str, metric: str, shots: int, steps: int, start: str = "fresh", split: str = "test"
+) -> Scored:
+    """The signed scores (larger is better) of a strategy, entry by entry: what ``scores.continual_metrics`` takes.
+
+    Whole-life rows (``evaluated_stage`` -1) are left out; rows with ``trained_stage`` -1, where present, are the
+    scores at initialisation. Folds are pooled. Raises ValueError where a cell is missing or the stages do not form a
+    square.
+    """
+    where = {"strategy": strategy, "metric": metric, "shots": shots, "steps": steps, "start": start, "split": split}
+    rows = _only(table, **where)
+    rows = rows.filter(pa.array(_column(rows, "evaluated_stage") >= 0))
+    trained, stage = _column(rows, "trained_stage"), _column(rows, "evaluated_stage")
+    stages = np.unique(stage)
+    if not np.array_equal(np.unique(trained[trained >= 0]), stages):
+        found = np.unique(trained).tolist()
+        raise ValueError(f"trained stages must be the evaluated ones {stages.tolist()}, got {found} for {where}")
+    users, user = np.unique(_column(rows, "user"), return_inverse=True)
+    seeds, seed = np.unique(_column(rows, "seed"), return_inverse=True)
+    keys = np.stack([_column(rows, "fold"), stage, user])
+    entries, entry = np.unique(keys, axis=1, return_inverse=True)
+    row = np.where(trained < 0, stages.size, np.searchsorted(stages, trained))
+    count = stages.size + bool((trained < 0).any())
+    shape, place = (seeds.size, count, entries.shape[1]), (seed, row, entry.reshape(-1))
+    values = sign(metric) * _fill(str(where), shape, place, _column(rows, "value"))
+    initial = values[:, stages.size] if count > stages.size else None
+    return Scored(values[:, : stages.size], initial, users[entries[2]], np.searchsorted(stages, entries[1]))
+
+
+def matrix_of(table: pa.Table, **where: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """(R [seeds, T, T] signed, b [seeds, T] or None) of a strategy; arguments as in ``scored_of``."""
+    r, b = cells(scored_of(table, **where))
+    return r[0], None if b is None else b[0]
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"records {path} cannot be read: {error}") from error
+    if not table.schema.equals(SCHEMA):
+        raise ValueError(f"records {path} must have the columns of SCHEMA, got {table.schema.names}")
+    return table
+
+
+def _only(table: pa.Table, **where: Any) -> pa.Table:
+    unknown = sorted(set(where) - set(SCHEMA.names))
+    if unknown:
+        raise ValueError(f"column must be one of {SCHEMA.names}, got {unknown[0]!r}")
+    keep = pa.repeat(True, table.num_rows)
+    for name, value in where.items():
+        wanted = pa.scalar(value, SCHEMA.field(name).type)
+        keep = pc.call_function("and", [keep, pc.call_function("equal", [table[name], wanted])])
+    rows = table.filter(keep)
+    if rows.num_rows == 0:
+        raise ValueError(f"no record with {where}")
+    return rows
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return table[name].to_numpy()
+
+
+def _fill(what: str, shape: tuple[int, ...], place: tuple[np.ndarray, ...], values: np.ndarray) -> np.ndarray:
+    count = np.zeros(shape, int)
+    np.add.at(count, place, 1)
+    if (count != 1).any():
+        word = "missing" if (count == 0).any() else "given twice"
+        raise ValueError(f"every seed, stage and user needs one value, some are {word}: {what}")
+    filled = np.empty(shape)
+    filled[place] = values
+    return filled

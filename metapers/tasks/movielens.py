@@ -1,0 +1,140 @@
+"""MovieLens as a stream: ratings cut into periods of time, films as features, users held out by their hash."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from metapers.base import Stream
+from metapers.tasks import splits
+from metapers.tasks.ragged import Examples, stream
+from metapers.tasks.ratings import Ratings, fingerprint
+
+
+def movielens(
+    ratings: Ratings,
+    *,
+    stages: int | None = None,
+    boundaries: Sequence[float] | None = None,
+    fold: int = 0,
+    support: int = 16,
+    query: int = 48,
+    full: float = 0.5,
+    from_start: float = 0.0,
+    by_length: float = 0.0,
+    min_ratings: int | None = None,
+) -> Stream:
+    """A stream of users who rate films; an example is one rating, its target the stars (float).
+
+    Inputs: ``item`` int [], row of the film among those that training users rate (0: any other, so that nothing of
+    a held-out user enters but the support); ``genres`` [G] 0 or 1; ``year`` standardised over the same films, 0
+    where missing; ``year_missing`` 0 or 1; ``count``, ln(1 + the other training users' ratings of the film up to
+    and with the example's stage). Stages are ``stages`` (default 5) periods with equal counts of ratings, equal
+    times kept together, or cut at ``boundaries`` (UNIX seconds, ascending: a stage begins at its boundary).
+    ``min_ratings`` leaves out users with fewer. Periods, genres and users left out do not depend on the fold.
+    Provenance: source, version, ``data_sha256``, ``boundaries``, ``item_rows`` (rows of an item table), ``genres``,
+    ``year_mean``, ``year_std``, what was left out, and what ``ragged.stream`` adds.
+    Raises ValueError for ``stages`` with ``boundaries`` or fewer than 1, boundaries that do not ascend, a stage
+    without ratings, ``min_ratings`` < 2, users of one rating where it is None, and as ``ragged.stream``.
+    """
+    kept, user_ids, user, about = _enough(ratings, min_ratings)
+    cuts = _boundaries(kept.times, stages, boundaries)
+    stage = np.searchsorted(cuts, kept.times, side="right")
+    _check_filled(stage, cuts)
+    training = np.array([splits.split_of(name, fold) == "train" for name in user_ids])[user]
+    features = _features(kept, stage, training, len(cuts) + 1)
+    about |= {"boundaries": cuts.tolist(), "item_rows": features.item_rows, "genres": features.names}
+    return stream(
+        Examples(tuple(user_ids), user, stage, kept.times, features.inputs, kept.ratings),
+        stages=len(cuts) + 1,
+        fold=fold,
+        support=support,
+        query=query,
+        full=full,
+        from_start=from_start,
+        by_length=by_length,
+        about=about | {"year_mean": features.year_mean, "year_std": features.year_std},
+    )
+
+
+class _Features(NamedTuple):
+    inputs: dict[str, np.ndarray]
+    item_rows: int
+    names: list[str]
+    year_mean: float
+    year_std: float
+
+
+def _enough(ratings: Ratings, least: int | None) -> tuple[Ratings, list[str], np.ndarray, dict]:
+    if least is not None and least < 2:
+        raise ValueError(f"min_ratings must be >= 2, got {least}")
+    starts = np.flatnonzero(np.append(True, ratings.users[1:] != ratings.users[:-1]))  # rows stand by user
+    counts = np.diff(np.append(starts, len(ratings.users)))
+    names, user = ratings.users[starts], np.repeat(np.arange(len(starts)), counts)
+    few = counts < (least or 2)
+    if least is None and few.any():
+        raise ValueError(
+            f"user {names[few][0]} has {counts[few][0]} rating, a user needs >= 2 (support and query); "
+            f"{int(few.sum())} such users: min_ratings=2 leaves them out"
+        )
+    if few.all():
+        raise ValueError(f"min_ratings must leave some users, got {least} where the most ratings are {counts.max()}")
+    dropped = few[user]
+    columns = ("users", "items", "ratings", "times")
+    kept = ratings._replace(**{name: getattr(ratings, name)[~dropped] for name in columns})
+    place = np.cumsum(~few) - 1
+    about = {"source": ratings.source, "version": ratings.version, "data_sha256": fingerprint(ratings)}
+    about |= {"min_ratings": least or 2, "dropped_users": int(few.sum()), "dropped_ratings": int(dropped.sum())}
+    return kept, names[~few].tolist(), place[user[~dropped]], about
+
+
+def _boundaries(times: np.ndarray, stages: int | None, boundaries: Sequence[float] | None) -> np.ndarray:
+    if boundaries is None:
+        stages = 5 if stages is None else stages
+        if stages < 1:
+            raise ValueError(f"stages must be >= 1, got {stages}")
+        places = np.arange(1, stages) * len(times) // stages
+        return np.sort(times)[places]
+    if stages is not None:
+        raise ValueError(f"stages must be None where boundaries are given, got {stages}")
+    cuts = np.asarray(boundaries, dtype=np.float64)
+    if cuts.ndim != 1 or not np.isfinite(cuts).all() or (np.diff(cuts) <= 0).any():
+        raise ValueError(f"boundaries must be finite and ascending, got {list(boundaries)}")
+    return cuts
+
+
+def _check_filled(stage: np.ndarray, cuts: np.ndarray) -> None:
+    counts = np.bincount(stage, minlength=len(cuts) + 1)
+    if not counts.all():
+        empty = int(np.argmin(counts))
+        begin = cuts[empty - 1] if empty else "the beginning"
+        end = cuts[empty] if empty < len(cuts) else "the end"
+        raise ValueError(f"stage {empty} (from {begin} to {end}) holds no ratings; boundaries {cuts.tolist()}")
+
+
+def _features(ratings: Ratings, stage: np.ndarray, training: np.ndarray, stages: int) -> _Features:
+    place = {name: index for index, name in enumerate(ratings.films.tolist())}
+    film = np.array([place[name] for name in ratings.items.tolist()])
+    seen = np.bincount(film[training], minlength=len(place)) > 0
+    row = np.where(seen, np.cumsum(seen), 0)
+    names = sorted({genre for film_genres in ratings.genres for genre in film_genres})
+    genres = np.array([[genre in film_genres for genre in names] for film_genres in ratings.genres], np.float32)
+    missing = np.isnan(ratings.years)
+    known = ratings.years[seen & ~missing]
+    mean, spread = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
+    year = np.where(missing, 0.0, (ratings.years - mean) / (spread or 1.0)).astype(np.float32)
+    inputs = {
+        "item": row[film].astype(np.int32),
+        "genres": genres.reshape(len(place), len(names))[film],
+        "year": year[film],
+        "year_missing": missing.astype(np.float32)[film],
+        "count": _counts(film, stage, training, (stages, len(place))),
+    }
+    return _Features(inputs, int(seen.sum()) + 1, names, mean, spread)
+
+
+def _counts(film: np.ndarray, stage: np.ndarray, training: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    table = np.zeros(shape, np.int64)
+    np.add.at(table, (stage[training], film[training]), 1)
+    so_far = np.cumsum(table, axis=0)[stage, film]
+    return np.log1p(so_far - training).astype(np.float32)  # less the user's own: held-out users have none in it

@@ -1,0 +1,133 @@
+"""Training tasks drawn on the device: a user's segment of history cut into a support window and later queries."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metapers import keys
+from metapers.base import Array, Batch, Key, Task, TaskFamily, Tree, hide
+
+
+class Segments(NamedTuple):
+    """Training users' examples, flat, with one segment for each (stage, user); segments sorted by stage."""
+
+    inputs: Tree  # numpy [rows, ...]
+    targets: Tree  # numpy [rows, ...]
+    start: np.ndarray  # int32 [segments], first row
+    length: np.ndarray  # int32 [segments], at least 2
+    user: np.ndarray  # int32 [segments]
+    stage: np.ndarray  # int32 [segments], ascending
+
+
+def family(
+    segments: Segments,
+    *,
+    stages: int,
+    support: int,
+    query: int,
+    full: float = 0.5,
+    from_start: float = 0.0,
+    by_length: float = 0.0,
+) -> TaskFamily:
+    """Tasks cut from segments: a window of consecutive examples to adapt on, later ones to be judged on.
+
+    A task is a segment of the window's, drawn with replacement with probability proportional to l ** ``by_length``
+    (0: every user alike, 1: every example alike), l its length. With m = min(support, l - 1): the support has s = m
+    examples with probability ``full``, else uniformly 1..m; they begin at o = 0 with probability ``from_start``,
+    else uniformly 0..l-s-1, and are rows o..o+s-1. The query is all a = l - o - s later rows if a <= ``query``, else
+    ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform in 0..a-1
+    (systematic sampling: every later row is as likely as any other, and they keep their order).
+    Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place in the
+    batch), not on n.
+
+    Raises:
+      ValueError: for sizes below 1, probabilities outside 0..1, ``by_length`` below 0; in ``data``, for a window
+        outside the stages or without users.
+    """
+    _check_sizes(segments, support=support, query=query)
+    _check_shares(full=full, from_start=from_start, by_length=by_length)
+
+    @functools.cache
+    def arrays() -> Tree:  # on the device once, when first asked for; the same buffers ever after
+        weight = np.float64(segments.length) ** by_length
+        reached = np.concatenate([[0.0], np.cumsum(weight / weight.mean())])  # of order 1 a segment, for float32
+        return jax.device_put(segments._asdict() | {"reached": reached.astype(jnp.zeros(()).dtype)})
+
+    def data(window: tuple[int, int], step: int, num: int) -> Tree:
+        first, last = window
+        if not 0 <= first <= last < stages:
+            raise ValueError(f"window must satisfy 0 <= first <= last < {stages}, got {window}")
+        low, high = np.searchsorted(segments.stage, [first, last + 1])
+        if low == high:
+            raise ValueError(f"window has no training user with two examples in stages {first} to {last}")
+        return arrays() | jax.device_put({"lo": np.int32(low), "hi": np.int32(high)})
+
+    def one(data: Tree, key: Key) -> Task:
+        # a single draw for all that is chosen: one threefry call a task in the hot path
+        segment, size, fully, offset, early, shift = jax.random.uniform(key, (6,))
+        chosen = _segment(data, segment)
+        length = data["length"][chosen]
+        most = jnp.minimum(support, length - 1)
+        count = jnp.where(fully < full, most, 1 + _below(most, size))
+        begin = jnp.where(early < from_start, 0, _below(length - count, offset))
+        position, later = _query_positions(length, begin + count, query, shift)
+        index = jnp.arange(support, dtype=jnp.int32)
+        start = data["start"][chosen]
+        return Task(
+            _gather(data, start + begin + index, index < count),
+            _gather(data, start + position, later),
+            data["user"][chosen],
+            {"stage": data["stage"][chosen], "replayed": jnp.zeros_like(chosen)},
+        )
+
+    def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
+        drawn = keys.named(key, "tasks", step)
+        each = jax.vmap(lambda i: jax.random.fold_in(drawn, i))(jnp.arange(n))
+        return jax.vmap(one, in_axes=(None, 0))(data, each), jnp.ones(n, bool)
+
+    return TaskFamily(data, sample)
+
+
+def _check_sizes(segments: Segments, *, support: int, query: int) -> None:
+    for name, size in (("support", support), ("query", query)):
+        if size < 1:
+            raise ValueError(f"{name} must be >= 1, got {size}")
+    longest = int(segments.length.max(initial=0))
+    if longest * query >= 2**31:
+        raise ValueError(f"query must be < 2**31 / {longest} (the longest history), got {query}")
+
+
+def _check_shares(*, full: float, from_start: float, by_length: float) -> None:
+    for name, probability in (("full", full), ("from_start", from_start)):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name} must be between 0 and 1, got {probability}")
+    if not 0 <= by_length < np.inf:
+        raise ValueError(f"by_length must be >= 0 and finite, got {by_length}")
+
+
+def _below(bound: Array, uniform: Array) -> Array:
+    whole = (uniform * bound.astype(uniform.dtype)).astype(jnp.int32)
+    return jnp.minimum(whole, bound - 1)  # rounding may reach the bound
+
+
+def _segment(data: Tree, uniform: Array) -> Array:
+    low, high, reached = data["lo"], data["hi"], data["reached"]
+    point = reached[low] + uniform.astype(reached.dtype) * (reached[high] - reached[low])
+    chosen = jnp.searchsorted(reached, point, side="right").astype(jnp.int32) - 1
+    return jnp.clip(chosen, low, high - 1)  # as above
+
+
+def _query_positions(length: Array, begin: Array, query: int, uniform: Array) -> tuple[Array, Array]:
+    left = length - begin  # at least 1
+    index = jnp.arange(query, dtype=jnp.int32)
+    position = jnp.where(left >= query, (index * left + _below(left, uniform)) // query, index)
+    return begin + position, (left >= query) | (index < left)
+
+
+def _gather(data: Tree, rows: Array, mask: Array) -> Batch:
+    rows = jnp.where(mask, rows, 0)
+    take = functools.partial(jax.tree.map, lambda leaf: leaf[rows])
+    return Batch(hide(take(data["inputs"]), mask), hide(take(data["targets"]), mask), mask)

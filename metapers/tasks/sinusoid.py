@@ -1,0 +1,156 @@
+"""Sine waves, an endless supply of users: y = A sin(x - phi), the family of Finn et al. 2017 (section 5.1)."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metapers import keys
+from metapers.base import Array, Batch, Cohort, Key, Stream, Task, TaskFamily, Tree
+
+LOW, HIGH = -5.0, 5.0  # of x
+SPLITS = ("validation", "test", "train")
+
+
+class _Waves(NamedTuple):
+    amplitude: tuple[float, float]
+    shift: float
+    noise: float
+
+
+def sinusoid(
+    *,
+    support: int = 10,
+    query: int = 10,
+    stages: int = 1,
+    users: int = 600,
+    examples: int | None = None,
+    amplitude: tuple[float, float] = (0.1, 5.0),
+    shift: float = 0.0,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Stream:
+    """y = A sin(x - phi) + noise: A uniform in ``amplitude`` + stage * ``shift``, phi in [0, pi], x in [-5, 5].
+
+    Inputs [n, 1], targets [n]. Training tasks are drawn on the device, ``support`` and ``query`` examples of a user
+    never seen before, whose row is drawn from the key, at or above len(users) (no bank holds it); ``data`` is two
+    numbers. Held out are ``users`` users a stage and split with ``examples`` (default: support + query) each, drawn
+    from ``seed``; ``training`` gives as many again, for baselines. A user lives in one stage, so none returns.
+
+    Raises:
+      ValueError: for sizes below 1, an empty range of amplitudes, or a window outside the stages.
+    """
+    examples = support + query if examples is None else examples
+    for name, size in dict(support=support, query=query, stages=stages, users=users, examples=examples).items():
+        if size < 1:
+            raise ValueError(f"{name} must be >= 1, got {size}")
+    if not amplitude[0] < amplitude[1]:
+        raise ValueError(f"amplitude must be a range (low, high) with low < high, got {amplitude}")
+    waves = _Waves(amplitude, shift, noise)
+    lives = {split: _lives(waves, number, stages, users, examples, seed) for number, split in enumerate(SPLITS)}
+
+    def held_out(split: str, stage: int | None) -> Cohort:
+        if split not in SPLITS[:2]:
+            raise ValueError(f"split must be one of {SPLITS[:2]}, got {split!r}")
+        if stage is None:
+            return lives[split]
+        one = _part(lives[split], users * _stage(stage, stages), users)
+        return one._replace(stages=np.full_like(one.stages, stage))
+
+    def training(stage: int | None) -> Cohort:
+        last = stages - 1 if stage is None else _stage(stage, stages)
+        return _part(lives["train"], 0, users * (last + 1))
+
+    names = tuple(f"sinusoid-{split}-{row}" for split in SPLITS for row in range(stages * users))
+    family = _family(waves, support, query, stages, len(names))
+    return Stream(family, held_out, stages, names, _provenance(waves, lives, stages, users, examples, seed), training)
+
+
+def _stage(stage: int, stages: int) -> int:
+    if not 0 <= stage < stages:
+        raise ValueError(f"stage must be between 0 and {stages - 1}, got {stage}")
+    return stage
+
+
+def _lives(waves: _Waves, number: int, stages: int, users: int, examples: int, seed: int) -> Cohort:
+    rng = np.random.default_rng([seed, number])
+    total = stages * users
+    low, high = waves.amplitude
+    amplitude = rng.uniform(low, high, (total, 1)) + waves.shift * np.repeat(np.arange(stages), users)[:, None]
+    phase = rng.uniform(0, np.pi, (total, 1))
+    x = rng.uniform(LOW, HIGH, (total, examples))
+    y = amplitude * np.sin(x - phase) + waves.noise * rng.standard_normal(x.shape)
+    float_ = jnp.zeros(()).dtype
+    return Cohort(
+        x.reshape(-1, 1).astype(float_),
+        y.reshape(-1).astype(float_),
+        np.arange(total + 1, dtype=np.int64) * examples,
+        np.arange(total, dtype=np.int32) + number * total,
+        np.full(total, -1, np.int32),
+        np.zeros(total, bool),
+    )
+
+
+def _part(life: Cohort, first: int, count: int) -> Cohort:
+    chosen = slice(first, first + count)
+    offsets = life.offsets[first : first + count + 1]
+    rows = slice(offsets[0], offsets[-1])
+    return Cohort(
+        life.inputs[rows],
+        life.targets[rows],
+        offsets - offsets[0],
+        life.users[chosen],
+        life.stages[chosen],
+        life.returning[chosen],
+    )
+
+
+def _family(waves: _Waves, support: int, query: int, stages: int, first: int) -> TaskFamily:
+    low, high = waves.amplitude
+    count = support + query
+
+    def data(window: tuple[int, int], step: int, num: int) -> Tree:
+        if not 0 <= window[0] <= window[1] < stages:
+            raise ValueError(f"window must satisfy 0 <= first <= last < {stages}, got {window}")
+        return jax.device_put({"first": np.int32(window[0]), "last": np.int32(window[1])})
+
+    def one(data: Tree, key: Key) -> Task:
+        drawn = jax.random.uniform(keys.named(key, "wave"), (3 + count,))
+        window = data["last"] + 1 - data["first"]
+        offset = (drawn[0] * window.astype(drawn.dtype)).astype(jnp.int32)
+        stage = data["first"] + jnp.minimum(offset, window - 1)
+        height = low + (high - low) * drawn[1] + waves.shift * stage.astype(drawn.dtype)
+        x = LOW + (HIGH - LOW) * drawn[3:]
+        y = height * jnp.sin(x - np.pi * drawn[2])
+        if waves.noise:
+            y = y + waves.noise * jax.random.normal(keys.named(key, "noise"), (count,))
+        parts = [Batch(x[s, None], y[s], jnp.ones_like(y[s], bool)) for s in (slice(support), slice(support, count))]
+        user = jax.random.randint(keys.named(key, "user"), (), first, 2**31 - 1, jnp.int32)
+        return Task(*parts, user, {"stage": stage, "replayed": jnp.zeros_like(stage)})
+
+    def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
+        drawn = keys.named(key, "tasks", step)
+        each = jax.vmap(lambda i: jax.random.fold_in(drawn, i))(jnp.arange(n))
+        return jax.vmap(one, in_axes=(None, 0))(data, each), jnp.ones(n, bool)
+
+    return TaskFamily(data, sample)
+
+
+def _provenance(
+    waves: _Waves, lives: dict[str, Cohort], stages: int, users: int, examples: int, seed: int
+) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update(lives[split].inputs.tobytes() + lives[split].targets.tobytes())
+    counts = {"users": users, "examples": users * examples}
+    return {
+        "source": "sinusoid",
+        "version": "1",
+        **waves._asdict(),
+        "seed": seed,
+        "sha256": digest.hexdigest(),
+        "stages": stages,
+        "splits": {split: [counts] * stages for split in SPLITS},
+    }

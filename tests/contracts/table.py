@@ -1,0 +1,154 @@
+"""The one table of all members: a new learner, inner loop, penalty, memory, aggregator … is one row here.
+
+A row is (name, thunk). ``learners()`` turns every row into a learner of the small world in world.py, so that one set
+of contracts (test_contracts.py) holds for all of them; models, objectives and task families have contracts of their
+own shape. What is public in a wing and stands in no row must stand in ``EXCLUDED`` with a reason (test_audit.py).
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, Mesh
+
+from metapers import aggregate, base, inner, learners, memory, models, penalties, scores
+from metapers.base import Aggregator, InnerLoop, Learner, Model, Objective, Penalty
+from tests.contracts import world
+
+MODEL = world.bilinear()
+OBJECTIVE = scores.squared_error()
+LOSS = base.example_loss(MODEL, OBJECTIVE)
+
+Rows = list[tuple[str, Callable]]
+
+
+def loop() -> InnerLoop:
+    """The inner loop of every row that is not about inner loops."""
+    return inner.gradient(LOSS, 2, 0.05, learn_rates=True)
+
+
+@cache
+def mesh() -> Mesh:
+    """Two host devices."""
+    return jax.make_mesh((2,), ("users",), axis_types=(AxisType.Auto,))
+
+
+def maml(
+    inner_loop: InnerLoop | None = None, penalty: Penalty | None = None, aggregator: Aggregator | None = None
+) -> Learner:
+    """MAML with Adam around the member that a row is about."""
+    return learners.maml(
+        LOSS, inner_loop or loop(), optax.adam(0.02), penalty=penalty, aggregator=aggregator or aggregate.mean()
+    )
+
+
+def fisher(**options) -> Penalty:
+    """EWC on the small world."""
+    return penalties.ewc(OBJECTIVE, MODEL.apply, loop(), 5.0, draws=2, **options)
+
+
+def replayed(kept: base.Memory) -> Learner:
+    """MAML rehearsing three tasks of a memory beside the new ones."""
+    return learners.replay(maml(), kept, 3, draws=2)
+
+
+LEARNERS: Rows = [
+    ("maml", maml),
+    ("reptile", lambda: learners.reptile(LOSS, loop(), optax.adam(0.02), aggregator=aggregate.mean())),
+    ("joint", lambda: learners.joint(LOSS, optax.adam(0.02), aggregator=aggregate.mean())),
+    (
+        "replay",
+        lambda: learners.replay(
+            learners.reptile(LOSS, loop(), optax.sgd(0.1), penalty=penalties.anchor(1.0), aggregator=aggregate.mean()),
+            memory.reservoir(6),
+            2,
+            draws=2,
+        ),
+    ),
+]
+
+INNER_LOOPS: Rows = [
+    ("gradient", lambda: inner.gradient(LOSS, 3, 0.05)),
+    ("gradient, first order", lambda: inner.gradient(LOSS, 2, 0.05, first_order=True)),
+    ("gradient, learned rates", lambda: inner.gradient(LOSS, 2, 0.05, learn_rates=True)),
+    ("gradient, shrunk and unrolled", lambda: inner.gradient(LOSS, 3, 0.05, shrink=2.0, unroll=2)),
+    ("gradient, written start", lambda: inner.gradient(LOSS, 2, 0.05, write=MODEL.write)),
+    ("gradient, no steps", lambda: inner.gradient(LOSS, 0, 0.05)),
+    ("none", inner.none),
+]
+
+PENALTIES: Rows = [
+    ("none", penalties.none),
+    ("anchor", lambda: penalties.anchor(2.0)),
+    ("ewc", fisher),
+    ("ewc, sampled and decayed", lambda: fisher(exact=False, decay=0.5)),
+    ("sum_of", lambda: penalties.sum_of(penalties.anchor(0.5), fisher())),
+]
+
+MEMORIES: Rows = [
+    ("reservoir", lambda: memory.reservoir(64)),
+    ("reservoir, overflowing", lambda: memory.reservoir(4)),
+]
+
+AGGREGATORS: Rows = [
+    ("mean", aggregate.mean),
+    ("clipped", lambda: aggregate.clipped(0.5)),
+    ("blocks", lambda: aggregate.blocks(aggregate.mean(), 2)),
+    ("sharded", lambda: aggregate.sharded(aggregate.blocks(aggregate.clipped(0.5), 2), mesh())),
+]
+
+# (name, (objective, outputs, targets))
+OBJECTIVES: Rows = [
+    ("squared_error", lambda: (scores.squared_error(), jnp.linspace(-2.0, 2.0, 4), jnp.linspace(1.0, -1.0, 4))),
+    (
+        "cross_entropy",
+        lambda: (scores.cross_entropy(), jnp.linspace(-2.0, 2.0, 12).reshape(4, 3), jnp.array([0, 2, 1, 1], jnp.int32)),
+    ),
+]
+
+
+def numbers(*shape: int) -> jax.Array:
+    """Fixed inputs of a shape."""
+    return jax.random.normal(jax.random.key(5), shape)
+
+
+# (name, (model, inputs [4, ...])); "mixed" says that rows of a batch may see each other
+MODELS: Rows = [
+    ("point", lambda: (models.point(3), numbers(4, 1))),
+    ("linear", lambda: (models.linear(3), numbers(4, 3))),
+    ("mlp", lambda: (models.mlp((3, 5, 2)), numbers(4, 3))),
+    ("mlp, personal head", lambda: (models.mlp((3, 5, 2), adapts=(models.Personal,)), numbers(4, 3))),
+    ("embedding_mlp", lambda: (models.embedding_mlp(7, (4, 5, 1)), jnp.array([1, 6, 0, 99], jnp.int32))),
+    ("conv4, mixed", lambda: (models.conv4(2, 4), numbers(4, 10, 10, 1))),
+]
+
+# (name, (task family, window)): from the sources of streams
+FAMILIES: Rows = []
+
+EXCLUDED: dict[str, str] = {
+    "models.EVERYTHING": "a choice of Variable types, no model",
+    "models.Personal": "a Variable type, no model",
+    "models.model": "the seam that makes models; every row of MODELS goes through it",
+}
+
+
+def cases() -> dict[str, Callable[[], Learner]]:
+    """Every row that can be part of a learner, as a learner: "penalty: ewc" -> thunk."""
+    found = {f"learner: {name}": thunk for name, thunk in LEARNERS}
+    found |= {f"inner: {name}": lambda thunk=thunk: maml(inner_loop=thunk()) for name, thunk in INNER_LOOPS}
+    found |= {f"penalty: {name}": lambda thunk=thunk: maml(penalty=thunk()) for name, thunk in PENALTIES}
+    found |= {f"memory: {name}": lambda thunk=thunk: replayed(thunk()) for name, thunk in MEMORIES}
+    found |= {f"aggregator: {name}": lambda thunk=thunk: maml(aggregator=thunk()) for name, thunk in AGGREGATORS}
+    return found
+
+
+def objective(row: Callable) -> tuple[Objective, jax.Array, jax.Array]:
+    """The parts of a row of OBJECTIVES."""
+    return row()
+
+
+def model(row: Callable) -> tuple[Model, jax.Array]:
+    """The parts of a row of MODELS."""
+    return row()

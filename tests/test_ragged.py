@@ -1,0 +1,166 @@
+"""A stream from dated examples: who is held out, in what order, what is dropped, and where it came from."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from metapers import keys
+from metapers.tasks import ragged, splits
+
+ABOUT = {"source": "hand", "version": "1"}
+
+
+def named(split, count, fold=0):
+    """The first ids that the hash puts into a split."""
+    found = (str(i) for i in range(10000) if splits.split_of(str(i), fold) == split)
+    return [next(found) for _ in range(count)]
+
+
+def build(examples, **options):
+    return ragged.stream(examples, **{"stages": 3, "fold": 0, "support": 2, "query": 3, "about": ABOUT} | options)
+
+
+def by_hand():
+    """Two training users and a test user; (user, stage, time, number) in disorder, the number is input and target."""
+    train, test = named("train", 2), named("test", 1)
+    rows = [
+        (2, 2, 9, 0), (0, 0, 3, 1), (0, 0, 1, 2), (1, 1, 5, 3), (1, 1, 4, 4), (2, 0, 1, 5), (2, 0, 2, 6),
+        (0, 1, 5, 7), (0, 2, 8, 8), (0, 2, 7, 9), (2, 1, 5, 10), (2, 2, 9, 11), (0, 0, 1, 12),
+    ]  # fmt: skip
+    user, stage, time, number = np.array(rows).T
+    return ragged.Examples((*train, *test), user, stage, time, {"n": number}, number.astype(float))
+
+
+def random_examples(seed=0, users=60, total=1500):
+    rng = np.random.default_rng(seed)
+    user, stage = rng.integers(0, users, total), rng.integers(0, 3, total)
+    inputs = {"user": user, "x": rng.normal(size=(total, 2))}
+    names = tuple(f"someone {i}" for i in range(users))
+    return ragged.Examples(names, user, stage, rng.integers(0, 50, total), inputs, rng.normal(size=total))
+
+
+def test_order_drops_and_returning_by_hand():
+    stream = build(by_hand())
+    data = stream.family.data((0, 2), 0, 1)
+    # by (stage, user, time, order given); segments of one example, (0, 1) and (2, 1), are gone
+    np.testing.assert_array_equal(data["inputs"]["n"], [2, 12, 1, 4, 3, 9, 8])
+    np.testing.assert_array_equal(data["targets"], data["inputs"]["n"])
+    for name, wanted in {"start": [0, 3, 5], "length": [3, 2, 2], "user": [0, 1, 0], "stage": [0, 1, 2]}.items():
+        np.testing.assert_array_equal(data[name], wanted)
+    for stage, numbers, returning in [(0, [5, 6], False), (2, [0, 11], True)]:
+        cohort = stream.held_out("test", stage)
+        np.testing.assert_array_equal(cohort.inputs["n"], numbers)
+        np.testing.assert_array_equal(cohort.offsets, [0, 2])
+        assert cohort.users.tolist() == [2] and cohort.stages.tolist() == [stage]
+        assert cohort.returning.tolist() == [returning]
+    empty = stream.held_out("test", 1)
+    assert empty.offsets.tolist() == [0] and len(empty.users) == 0 and empty.targets.shape == (0,)
+    assert stream.provenance["dropped_segments"] == 2
+    counts = stream.provenance["splits"]
+    assert counts["train"] == [{"users": 1, "examples": 3}, {"users": 1, "examples": 2}, {"users": 1, "examples": 2}]
+    assert counts["test"][0] == {"users": 1, "examples": 2} and counts["test"][1] == {"users": 0, "examples": 0}
+
+
+def test_whole_lives_and_training_keep_every_example():
+    stream = build(by_hand())
+    life = stream.held_out("test", None)
+    np.testing.assert_array_equal(life.inputs["n"], [5, 6, 10, 0, 11])
+    assert life.users.tolist() == [2] and life.stages.tolist() == [-1] and life.returning.tolist() == [False]
+    upto = stream.training(1)
+    np.testing.assert_array_equal(upto.inputs["n"], [2, 12, 1, 7, 4, 3])
+    assert upto.users.tolist() == [0, 1] and upto.offsets.tolist() == [0, 4, 6]
+    np.testing.assert_array_equal(stream.training(None).inputs["n"], [2, 12, 1, 7, 9, 8, 4, 3])
+
+
+def test_no_held_out_user_is_trained_on_in_any_fold():
+    examples = random_examples()
+    for fold in range(5):
+        stream = build(examples, fold=fold)
+        split = [splits.split_of(name, fold) for name in examples.users]
+        held = {row for row, name in enumerate(split) if name != "train"}
+        data = stream.family.data((0, 2), 0, 1)
+        for rows in (data["inputs"]["user"], data["user"], stream.training(None).inputs["user"]):
+            assert held.isdisjoint(np.asarray(rows).tolist()) and len(set(np.asarray(rows).tolist())) > 20
+        for wanted in ("validation", "test"):
+            for stage in (0, 1, 2, None):
+                cohort = stream.held_out(wanted, stage)
+                assert {split[row] for row in cohort.users} == {wanted}
+                owners = np.repeat(cohort.users, np.diff(cohort.offsets))
+                np.testing.assert_array_equal(owners, cohort.inputs["user"])
+
+
+def test_examples_are_neither_lost_nor_doubled():
+    examples = random_examples()
+    stream = build(examples)
+    lives = [stream.held_out("validation", None), stream.held_out("test", None), stream.training(None)]
+    together = np.sort(np.concatenate([cohort.targets for cohort in lives]))
+    np.testing.assert_array_equal(together, np.sort(examples.targets))
+
+
+def test_given_order_matters_to_ties_only_and_sha_to_every_example():
+    examples = random_examples()
+    examples = examples._replace(time=np.arange(len(examples.user)))  # no ties
+    shuffle = np.random.default_rng(1).permutation(len(examples.user))
+    moved = ragged.Examples(examples.users, *jax.tree.map(lambda leaf: leaf[shuffle], tuple(examples[1:])))
+    digest = build(examples).provenance["sha256"]
+    assert build(moved).provenance["sha256"] == digest == build(examples, fold=3).provenance["sha256"]
+    one, two = build(examples), build(moved)
+    for a, b in zip(jax.tree.leaves(one.family.data((0, 2), 0, 1)), jax.tree.leaves(two.family.data((0, 2), 0, 1))):
+        np.testing.assert_array_equal(a, b)
+    changed = []
+    for name in ("stage", "time", "inputs", "targets"):
+        other = jax.tree.map(np.copy, examples._asdict() | {"users": None})
+        leaf = jax.tree.leaves(other[name])[0]
+        leaf[17] = (leaf[17] + 1) % 3
+        changed.append(build(ragged.Examples(**other | {"users": examples.users})).provenance["sha256"])
+    changed.append(build(examples._replace(users=("another", *examples.users[1:]))).provenance["sha256"])
+    assert len({digest, *changed}) == 6
+
+
+def test_provenance_is_json_and_says_what_the_source_said():
+    provenance = build(random_examples(), about=ABOUT | {"boundaries": [10, 20]}).provenance
+    assert json.loads(json.dumps(provenance)) == provenance
+    assert provenance["boundaries"] == [10, 20] and provenance["source"] == "hand"
+    assert (provenance["users"], provenance["examples"], provenance["fold"], provenance["stages"]) == (60, 1500, 0, 3)
+
+
+def test_kinds_of_numbers():
+    examples = random_examples()
+    examples = examples._replace(inputs=examples.inputs | {"flag": examples.user % 2 == 0})
+    stream = build(examples)
+    data = stream.family.data((0, 2), 0, 1)
+    tasks, _ = jax.jit(stream.family.sample, static_argnums=2)(data, 0, 2, keys.root(0))
+    default = jax.numpy.zeros(()).dtype
+    for inputs in (tasks.query.inputs, stream.held_out("test", 1).inputs):
+        assert inputs["user"].dtype == np.int32 and inputs["x"].dtype == default and inputs["flag"].dtype == bool
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stage": np.full(13, 3)}, "stage must be between 0 and 2, got 3 to 3"),
+        ({"user": np.full(13, 5)}, "user must be between 0 and 2, got 5 to 5"),
+        ({"time": np.array([np.nan] * 13)}, "time must be finite"),
+        ({"targets": np.array([np.inf] * 13)}, "targets must be finite"),
+        ({"inputs": np.zeros(12)}, "inputs must hold 13 examples in every leaf"),
+        ({"users": ("1", "1", "2")}, "users must be distinct"),
+        ({"inputs": {"n": np.full(13, 2**31)}}, "integers must fit int32, got 2147483648"),
+        ({"stage": np.arange(13) % 2}, "stage 2 is empty"),
+    ],
+)
+def test_bad_examples_are_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        build(by_hand()._replace(**change))
+
+
+def test_bad_questions_are_refused():
+    stream = build(by_hand())
+    with pytest.raises(ValueError, match="split must be one of .*, got 'train'"):
+        stream.held_out("train", 0)
+    for question in (lambda: stream.held_out("test", 3), lambda: stream.training(-1)):
+        with pytest.raises(ValueError, match="stage must be between 0 and 2"):
+            question()
+    with pytest.raises(ValueError, match="fold must be between 0 and 4, got 5"):
+        build(by_hand(), fold=5)
