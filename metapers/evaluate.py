@@ -155,10 +155,9 @@ def merged(cohorts: Sequence[Cohort]) -> Cohort:
     """Several cohorts one after the other: a user may have an entry in each. ValueError for none."""
     if not cohorts:
         raise ValueError("cohorts must be at least one, got none")
-    sizes = np.concatenate([np.diff(one.offsets) for one in cohorts])
-    together = [jax.tree.map(lambda *leaves: np.concatenate(leaves), *(one[i] for one in cohorts)) for i in (0, 1)]
-    rest = [np.concatenate([getattr(one, name) for one in cohorts]) for name in ("users", "stages", "returning")]
-    return Cohort(*together, np.concatenate([[0], np.cumsum(sizes)]), *rest)
+    parts = [one._replace(offsets=np.diff(one.offsets)) for one in cohorts]
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return whole._replace(offsets=np.concatenate([[0], np.cumsum(whole.offsets)]))
 
 
 def _user_scores(model: Model, objective: Objective, inner_loop: InnerLoop, steps: tuple[int, ...]) -> Callable:
@@ -217,10 +216,10 @@ def _parts(n_query: np.ndarray, rows: int, multiple: int) -> Iterator[_Part]:
         width *= _GROWTH
 
 
-def _batch(cohort: Cohort, members: np.ndarray, first: np.ndarray, count: np.ndarray, width: int) -> Any:
+def _batch(cohort: Cohort, members: np.ndarray, first: np.ndarray, count: np.ndarray, width: int) -> Batch:
     place = np.arange(width)
     rows = (cohort.offsets[:-1] + first)[members, None] + place
-    mask = place < count[members, None]
+    mask: Any = place < count[members, None]
     rows = np.where(mask, rows, cohort.offsets[:-1][members, None])
     inputs, targets = (jax.tree.map(lambda leaf: leaf[rows], tree) for tree in (cohort.inputs, cohort.targets))
     return Batch(inputs, targets, mask)
@@ -288,7 +287,7 @@ def _users(mesh: Mesh | None, axis: int) -> PartitionSpec:
 
 
 def _placed(mesh: Mesh | None, tree: Tree, spec: PartitionSpec) -> Tree:
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, spec))
+    return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, spec))
 
 
 def _check(name: str, values: tuple[int, ...], least: int) -> None:

@@ -83,7 +83,7 @@ def records(
             raise ValueError(f"{metric} must be [seeds, users, shots, steps] = {shape[1:]}, got {values.shape}")
     place = np.indices(shape, dtype=np.int32).reshape(len(shape), -1)
     metric, seed, user, shot, step = place
-    hashes = pa.array([user_hash(names[row]) for row in cohort.users.tolist()], pa.string())
+    hashes = pa.array([user_hash(names[int(row)]) for row in cohort.users], pa.string())
     size = metric.size
 
     def same(value: Any, kind: pa.DataType) -> pa.Array:
@@ -137,7 +137,7 @@ def read_records(folder: str | Path) -> pa.Table:
     files = sorted(path for path in Path(folder).glob("*.parquet") if not path.name.startswith("."))
     if not files:
         raise FileNotFoundError(f"no records (*.parquet) in {folder}")
-    return pa.concat_tables([_read(path) for path in files])
+    return pa.concat_tables([read_file(path) for path in files])
 
 
 def per_user(table: pa.Table, metric: str, **where: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +187,8 @@ def matrix_of(table: pa.Table, **where: Any) -> tuple[np.ndarray, np.ndarray | N
     return r[0], None if b is None else b[0]
 
 
-def _read(path: Path) -> pa.Table:
+def read_file(path: Path) -> pa.Table:
+    """The records of one file; ValueError naming it where it is damaged or of other columns."""
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:

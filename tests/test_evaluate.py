@@ -1,5 +1,7 @@
 """Adaptation curves against a plain loop, and the records they become."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from metapers import evaluate, records
 from metapers.base import Cohort, InnerLoop, Model, Objective, Params
 from metapers.baselines import user_mean
-from metapers.scores.matrix import average
+from metapers.scores.matrix import DEFINITIONS, average
 
 RATE = 0.1
 
@@ -145,7 +147,7 @@ def test_a_handful_of_compilations_serve_every_cohort_and_version():
     traces = []
     run = evaluate.curves(linear(traces), rmse(), gradient_steps(3), rows=1024, **GRID)
     for seed in range(4):
-        cohort = population((*SIZES, 100, 700, 2400, *range(2, 30 + seed)), seed=seed)
+        cohort = population((*SIZES, 100, 300, 700, 2400, *range(2, 30 + seed)), seed=seed)
         run(jax.tree.map(lambda leaf, at=seed: leaf + at, start_params()), cohort)
     assert sorted(set(traces)) == [32, 128, 512, 2048, 8192]
     once = len(traces)
@@ -229,6 +231,14 @@ def test_take_keeps_each_users_rows():
     np.testing.assert_array_equal(part.targets, np.concatenate([cohort.targets[5:9], cohort.targets[:3]]))
     np.testing.assert_array_equal(part.inputs["x"][4:], cohort.inputs["x"][:3])
     assert part.users.tolist() == [12, 10] and part.returning.tolist() == [True, True]
+
+
+def test_merged_is_the_reverse_of_take():
+    cohort = population((3, 2, 4, 6))
+    parts = [evaluate.take(cohort, np.array(members)) for members in ([0, 1], [2], [3])]
+    jax.tree.map(np.testing.assert_array_equal, evaluate.merged(parts), cohort)
+    with pytest.raises(ValueError, match="cohorts must be at least one"):
+        evaluate.merged([])
 
 
 def build(**changes):
@@ -420,3 +430,11 @@ def test_per_user():
         records.per_user(found, "rmse", shots=4)
     with pytest.raises(ValueError, match="column must be one of .* got 'shot'"):
         records.per_user(found, "rmse", shot=4)
+
+
+def test_the_page_on_records_lists_the_schema():
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "records.md").read_text()
+    listed = [line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("| `")]
+    assert listed == [*records.SCHEMA.names, *DEFINITIONS]
+    for name, definition in DEFINITIONS.items():
+        assert f"| `{name}` | {definition} |" in page

@@ -61,7 +61,12 @@ def test_first_order_differs_from_second():
     tasks, mask = world.tasks(1)
     params = MODEL.init(KEY)
     first, second = (
-        step(maml(LOSS, world.one_step(LOSS, 0.3, first_order=order), optax.sgd(1.0), aggregator=mean()), params, tasks, mask)[0]
+        step(
+            maml(LOSS, world.one_step(LOSS, 0.3, first_order=order), optax.sgd(1.0), aggregator=mean()),
+            params,
+            tasks,
+            mask,
+        )[0]
         for order in (True, False)
     )
     assert world.distance(first, second) > 1e-3
@@ -170,13 +175,9 @@ def test_a_penalty_adds_its_gradient_after_and_its_task_term_before_the_mean():
     theta = np.array([1.0, -2.0])
     ends = (1 - RATE) * theta + RATE * SUPPORT
     on_task = (ends + (1 - RATE) * theta).mean(0)  # d/dtheta of theta · ((1 - r) theta + r c)
-    np.testing.assert_allclose(
-        grads.personal["theta"], alone.personal["theta"] + 2 * theta + on_task, atol=1e-13
-    )
+    np.testing.assert_allclose(grads.personal["theta"], alone.personal["theta"] + 2 * theta + on_task, atol=1e-13)
     np.testing.assert_allclose(info["penalty"], theta @ theta + (ends @ theta).mean(), atol=1e-13)
-    np.testing.assert_allclose(
-        state.penalty["grads"].personal["theta"], alone.personal["theta"] + on_task, atol=1e-13
-    )
+    np.testing.assert_allclose(state.penalty["grads"].personal["theta"], alone.personal["theta"] + on_task, atol=1e-13)
     np.testing.assert_allclose(state.penalty["gap"], trees.squared_norm(grads), atol=1e-12)
     assert int(state.penalty["seen"]) == 1
     ended = learner.consolidate(state, lambda i: (i * 10, None), KEY)
@@ -245,7 +246,9 @@ def shelf(capacity):
         for i in range(mask.shape[0]):
             place = jnp.where(mask[i] & (state["count"] < capacity), state["count"], capacity)
             state = {
-                "items": jax.tree.map(lambda old, x, i=i, p=place: old.at[p].set(x[i], mode="drop"), state["items"], items),
+                "items": jax.tree.map(
+                    lambda old, x, i=i, p=place: old.at[p].set(x[i], mode="drop"), state["items"], items
+                ),
                 "users": state["users"].at[place].set(users[i], mode="drop"),
                 "count": state["count"] + (place < capacity).astype(jnp.int32),
             }

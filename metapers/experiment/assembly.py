@@ -235,8 +235,15 @@ def model(config: ConfigDict, sizes: Mapping[str, int]) -> Model:
     return build(options, sizes, **({"adapts": models.EVERYTHING} if adapts == "all" else {}))
 
 
-def inner_loop(config: ConfigDict, built: Model, *, steps: int | None = None, rate: float | None = None) -> InnerLoop:
-    """The inner loop of ``config.learner``; ``steps`` of its own for evaluation, ``rate`` for fine-tuning at it."""
+def inner_loop(
+    config: ConfigDict,
+    built: Model,
+    *,
+    steps: int | None = None,
+    rate: float | None = None,
+    learn_rates: bool | None = None,
+) -> InnerLoop:
+    """The inner loop of ``config.learner``; what is given here stands in place of the config's."""
     chosen = config.learner
     if one_of("learner.inner", chosen.inner, INNER_LOOPS) == "none":
         return inner.none()
@@ -244,7 +251,7 @@ def inner_loop(config: ConfigDict, built: Model, *, steps: int | None = None, ra
         base.example_loss(built, objective(config)),
         chosen.inner_steps if steps is None else steps,
         chosen.inner_rate if rate is None else rate,
-        learn_rates=chosen.learn_rates and rate is None,
+        learn_rates=chosen.learn_rates if learn_rates is None else learn_rates,
         first_order=chosen.first_order,
         shrink=chosen.shrink,
         write=built.write,

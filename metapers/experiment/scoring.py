@@ -1,54 +1,63 @@
 """Versions and baselines held against held-out users: what training and judging have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from jax.sharding import AxisType, Mesh
 
-from metapers import evaluate, records
-from metapers.base import Cohort, Params, Stream, Tree
+from metapers import evaluate, keys, records
+from metapers.base import Array, Cohort, InnerLoop, Params, Stream, Tree
 from metapers.experiment import assembly
 from metapers.experiment.assembly import STRATEGIES, Parts
 from metapers.scores.cohorts import sign
 
 
 class Scorer(NamedTuple):
-    """Compiled curves of a config, one for what adapts by its own inner loop and one for what is fine-tuned."""
+    """Compiled curves of a config. Fine-tuning a model that has no learned rates is the same program fed with a
+    constant rate, so no rate compiles anew."""
 
     parts: Parts
     shots: tuple[int, ...]
     steps: tuple[int, ...]
-    own: Any  # (params, cohort, start) -> Curves
-    tuned: dict[float, Any]  # rate -> the same for a jointly trained model; filled as rates are asked for
-    bank: dict[str, Any]  # one for each kind of strategy
+    own: Callable[..., records.Curves]  # (params, cohort, start): adapts by the config's inner loop
+    tuned: Callable[..., records.Curves]  # the same for what is fine-tuned at a given rate
+    bank: dict[str, Any]  # programs that fill the bank, one for each kind of strategy
 
-    def curves(self, params: Params, name: str, cohort: Cohort, start: Tree | None = None, rate: float = 0.0):
+    def curves(
+        self, params: Params, name: str, cohort: Cohort, start: Tree | None = None, rate: float = 0.0
+    ) -> records.Curves:
         """Curves of a strategy's params; ``rate``: of fine-tuning, for a strategy without an inner loop."""
-        return self._curves(name, rate)(params, cohort, start)
+        run = self.tuned if plain(self.parts, name) else self.own
+        return run(self.ready(params, name, rate), cohort, start)
 
-    def _curves(self, name: str, rate: float):
-        if not plain(self.parts, name):
-            return self.own
-        rate = rate or self.parts.config.learner.inner_rate
-        if rate not in self.tuned:
-            self.tuned[rate] = _curves(self.parts, self.shots, self.steps, rate)
-        return self.tuned[rate]
+    def ready(self, params: Params, name: str, rate: float = 0.0) -> Params:
+        """``params`` on the host, with inner parameters: their own, or a constant rate for fine-tuning."""
+        params = host(params)
+        tunes = plain(self.parts, name)
+        if jax.tree.leaves(params.inner) and not tunes:
+            return params
+        loop = _loop(self.parts, max(self.steps), rate or self.parts.config.learner.inner_rate, tunes)
+        return params._replace(inner=jax.vmap(loop.init)(params))
+
+    def initial(self) -> Params:
+        """The initialisation that every strategy of the run began from."""
+        return host(jax.jit(jax.vmap(lambda key: self.parts.model.init(keys.named(key, "init"))))(roots(self.parts)))
 
     def adapted(self, params: Params, name: str, cohort: Cohort) -> Tree:
         """Personal parameters after the headline's steps on each user's first shots."""
         kind = "tuned" if plain(self.parts, name) else "own"
         if kind not in self.bank:
             chosen = self.parts.config.evaluation
-            rate = self.parts.config.learner.inner_rate if kind == "tuned" else None
-            loop = assembly.inner_loop(self.parts.config, self.parts.model, steps=chosen.headline_steps, rate=rate)
+            loop = _loop(self.parts, chosen.headline_steps, None, kind == "tuned")
             self.bank[kind] = evaluate.adapted(
                 loop, shots=chosen.headline_shots, steps=chosen.headline_steps, mesh=users_mesh(self.parts)
             )
-        return self.bank[kind](host(params), cohort)
+        return self.bank[kind](self.ready(params, name), cohort)
 
     def table(
         self,
@@ -62,7 +71,7 @@ class Scorer(NamedTuple):
         rate: float = 0.0,
     ) -> pa.Table:
         """The records of a strategy's params on a cohort."""
-        found = self.curves(host(params), name, cohort, start, rate)
+        found = self.curves(params, name, cohort, start, rate)
         config = self.parts.config
         return records.records(
             found,
@@ -100,7 +109,7 @@ class Scorer(NamedTuple):
     def curve_point(self, params: Params, name: str, stage: int) -> dict[str, float]:
         """The headline score of the stage's validation users, adapted and at the start."""
         chosen = self.parts.config.evaluation
-        found = self.curves(host(params), name, self.parts.stream.held_out("validation", stage))
+        found = self.curves(params, name, self.parts.stream.held_out("validation", stage))
         grid = found.scores[chosen.metric].mean(axis=(0, 1))
         row = grid[self.shots.index(chosen.headline_shots)]
         return {
@@ -114,20 +123,29 @@ def scorer(parts: Parts, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] 
     chosen = parts.config.evaluation
     shots = tuple(sorted({*(shots or chosen.shots), chosen.headline_shots}))
     steps = tuple(sorted({0, *(steps or chosen.steps), chosen.headline_steps}))
-    return Scorer(parts, shots, steps, _curves(parts, shots, steps, None), {}, {})
+    both = [
+        evaluate.curves(
+            parts.model,
+            parts.objective,
+            _loop(parts, max(steps), None, tunes),
+            shots=shots,
+            steps=steps,
+            horizon=max(shots),
+            mesh=users_mesh(parts),
+        )
+        for tunes in (False, True)
+    ]
+    return Scorer(parts, shots, steps, both[0], both[1] if not parts.config.learner.learn_rates else both[0], {})
 
 
-def _curves(parts: Parts, shots: tuple[int, ...], steps: tuple[int, ...], rate: float | None):
-    loop = assembly.inner_loop(parts.config, parts.model, steps=max(steps), rate=rate)
-    return evaluate.curves(
-        parts.model,
-        parts.objective,
-        loop,
-        shots=shots,
-        steps=steps,
-        horizon=max(shots),
-        mesh=users_mesh(parts),
-    )
+def _loop(parts: Parts, steps: int, rate: float | None, tunes: bool) -> InnerLoop:
+    """The config's inner loop; one that ``tunes`` reads its rate from the inner parameters, whatever the config."""
+    return assembly.inner_loop(parts.config, parts.model, steps=steps, rate=rate, learn_rates=tunes or None)
+
+
+def roots(parts: Parts) -> Array:
+    """The root key of each seed, [seeds]."""
+    return jnp.stack([keys.root(parts.config.seed + i) for i in range(parts.config.seeds)])
 
 
 def plain(parts: Parts, name: str) -> bool:
@@ -145,6 +163,11 @@ def users_mesh(parts: Parts) -> Mesh | None:
 def host(tree: Tree) -> Tree:
     """Arrays on the host, free of the training program's mesh."""
     return jax.tree.map(np.asarray, tree)
+
+
+def versions_of(folder: Path, name: str) -> Path:
+    """Where a strategy's versions lie."""
+    return Path(folder) / "strategies" / name / "versions"
 
 
 def fold(parts: Parts) -> int:

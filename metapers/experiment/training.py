@@ -20,6 +20,7 @@ from metapers.base import Array, Cohort, Learner, Params, Tree
 from metapers.experiment import assembly, lineage, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES, Parts, Strategy
+from metapers.experiment.scoring import versions_of
 from metapers.journal import Journal, Meter, meter
 from metapers.users import Bank
 
@@ -102,21 +103,10 @@ def prepare(parts: Parts, folder: Path, journal: Journal, told: Meter, asked: Ca
     """Keys, initial parameters and scorer of a run; programs are compiled when a strategy first needs them."""
     config = parts.config
     mesh = assembly.mesh_for(config, parts.devices)
-    roots = jnp.stack([keys.root(config.seed + i) for i in range(config.seeds)])
-    roots = stage.place(roots, mesh, by_seed=True)
-    init = jax.jit(jax.vmap(lambda key: parts.model.init(keys.named(key, "init"))))(roots)
-    return Run(
-        parts,
-        folder,
-        mesh,
-        roots,
-        stage.place(init, mesh, by_seed=True),
-        {},
-        scoring.scorer(parts),
-        journal,
-        told,
-        asked,
-    )
+    roots = stage.place(scoring.roots(parts), mesh, by_seed=True)
+    scorer = scoring.scorer(parts)
+    init = stage.place(scorer.initial(), mesh, by_seed=True)
+    return Run(parts, folder, mesh, roots, init, {}, scorer, journal, told, asked)
 
 
 def program(run: Run, strategy: Strategy) -> tuple[Learner, stage.Program]:
@@ -302,11 +292,6 @@ def same_data(parts: Parts, folder: Path) -> None:
                 f"{now['sha256'][:16]}… now"
             )
     workdir.write_json(path, now)
-
-
-def versions_of(folder: Path, name: str) -> Path:
-    """Where a strategy's versions lie."""
-    return folder / "strategies" / name / "versions"
 
 
 @contextlib.contextmanager

@@ -48,7 +48,9 @@ def descent(
     def init(params: Params, tasks: Task) -> DescentState:
         if inner is not None and not jax.tree.leaves(params.inner):
             params = params._replace(inner=inner(params))
-        params = trees.copy(params)  # the caller's buffers may be donated elsewhere
+        # fresh buffers, for the caller's may be donated; and no weak types, which the first update would turn into
+        # strong ones and so compile the second anew
+        params = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), params)
         kept = penalty.init(params) if penalty else {}
         return DescentState(params, optimizer.init(params), aggregator.init(params), kept, jnp.zeros((), jnp.int32))
 

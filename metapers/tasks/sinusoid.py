@@ -149,6 +149,7 @@ def _provenance(
         "source": "sinusoid",
         "version": "1",
         **waves._asdict(),
+        "amplitude": list(waves.amplitude),
         "seed": seed,
         "sha256": digest.hexdigest(),
         "stages": stages,

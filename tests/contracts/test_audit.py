@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from metapers import aggregate, inner, learners, memory, models, penalties
+from metapers import aggregate, inner, learners, memory, models, penalties, tasks
 from tests.contracts import table
 
 WINGS: list[tuple[ModuleType, table.Rows]] = [
@@ -15,6 +15,7 @@ WINGS: list[tuple[ModuleType, table.Rows]] = [
     (memory, table.MEMORIES),
     (aggregate, table.AGGREGATORS),
     (models, table.MODELS),
+    (tasks, table.FAMILIES),
 ]
 
 

@@ -108,13 +108,16 @@ def test_float32_is_the_same_life(name):
         end = one.live(one.start())
         assert shapes(end) == shapes(one.start()) and one.traced["update"] == 1
         assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in floats(end))
-        assert world.distance(one.live(through_the_host(one.live(one.start(), stages=range(1))), stages=range(1, 2)), end) == 0.0
+        assert (
+            world.distance(one.live(through_the_host(one.live(one.start(), stages=range(1))), stages=range(1, 2)), end)
+            == 0.0
+        )
         single = [np.asarray(leaf) for leaf in jax.tree.leaves(one.learner.params(end))]
     for small, large in zip(single, jax.tree.leaves(life.of(name).learner.params(double))):
         np.testing.assert_allclose(small, large, atol=1e-3)
 
 
-MODELS, OBJECTIVES = dict(table.MODELS), dict(table.OBJECTIVES)
+MODELS, OBJECTIVES, FAMILIES = dict(table.MODELS), dict(table.OBJECTIVES), dict(table.FAMILIES)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -131,8 +134,10 @@ def test_a_models_shapes_seeds_and_masks(name):
     assert world.distance(jax.tree.map(lambda x: x[0], many), outputs) < 1e-12
     batch = table.base.Batch(inputs, jnp.zeros(4), mask)
     assert shapes(model.write(params, batch, None)) == shapes(params.personal)
-    other = model.apply(params, inputs.at[3].set(0), mask.at[3].set(False), None)
-    again = model.apply(params, inputs.at[3].set(1), mask.at[3].set(False), None)
+    other, again = (
+        model.apply(params, jax.tree.map(lambda x, to=to: x.at[3].set(to), inputs), mask.at[3].set(False), None)
+        for to in (0, 1)
+    )
     assert world.distance(jax.tree.map(lambda x: x[:3], other), jax.tree.map(lambda x: x[:3], again)) < 1e-12
     alone = jax.tree.map(lambda x: x[:3], outputs)
     assert (world.distance(jax.tree.map(lambda x: x[:3], other), alone) > 1e-6) == ("mixed" in name)
@@ -151,3 +156,30 @@ def test_an_objectives_shapes_and_labels(name):
     labels, weights = objective.labels(outputs)
     np.testing.assert_allclose(weights.sum(0), 1.0, atol=1e-12)
     assert labels.shape == (weights.shape[0], *targets.shape)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_keeps_its_shapes_over_stages_and_draws_by_its_key(name):
+    stream = table.stream(FAMILIES[name])
+    traced = []
+
+    def draw(data, step, key):
+        traced.append(step)
+        return stream.family.sample(data, step, 6, key)
+
+    compiled = jax.jit(draw)
+    last = stream.stages - 1
+    windows = [(0, 0), (last, last), (0, last)]
+    fed = [stream.family.data(window, 3, 5) for window in windows]
+    drawn = [compiled(data, jnp.int32(3), KEY) for data in fed]
+    assert len({str(shapes(one)) for one in drawn}) == 1 and len(traced) == 1
+    for data, (tasks, mask) in zip(fed, drawn):
+        assert world.distance(stream.family.sample(data, jnp.int32(3), 6, KEY), (tasks, mask)) < 1e-12
+        assert mask.shape == (6,) and mask.dtype == bool and bool(mask.any())
+        assert tasks.user.dtype == jnp.int32 and bool((tasks.user < len(stream.users)).all())
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in floats(tasks))
+        assert bool(tasks.support.mask.any(1)[mask].all() and tasks.query.mask.any(1)[mask].all())
+    assert world.distance(compiled(fed[2], jnp.int32(3), keys.root(1)), drawn[2]) > 0
+    assert world.distance(compiled(fed[2], jnp.int32(4), KEY), drawn[2]) > 0
+    many = jax.vmap(lambda key: draw(fed[2], jnp.int32(3), key))(jnp.stack([KEY, keys.root(1)]))
+    assert world.distance(jax.tree.map(lambda x: x[0], many), drawn[2]) < 1e-12

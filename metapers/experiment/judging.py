@@ -1,0 +1,241 @@
+"""The whole of an evaluation: every version and every baseline on held-out users, to records, summary and report."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+from ml_collections import ConfigDict
+
+from metapers import baselines, evaluate, records, store, workdir
+from metapers.base import Cohort, Params, Tree
+from metapers.experiment import assembly, lineage, scoring, summary
+from metapers.experiment import config as configs
+from metapers.experiment.assembly import BASELINE, STRATEGIES
+from metapers.experiment.scoring import Scorer, versions_of
+from metapers.journal import Meter, meter
+from metapers.report import write_report
+
+STRENGTHS = {"user_mean": {"shrink": (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)}}
+STRENGTHS["item_user_bias"] = {"item": (1.0, 2.0, 4.0, 8.0), "user": (2.0, 5.0, 10.0, 20.0)}
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of fine-tuning the joint model
+
+
+def judge(
+    folder: Path,
+    *,
+    strategy: str | None = None,
+    version: int | None = None,
+    split: str = "test",
+    steps: tuple[int, ...] = (),
+    shots: tuple[int, ...] = (),
+    say: Callable[[str], None] = print,
+) -> dict | None:
+    """Scores a run's versions and the baselines on ``split``; writes records, summary.json, pictures, report.html.
+
+    With ``strategy`` or ``version`` only those are scored and their table is said; the summary, which needs all,
+    is then left as it is and None returned. Each use of the test split adds a line to ``test_uses.jsonl``.
+
+    Raises:
+      FileNotFoundError: if the folder holds no run, or not the version asked for.
+      ValueError: for an unknown strategy, or shots or steps out of range.
+      CorruptVersion: if a version is not what was saved.
+    """
+    began = time.monotonic()
+    config = opened(folder)
+    found = existing(folder, config, strategy, version)
+    with lineage.compile_clock() as clock:
+        parts = assembly.parts(config)
+        scorer = scoring.scorer(parts, shots=shots, steps=steps)
+        log_use(folder, split, strategy, version)
+        cohort = scoring.everyone(parts.stream, split)
+        total = sum(len(numbers) for numbers in found.values()) + 2
+        with meter(total, title=f"evaluate on {split}", shown=config.progress) as told:
+            rate = fine_tuning_rate(folder, scorer) if BASELINE in found else 0.0
+            tables = [
+                table
+                for name, numbers in found.items()
+                for table in of_strategy(folder, scorer, name, numbers, cohort, split, rate, told)
+            ]
+            if strategy or version is not None:
+                whole = pa.concat_tables(tables)
+                save(folder, whole, f"{split}-{strategy or 'all'}-{'all' if version is None else version}-only")
+                say(summary.plain_table(whole, config, split))
+                return None
+            tables += [of_init(scorer, name, cohort, split) for name in found if name != BASELINE]
+            told.advance(1, "initialisation")
+            tables += of_baselines(scorer, cohort, split, rate)
+            told.advance(1, "baselines")
+        whole = pa.concat_tables(tables)
+        save(folder, whole, split)
+        seconds = lineage.add_seconds(
+            folder, "evaluate", seconds=time.monotonic() - began, compile_seconds=clock()
+        )
+    if split != "test":
+        say(summary.plain_table(whole, config, split))
+        return None
+    told_all = summary.summarise(
+        pa.concat_tables([whole, validation_records(folder)]),
+        config,
+        provenance=[dict(parts.stream.provenance)],
+        seconds=seconds,
+        stages=parts.stream.stages,
+    )
+    workdir.write_json(folder / "summary.json", told_all)
+    report = write_report(folder, told_all, whole, configs.plain(config))
+    say(summary.text(told_all))
+    say(f"\nsummary: {folder / 'summary.json'}\nreport:  {report}")
+    return told_all
+
+
+def opened(folder: Path) -> ConfigDict:
+    """The config of a run's folder; FileNotFoundError if there is none."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no run in {folder}: {path.name} is missing; train.py --workdir={folder} makes one")
+    return configs.from_plain(json.loads(path.read_text()))
+
+
+def existing(folder: Path, config: ConfigDict, strategy: str | None, version: int | None) -> dict[str, list[int]]:
+    """The finished versions to judge by strategy, or FileNotFoundError naming what is missing."""
+    names = [*dict.fromkeys((*config.strategies, BASELINE))]
+    if strategy:
+        names = [configs.one_of("strategy", strategy, names)]
+    found = {name: store.versions(versions_of(folder, name)) for name in names}
+    for name, numbers in found.items():
+        if not numbers:
+            raise FileNotFoundError(f"{versions_of(folder, name)} holds no finished version; train.py goes on there")
+        if version is not None:
+            chosen = numbers[-1] if version == -1 else version
+            if chosen not in numbers:
+                if strategy:
+                    raise FileNotFoundError(f"version must be one of {numbers} of {name}, got {version}")
+                numbers.clear()
+            else:
+                numbers[:] = [chosen]
+    return {name: numbers for name, numbers in found.items() if numbers}
+
+
+def of_strategy(
+    folder: Path, scorer: Scorer, name: str, numbers: list[int], cohort: Cohort, split: str, rate: float, told: Meter
+) -> list[pa.Table]:
+    """Records of a strategy's versions: fresh starts everywhere, bank rows for those who return in its newest stage."""
+    tables = []
+    for number in numbers:
+        params = load_params(folder, name, number)
+        tables.append(scorer.table(params, name, cohort, split=split, trained_stage=number, rate=rate))
+        if number > 0 and STRATEGIES[name].learner != "joint":
+            tables += of_bank(folder, scorer, name, number, params, split)
+        told.advance(1, f"{name}, version {number}")
+    return tables
+
+
+def of_bank(folder: Path, scorer: Scorer, name: str, number: int, params: Params, split: str) -> list[pa.Table]:
+    """Records of the users who return in a stage, started from the row that the version before it kept of them."""
+    cohort = scorer.parts.stream.held_out(split, number)
+    returning = np.flatnonzero(cohort.returning)
+    if number - 1 not in store.versions(versions_of(folder, name)) or not returning.size:
+        return []
+    cohort = evaluate.take(cohort, returning)
+    tree, _ = store.load_version(versions_of(folder, name), number - 1)
+    rows = jax.tree.map(lambda leaf: leaf[:, cohort.users], tree["bank"]["personal"])
+    return [scorer.table(params, name, cohort, split=split, trained_stage=number, start=rows)]
+
+
+def of_init(scorer: Scorer, name: str, cohort: Cohort, split: str) -> pa.Table:
+    """Records of the initialisation, as trained stage -1: what forward transfer is measured from."""
+    return scorer.table(scorer.initial(), name, cohort, split=split, trained_stage=-1)
+
+
+def of_baselines(scorer: Scorer, cohort: Cohort, split: str, rate: float) -> list[pa.Table]:
+    """Records of the trivial baselines, strengths chosen on validation users, and of the oracle where there is one."""
+    stream, stages = scorer.parts.stream, scorer.parts.stream.stages
+    if not isinstance(cohort.targets, np.ndarray) or cohort.targets.ndim != 1:
+        return []
+    horizon = max(scorer.shots)
+    predicted = evaluate.predicted(scorer.parts.objective, shots=scorer.shots, horizon=horizon)
+    predictors = {name: fitted.predict for name, fitted in fit_baselines(scorer).items()}
+    if stream.oracle is not None:
+        predictors["oracle"] = stream.oracle
+    return [
+        records.records(
+            predicted(predict, cohort),
+            cohort,
+            stream.users,
+            strategy=name,
+            split=split,
+            fold=scoring.fold(scorer.parts),
+            trained_stage=stages - 1,
+        )
+        for name, predict in predictors.items()
+    ]
+
+
+def fit_baselines(scorer: Scorer) -> dict[str, baselines.Predictor]:
+    """The baselines fitted on all training users, strengths chosen by the headline metric on validation users' lives."""
+    stream, chosen = scorer.parts.stream, scorer.parts.config.evaluation
+    training, judges = stream.training(None), stream.held_out("validation", None)
+    score_of = evaluate.predicted(scorer.parts.objective, shots=(chosen.headline_shots,), horizon=max(scorer.shots))
+
+    def score(predictor: baselines.Predictor) -> float:
+        return float(score_of(predictor.predict, judges).scores[chosen.metric].mean())
+
+    found = {"global_mean": baselines.global_mean(training)}
+    fits = {"user_mean": baselines.user_mean}
+    if isinstance(training.inputs, dict) and "item" in training.inputs:
+        fits["item_user_bias"] = baselines.item_user_bias
+    for name, fit in fits.items():
+        found[name] = baselines.choose(lambda fit=fit, **given: fit(training, **given), STRENGTHS[name], score).predictor
+    return found
+
+
+def fine_tuning_rate(folder: Path, scorer: Scorer) -> float:
+    """The rate at which the joint model, fine-tuned on the support, is best on validation users' lives."""
+    chosen = scorer.parts.config.evaluation
+    number = store.versions(versions_of(folder, BASELINE))[-1]
+    params = load_params(folder, BASELINE, number)
+    judges = scorer.parts.stream.held_out("validation", None)
+    place = scorer.shots.index(chosen.headline_shots), scorer.steps.index(chosen.headline_steps)
+
+    def score(rate: float) -> float:
+        try:
+            found = scorer.curves(params, BASELINE, judges, rate=rate)
+        except ValueError:  # a rate that diverges is a bad rate, not an error
+            return np.inf
+        return summary.sign(chosen.metric) * -float(found.scores[chosen.metric][:, :, place[0], place[1]].mean())
+
+    return min(RATES, key=score)
+
+
+def load_params(folder: Path, name: str, number: int) -> Params:
+    """The params of a version, numpy with a leading seed axis; verified to the bit."""
+    tree, _ = store.load_version(versions_of(folder, name), number)
+    return params_of(tree)
+
+
+def params_of(tree: Tree) -> Params:
+    """``Params`` from a version read without a template; an empty part left no leaf behind."""
+    held = tree["params"]
+    return Params(*(held.get(part, {}) for part in Params._fields))
+
+
+def save(folder: Path, table: pa.Table, name: str) -> None:
+    """Writes records under ``judged/``, which a later evaluation replaces."""
+    records.write_records(Path(folder) / "records" / f"{name}.parquet", table)
+
+
+def validation_records(folder: Path) -> pa.Table:
+    """What training wrote of the validation users: the last version of each strategy chooses among baselines."""
+    files = sorted((Path(folder) / "records").glob("validation-*-[0-9]*.parquet"))
+    return pa.concat_tables([records.read_file(path) for path in files if not path.stem.endswith("-only")])
+
+
+def log_use(folder: Path, split: str, strategy: str | None, version: int | None) -> None:
+    """One more line in the ledger of looks at the test users."""
+    if split == "test":
+        use = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "strategy": strategy, "version": version}
+        workdir.append_line(Path(folder) / "test_uses.jsonl", json.dumps(use | {"revision": lineage.revision()}))
