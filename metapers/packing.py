@@ -78,7 +78,7 @@ def _generator(path: Path, leaf: Any) -> str | None:
 
 
 def _sum(flat: np.ndarray) -> str:
-    return hashlib.sha256(memoryview(flat.view(np.uint8))).hexdigest()
+    return hashlib.sha256(flat.view(np.uint8).data).hexdigest()
 
 
 def _leaf(row: dict, columns: Mapping[str, np.ndarray], where: str) -> Any:

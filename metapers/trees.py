@@ -42,13 +42,13 @@ def squared_norm(a: Tree) -> Array:
     >>> float(squared_norm({"a": jnp.array([3.0]), "b": jnp.array([4.0])}))
     25.0
     """
-    return sum((jnp.sum(jnp.square(x)) for x in jax.tree.leaves(a)), start=jnp.zeros(()))
+    return sum((jnp.sum(jnp.square(x)) for x in jax.tree.leaves(a)), start=jnp.asarray(0.0))  # weak: any dtype
 
 
 def dot(a: Tree, b: Tree) -> Array:
     """Inner product over all leaves; a scalar."""
     products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
-    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+    return sum(jax.tree.leaves(products), start=jnp.asarray(0.0))
 
 
 def names(a: Tree) -> list[str]:

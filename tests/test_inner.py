@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from metapers import base, inner
+from metapers import base, inner, keys
 from metapers.inner.once import once
 
 KEY = jax.random.key(0)
@@ -83,6 +83,7 @@ LOOPS = {
     "log_rates": {"log_rates": True},
     "unroll": {"unroll": 2},
     "shrink": {"shrink": 2.0, "learn_rates": True},
+    "pull": {"shrink": 1.0, "log_rates": True, "pull": 1.5},
 }
 
 
@@ -90,8 +91,11 @@ LOOPS = {
 def test_path_on_the_quadratic_is_the_closed_form(name):
     loop = inner.gradient(bowl, 4, RATE, **LOOPS[name])
     adapted, path = jax.jit(loop.adapt)(bowl_params(loop), bowl_task(), KEY)
-    rate = RATE * 4 / (4 + LOOPS[name].get("shrink", 0.0))
-    expected = MEAN[None] + (1 - rate) ** jnp.arange(5.0)[:, None] * (START - MEAN)[None]
+    # Gradient: (4 (theta - mean) + 2 pull (theta - start)) / (4 + shrink).
+    pull = LOOPS[name].get("pull", 0.0)
+    rate = RATE * (4 + 2 * pull) / (4 + LOOPS[name].get("shrink", 0.0))
+    limit = (4 * MEAN + 2 * pull * START) / (4 + 2 * pull)
+    expected = limit[None] + (1 - rate) ** jnp.arange(5.0)[:, None] * (START - limit)[None]
     close(path["theta"], expected)
     close(adapted.personal["theta"], expected[-1])
     assert path["theta"].shape == (5, 2)
@@ -148,8 +152,7 @@ def test_first_order_keeps_the_values_and_changes_the_gradient():
     assert not np.allclose(slopes[0].personal["theta"], slopes[1].personal["theta"], rtol=1e-3)
     # Rates still learn at first order: theta_K = theta_0 - rate * sum of gradients held constant.
     adapted, _ = loops[1].adapt(params, rough_task(), None)
-    pull = jax.grad(lambda theta: after(inner.none(), rough, rough_task(), rough_task(4, 7))(
-        adapted._replace(personal={"theta": theta})))(adapted.personal["theta"])  # fmt: skip
+    pull = jax.grad(after(inner.none(), rough, rough_task(), rough_task(4, 7)))(adapted).personal["theta"]
     moved = params.personal["theta"] - adapted.personal["theta"]
     close(slopes[1].inner["rates"]["theta"], -pull * moved / 0.2)
     close(slopes[1].personal["theta"], pull)
@@ -207,24 +210,19 @@ def test_every_step_has_a_key_of_its_own():
     loop = inner.gradient(seen, 3, 1.0)
     _, path = loop.adapt(bowl_params(loop), bowl_task(), KEY)
     steps = -jnp.diff(path["theta"][:, 0])
-    named = [jnp.mean(jax.random.normal(inner_key, (4,))) for inner_key in (step_key(KEY, i) for i in range(3))]
+    named = [jnp.mean(jax.random.normal(keys.named(KEY, "inner", step), (4,))) for step in range(3)]
     close(steps, jnp.stack(named))
     assert len(set(np.asarray(steps).tolist())) == 3
-
-
-def step_key(key, step):
-    from metapers import keys
-
-    return keys.named(key, "inner", step)
 
 
 def test_users_mapped_equal_users_in_a_loop():
     loop = inner.gradient(rough, 3, 0.2, learn_rates=True)
     params, users = rough_params(loop), [rough_task(5, seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *users)
-    keys = jax.random.split(KEY, 3)
-    mapped = jax.vmap(lambda task, key: loop.adapt(params, task, key)[1])(stacked, keys)
-    close(mapped, jax.tree.map(lambda *x: jnp.stack(x), *[loop.adapt(params, u, k)[1] for u, k in zip(users, keys)]))  # noqa: B905
+    own = jax.random.split(KEY, 3)
+    mapped = jax.vmap(lambda task, key: loop.adapt(params, task, key)[1])(stacked, own)
+    alone = [loop.adapt(params, task, key)[1] for task, key in zip(users, own)]
+    close(mapped, jax.tree.map(lambda *x: jnp.stack(x), *alone))
 
 
 def test_users_over_two_devices_equal_one():
@@ -245,8 +243,6 @@ def test_users_over_two_devices_equal_one():
 
 
 def test_once_computes_the_fixed_part_outside():
-    dots = []
-
     def fn(moving, fixed):
         return jnp.sum(jnp.exp(fixed["x"] @ fixed["w"]) * moving["a"] + jnp.arange(2.0)) * moving["a"][0]
 
@@ -298,6 +294,7 @@ def test_shared_layers_run_once_however_many_steps():
         ({"rate": float("nan")}, "rate must be finite and > 0, got nan"),
         ({"rate": float("inf")}, "rate must be finite and > 0, got inf"),
         ({"shrink": -0.5}, "shrink must be finite and >= 0, got -0.5"),
+        ({"pull": float("nan")}, "pull must be finite and >= 0, got nan"),
         ({"unroll": 0}, "unroll must be >= 1, got 0"),
         ({"learn_rates": True, "log_rates": True}, "one choice, got both"),
     ],

@@ -1,4 +1,4 @@
-"""Learners: closed-form meta-gradients, finite differences, what Reptile's step is, what replay may and may not change."""
+"""Learners: closed-form meta-gradients, finite differences, what Reptile's step is, what replay may change."""
 
 import jax
 import jax.numpy as jnp

@@ -46,6 +46,8 @@ def ratings(n, genres=4):
         "genres": jnp.where(jax.random.bernoulli(k[1], 0.4, (n, genres)), 1.0, 0.0),
         "year": jax.random.normal(k[2], (n,)),
         "year_missing": jnp.where(jnp.arange(n) == 2, 1.0, 0.0),
+        "count": jnp.log1p(jnp.arange(float(n))),
+        "bias": jnp.linspace(-0.5, 0.6, n),
     }
 
 
@@ -56,7 +58,9 @@ SMALL = {
     "point": (lambda: models.point(3), lambda n: rows(n, 1), (3,)),
     "embedding_mlp": (lambda: models.embedding_mlp(6, (2, 3, 1)), lambda n: jnp.arange(n) % 6, (1,)),
     "conv4": (lambda: models.conv4(3, 2), lambda n: rows(n, 9, 9, 1), (3,)),
-    "recommender": (lambda: models.recommender(6, 4, features=2, hidden=3), ratings, ()),
+    "recommender": (lambda: models.recommender(4, features=2, hidden=3), ratings, ()),
+    "recommender_plain": (lambda: models.recommender(4, statistics=False, features=2, hidden=3), ratings, ()),
+    "recommender_tables": (lambda: models.recommender(4, rows=7, features=2, hidden=3), ratings, ()),
 }
 
 
@@ -126,7 +130,9 @@ def test_seam_gradient_inside_a_scan_equals_finite_differences():
 
     direction = perturbed(jax.tree.map(jnp.zeros_like, params), 9)
     moved = lambda size: value(jax.tree.map(lambda p, d: p + size * d, params, direction))  # noqa: E731
-    slope = sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (jax.grad(value)(params), direction)), strict=True))
+    slope = sum(
+        jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (jax.grad(value)(params), direction)), strict=True)
+    )
     np.testing.assert_allclose(slope, (moved(1e-5) - moved(-1e-5)) / 2e-5, rtol=1e-8)
 
 
@@ -202,7 +208,9 @@ def test_seam_refuses_integers(kind):
 def test_seam_refuses_parameters_of_another_structure():
     model = models.model(Two)
     params = model.init(KEY)._replace(personal={"weights": jnp.ones(3)})
-    with pytest.raises(ValueError, match=r"params.personal must have the keys \['film', 'weights'\], got \['weights'\]"):
+    with pytest.raises(
+        ValueError, match=r"params.personal must have the keys \['film', 'weights'\], got \['weights'\]"
+    ):
         model.apply(params, rows(2, 2), jnp.ones(2, bool), None)
 
 
@@ -242,7 +250,9 @@ def test_batch_norm_uses_the_statistics_of_the_unmasked_rows():
 def test_embed_row_zero_serves_unknown_ids():
     embed = layers.Embed(4, 2, nnx.Rngs(0))
     table = embed.table[...]
-    close(embed(jnp.array([[3, 0], [4, -1]])), jnp.stack([jnp.stack([table[3], table[0]]), table[jnp.array([0, 0])]]), 0)
+    close(
+        embed(jnp.array([[3, 0], [4, -1]])), jnp.stack([jnp.stack([table[3], table[0]]), table[jnp.array([0, 0])]]), 0
+    )
 
 
 def test_dense_starts_with_variance_one_over_inputs_and_no_bias():
@@ -273,7 +283,9 @@ def test_every_parameter_of_a_model_matters(name):
     model, mask = make(), jnp.ones(7, bool)
     params = perturbed(model.init(KEY))
     slopes = jax.grad(lambda p: jnp.sum(jnp.sin(3.0 * model.apply(p, inputs_of(7), mask, None))))(params)
-    dead = {path for path, g in zip(names(slopes), jax.tree.leaves(slopes), strict=True) if not jnp.any(jnp.abs(g) > 1e-9)}
+    dead = {
+        path for path, g in zip(names(slopes), jax.tree.leaves(slopes), strict=True) if not jnp.any(jnp.abs(g) > 1e-9)
+    }
     # A norm takes the bias of the convolution before it away again.
     assert dead == ({f"personal/conv_{i}/bias" for i in range(4)} if name == "conv4" else set())
 
@@ -314,17 +326,20 @@ def test_conv4_depends_on_the_other_rows():
     assert not np.allclose(first, other)
 
 
-def test_recommender_by_hand():
-    model = models.recommender(2, 2, features=1, hidden=1)
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize("statistics", [False, True])
+def test_recommender_by_hand(rows, statistics):
+    model = models.recommender(2, rows=rows, statistics=statistics, features=1, hidden=1, offset=3.0)
+    kernel = np.array([[1.0], [0.0], [0.5], [0.0], [0.25], [2.0], [-1.5]])[: 7 if statistics else 5]
     shared = {
-        "offset": jnp.array(3.0),
-        "bias": {"table": jnp.array([[0.1], [0.2], [0.3]])},
-        "embed": {"table": jnp.array([[1.0], [2.0], [3.0]])},
-        "hidden": {"kernel": jnp.array([[1.0], [0.0], [0.5], [0.0], [0.25], [0.0]]), "bias": jnp.array([0.1])},
+        "hidden": {"kernel": jnp.array(kernel), "bias": jnp.array([0.1])},
         "output": {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([0.3, 0.4])},
     }
-    weights = jnp.array([0.5, -0.5, 0.2, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    params = base.Params(shared, {"weights": weights}, {})
+    if rows:
+        shared["bias"] = {"table": jnp.array([[0.1], [0.2], [0.3]])}
+        shared["embed"] = {"table": jnp.array([[1.0], [2.0], [3.0]])}
+    weights = np.array([0.5, -0.5, 0.2, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])[: 2 + len(kernel) + (rows > 0)]
+    params = base.Params(shared, {"weights": jnp.array(weights)}, {})
     assert jax.tree.map(jnp.shape, model.init(KEY)) == jax.tree.map(jnp.shape, params)
     inputs = {
         "item": jnp.array([2, 9]),
@@ -332,24 +347,29 @@ def test_recommender_by_hand():
         "year": jnp.array([0.7, jnp.nan]),
         "year_missing": jnp.array([0.0, 1.0]),
         "count": jnp.array([3.0, 0.0]),
+        "bias": jnp.array([0.25, -0.5]),
     }
-    expected = []
-    for item, genres, year, missing, count in ((2, 1 / 2**0.5, np.tanh(0.7), 0.0, 0.3), (0, 0.0, 0.0, 1.0, -0.7)):
-        net = np.tanh(genres + 0.5 * year + 0.25 * missing + 0.1)
-        level, feature = 0.1 * (item + 1) + 2 * net + 0.3, item + 1.0 - net + 0.4
-        phi = np.array([1.0, level, feature, genres, genres, year, year**2, missing, count])
-        expected.append(3.0 + level + float(phi @ np.asarray(weights)))
+    year, expected = np.tanh(0.7), []
+    films = ((2, [2**-0.5, 2**-0.5, year, year**2, 0.0, 0.3, 0.25]), (0, [0.0, 0.0, 0.0, 0.0, 1.0, -0.7, -0.5]))
+    for item, description in films:
+        description = np.array(description[: len(kernel)])
+        net = np.tanh(float(description @ kernel[:, 0]) + 0.1)
+        level = 2 * net + 0.3 + (description[-1] if statistics else 0.0) + (0.1 * (item + 1) if rows else 0.0)
+        feature = -net + 0.4 + (item + 1.0 if rows else 0.0)
+        phi = np.array([1.0, feature, *description, *([level] if rows else [])])
+        expected.append(3.0 + level + phi @ weights)
     close(model.apply(params, inputs, jnp.ones(2, bool), None), jnp.array(expected))
 
 
-def test_recommender_starts_at_the_level_with_named_groups():
-    model = models.recommender(6, 4, features=2, hidden=3, offset=3.2)
+def test_recommender_starts_near_the_statistics_with_named_groups():
+    model = models.recommender(4, rows=7, features=2, hidden=3, offset=3.2)
     params = model.init(KEY)
-    assert jax.tree.map(lambda g: g, model.groups(params).shared["bias"]) == {"table": "table"}
+    assert model.groups(params).shared["bias"] == {"table": "table"}
+    assert model.groups(params).shared["hidden"] == {"kernel": "param", "bias": "param"}
     assert model.groups(params).personal == {"weights": "personal"}
-    close(params.shared["bias"]["table"], jnp.zeros((7, 1)), 0)
-    close(params.shared["offset"], jnp.array(3.2))
-    assert float(jnp.max(jnp.abs(model.apply(params, ratings(5), jnp.ones(5, bool), None) - 3.2))) < 1.0
+    close(params.personal["weights"], jnp.zeros(11), 0)
+    gap = model.apply(params, ratings(5), jnp.ones(5, bool), None) - ratings(5)["bias"] - 3.2
+    assert float(jnp.max(jnp.abs(gap))) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -362,7 +382,8 @@ def test_recommender_starts_at_the_level_with_named_groups():
         (lambda: models.embedding_mlp(0), "items must be >= 1, got 0"),
         (lambda: models.embedding_mlp(3, (2,)), r"sizes must be at least two numbers >= 1, got \[2\]"),
         (lambda: models.conv4(2, 0), "filters must be >= 1, got 0"),
-        (lambda: models.recommender(5, 0), "genres must be >= 1, got 0"),
+        (lambda: models.recommender(0), "genres must be >= 1, got 0"),
+        (lambda: models.recommender(2, rows=-1), "rows must be >= 0, got -1"),
     ],
 )
 def test_factories_refuse(make, message):

@@ -94,6 +94,22 @@ def test_training_users_know_nothing_of_held_out_ones_nor_of_later_stages():
     jax.tree.map(np.testing.assert_array_equal, hand_made(strangers).training(None), training)
 
 
+def test_the_films_bias_leaves_out_the_raters_own_rating():
+    """One stage, film 4: Ann 2.5, Bob 2.0; each knows the other's alone, Tess both; film 50 is unknown."""
+    options = dict(boundaries=None, stages=1, statistics_so_far=False)
+    stream = hand_made(**options)
+    training, tested = stream.training(None), stream.held_out("test", None)
+    mean = stream.provenance["rating_mean"]
+    assert mean == np.mean([4, 3, 2.5, 5, 1, 1.5, 2, 4.5])
+    assert dict(zip(tested.inputs["item"].tolist(), tested.inputs["bias"].tolist(), strict=True))[0] == 0
+    louder = [(user, film, 5.0 if (user, film) == (ANN, 4) else stars, time) for user, film, stars, time in ROWS]
+    other = hand_made(louder, **options).training(None)
+    (own,) = np.flatnonzero(training.targets == 2.5)
+    (bobs,) = np.flatnonzero(training.targets == 2.0)
+    rise = other.inputs["bias"] - training.inputs["bias"]
+    assert rise[bobs] > 0.2 and rise[own] < 0  # Ann's own: only the general mean and her bias rose
+
+
 def test_the_family_draws_training_tasks_of_the_window():
     family = hand_made().family
     tasks, mask = family.sample(family.data((1, 1), 0, 1), 0, 8, keys.root(0))

@@ -118,6 +118,15 @@ def test_missing_features_are_named(tmp_path):
         from_tfds(NAME, tmp_path)
 
 
+def test_another_file_format_is_refused(tmp_path):
+    prepared(tmp_path)
+    (info,) = tmp_path.rglob("dataset_info.json")
+    assert '"array_record"' in info.read_text()
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(ValueError, match=r"latest-small-ratings.* must be in the format array_record, .*TFRECORD"):
+        from_tfds(NAME, tmp_path)
+
+
 def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"0\.1\.1 is not prepared; .*download=True.*metapers\[tensorflow\]"):
         from_tfds(NAME, tmp_path)

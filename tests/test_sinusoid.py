@@ -23,6 +23,7 @@ def check_population(x, y, low, high):
     np.testing.assert_allclose(amplitude[:, None] * np.sin(x - phase[:, None]), y, atol=1e-9)
     for values, a, b in ((amplitude, low, high), (phase, 0, np.pi), (x.ravel(), -5, 5)):
         assert a <= values.min() + 1e-9 and values.max() <= b + 1e-9
+        assert values.min() < a + 0.02 * (b - a) and values.max() > b - 0.02 * (b - a)
         share = np.sort((values - a) / (b - a))  # uniform: Kolmogorov-Smirnov at about 1e-4
         assert np.abs(share - np.arange(len(share)) / len(share)).max() < 2.2 / np.sqrt(len(share))
 

@@ -41,6 +41,38 @@ def test_posterior_mean_is_bayes_rule_by_integration():
         np.testing.assert_allclose(got, new @ wanted, atol=1e-9)
 
 
+def wants(cohort, dim, overlap):
+    """What each user wants, by least squares in the user's own coordinates f: [users, dim]."""
+    pairs = list(zip(cohort.offsets[:-1], cohort.offsets[1:], strict=True))
+    f = cohort.inputs[:, :dim] / np.sqrt(overlap)
+    return np.array([np.linalg.lstsq(f[a:b], cohort.targets[a:b], rcond=None)[0] for a, b in pairs])
+
+
+def test_oracle_knows_the_world_that_the_users_live_in():
+    dim, overlap = 2, 0.4
+    world = {"drift": synthetic.sudden(3), "dim": dim, "overlap": overlap, "users_per_stage": 80, "returning": 0.2}
+    bare = world | {"taste": 0.0, "noise": 1e-9}  # the same seed without noise lays the world bare
+    stream = make(**world, taste=0.5, noise=0.3, minority=0.4, label_noise=0.3, label_noise_factor=3.0)
+    assert stream.oracle is not None
+    for stage in range(3):
+        majority = wants(make(**bare).held_out("test", stage), dim, overlap)
+        mixed = wants(make(**bare, minority=0.4).held_out("test", stage), dim, overlap)
+        away = np.linalg.norm(mixed - majority[0], axis=1)
+        np.testing.assert_allclose(np.where(away > 1, 2.0, 0.0), away, atol=1e-6)
+        assert 0 < np.mean(away > 1) < 1
+        means = np.stack([majority[0], mixed[np.argmax(away)]])
+        population = oracle.Population(np.array([0.6, 0.4]), means, 0.25 * np.eye(dim))
+        cohort = stream.held_out("test", stage)
+        f = cohort.inputs[:, :dim] / np.sqrt(overlap)
+        variance = np.where(cohort.inputs[:, -1] > 0, 0.9**2, 0.3**2)
+        for shots in (0, 1, 4):
+            got = stream.oracle(cohort, shots, 4)
+            for low, high in zip(cohort.offsets[:-1], cohort.offsets[1:], strict=True):
+                seen = slice(low, low + shots)
+                args = population, f[seen], cohort.targets[seen], variance[seen], f[low:high]
+                np.testing.assert_allclose(got[low:high], oracle.posterior_mean(*args), atol=1e-6)
+
+
 def squared_errors(outputs, cohort, horizon):
     """Each user's mean squared error from row ``horizon`` of its own on."""
     pairs = zip(cohort.offsets[:-1] + horizon, cohort.offsets[1:], strict=True)

@@ -57,6 +57,12 @@ def test_masked_nobody_and_beyond_change_nothing():
     assert same(after, bank)
 
 
+def test_nobody_and_beyond_are_never_banked():
+    bank = users.write(users.empty(PARAMS, 3), rows(0, 1, 2), personal(1, 2, 3), 0, every(3))
+    got, banked = users.read(bank, PARAMS, rows(-1, 3, -2, 1))
+    assert banked.tolist() == [False, False, False, True] and got["b"].tolist() == [7.0, 7.0, 7.0, 20.0]
+
+
 def test_a_masked_nan_stays_outside_and_one_row_alone_moves():
     bank = users.write(users.empty(PARAMS, 3), rows(0, 1, 2), personal(1, 2, 3), 0, every(3))
     after = users.write(bank, rows(0, 1), personal(jnp.nan, 5), rows(8, 9), jnp.array([False, True]))

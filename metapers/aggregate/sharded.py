@@ -13,6 +13,8 @@ def sharded(aggregator: Aggregator, mesh: Mesh, axis: str = "users") -> Aggregat
 
     Users are padded with masked ones to a multiple of the axis; losses and aux come back complete, sharded over
     ``axis``. The mesh must be made with ``axis_types=(AxisType.Auto,)``. ``task_loss`` may close over traced values.
+    Put the learner's state on the whole mesh before the first step, where that step leaves it; else the second step
+    compiles once more.
 
     Raises ValueError if ``axis`` is not an axis of ``mesh``.
     """

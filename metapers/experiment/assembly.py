@@ -170,13 +170,17 @@ BASELINE = "joint"
 
 LEARNERS = {"maml": learners.maml, "reptile": learners.reptile, "joint": learners.joint}
 INNER_LOOPS = ("gradient", "none")
+RATES = ("fixed", "learned", "log")  # of the inner loop; "log": learned, and kept positive by their logarithm
 AGGREGATORS = ("mean", "clipped")
 PENALTIES = ("none", "anchor", "ewc")
 MEMORIES = ("none", "reservoir")
-OPTIMIZERS = {
-    "adam": lambda rate, decay: optax.adamw(rate, weight_decay=decay),
-    "sgd": lambda rate, decay: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate)),
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": lambda rate, decay: optax.inject_hyperparams(optax.adamw)(learning_rate=rate, weight_decay=decay),
+    "sgd": lambda rate, decay: optax.chain(
+        optax.add_decayed_weights(decay), optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
+    ),
 }
+SCHEDULES = ("constant", "cosine")  # over a stage; each stage begins anew
 
 
 def config_for(source: str, model_name: str) -> ConfigDict:
@@ -241,25 +245,31 @@ def inner_loop(
     *,
     steps: int | None = None,
     rate: float | None = None,
-    learn_rates: bool | None = None,
+    rates: str | None = None,
 ) -> InnerLoop:
     """The inner loop of ``config.learner``; what is given here stands in place of the config's."""
     chosen = config.learner
     if one_of("learner.inner", chosen.inner, INNER_LOOPS) == "none":
         return inner.none()
+    kind = one_of("learner.rates", rates or chosen.rates, RATES)
     return inner.gradient(
         base.example_loss(built, objective(config)),
         chosen.inner_steps if steps is None else steps,
         chosen.inner_rate if rate is None else rate,
-        learn_rates=chosen.learn_rates if learn_rates is None else learn_rates,
+        learn_rates=kind == "learned",
+        log_rates=kind == "log",
         first_order=chosen.first_order,
         shrink=chosen.shrink,
+        pull=chosen.pull,
         write=built.write,
     )
 
 
 def optimizer(config: ConfigDict, groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
-    """One optax optimizer for each group of parameters; a group without options of its own has those of "param"."""
+    """One optax optimizer for each group of parameters; a group without options of its own has those of "param".
+
+    Rates are carried in the state, so runs that differ in them alone are one program (``sweep``).
+    """
     one_by_one = {}
     for group, options in config.optimizer.items():
         make = OPTIMIZERS[one_of(f"optimizer.{group}.name", options.name, OPTIMIZERS)]
@@ -268,7 +278,19 @@ def optimizer(config: ConfigDict, groups: Callable[[Params], Tree]) -> optax.Gra
     def labels(params: Params) -> Tree:
         return jax.tree.map(lambda group: group if group in one_by_one else "param", groups(params))
 
-    return optax.partition(one_by_one, labels)
+    links = [optax.partition(one_by_one, labels)]
+    if config.clip_norm:
+        links.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if one_of("schedule", config.schedule, SCHEDULES) == "cosine":
+        links.append(optax.scale_by_schedule(cosine(config.steps, config.warmup)))
+    return optax.chain(*links)
+
+
+def cosine(steps: int, warmup: int) -> optax.Schedule:
+    """The share of the rate by outer step: up over ``warmup`` steps, down a cosine to 2 %, anew in each stage."""
+    warmup = min(warmup, steps - 1)
+    within = optax.warmup_cosine_decay_schedule(0.0 if warmup else 1.0, 1.0, warmup, steps, 0.02)
+    return lambda count: within(count % steps)
 
 
 def aggregator(config: ConfigDict, mesh: Mesh | None) -> Aggregator:
@@ -322,6 +344,8 @@ def learner(config: ConfigDict, built: Model, strategy: Strategy, mesh: Mesh | N
     if strategy.remembers:
         options["penalty"] = penalty(config, built, loop)
     steps = optimizer(config, built.groups)
+    if name == "maml" and config.learner.root:
+        options["root"] = config.learner.root
     made = learners.joint(loss_fn, steps, **options) if name == "joint" else LEARNERS[name](loss_fn, loop, steps, **options)
     kept = remembered(config) if strategy.remembers else None
     return made if kept is None else learners.replay(made, kept, config.continual.replayed, draws=config.continual.draws)

@@ -33,14 +33,19 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> ConfigDict:
                 "inner": "gradient",
                 "inner_steps": 5,
                 "inner_rate": 0.1,
-                "learn_rates": False,  # Meta-SGD
+                "rates": "fixed",  # or "learned", one for each personal number (Meta-SGD), or "log": kept positive
                 "first_order": False,
-                "shrink": 0.0,  # pseudo-examples in the support loss
+                "shrink": 0.0,  # pseudo-examples of no loss in the support loss
+                "pull": 0.0,  # weight of the squared distance from the start in it
+                "root": 0.0,  # > 0: a user's loss is sqrt(mean + root)
                 "adapts": "personal",  # or "all"
                 "aggregator": "mean",
                 "clip": 0.0,  # of "clipped": the norm of one user's gradient
                 "block": 0,  # users held in memory at once; 0: all
             },
+            "schedule": "constant",  # or "cosine", anew in each stage
+            "warmup": 0,  # outer steps of a cosine's rise
+            "clip_norm": 0.0,  # of the whole gradient; 0: none
             "optimizer": {  # by group of parameters; a group without a line of its own goes with "param"
                 group: {"name": "adam", "rate": 1e-3, "weight_decay": 0.0}
                 for group in ("param", "table", "personal", "inner")
@@ -86,8 +91,10 @@ def check(config: ConfigDict) -> ConfigDict:
     positive = ("seeds", "steps", "users", "chunk", "log_every", "checkpoint_every", "validate_every")
     for key in (*positive, "learner.inner_steps", "continual.capacity", "continual.draws", "evaluation.bootstrap"):
         _bound(key, config, 1)
-    for key in ("seed", "devices", "learner.shrink", "learner.clip", "learner.block", "continual.replayed"):
+    for key in ("seed", "devices", "warmup", "clip_norm", "continual.replayed"):
         _bound(key, config, 0)
+    for key in ("shrink", "pull", "root", "clip", "block"):
+        _bound(f"learner.{key}", config, 0)
     for key in ("continual.anchor_strength", "continual.ewc_strength"):
         _bound(key, config, 0)
     for group in config.optimizer:

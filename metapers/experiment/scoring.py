@@ -106,6 +106,13 @@ class Scorer(NamedTuple):
         }
         return table, scores
 
+    def life(self, params: Params, name: str) -> tuple[records.Curves, np.ndarray]:
+        """Curves on the validation users' whole lives, and their headline means [start or adapted, seeds]."""
+        chosen = self.parts.config.evaluation
+        found = self.curves(params, name, self.parts.stream.held_out("validation", None))
+        grid = found.scores[chosen.metric].mean(axis=1)[:, self.shots.index(chosen.headline_shots)]
+        return found, grid[:, [self.steps.index(0), self.steps.index(chosen.headline_steps)]].T
+
     def curve_point(self, params: Params, name: str, stage: int) -> dict[str, float]:
         """The headline score of the stage's validation users, adapted and at the start."""
         chosen = self.parts.config.evaluation
@@ -135,12 +142,13 @@ def scorer(parts: Parts, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] 
         )
         for tunes in (False, True)
     ]
-    return Scorer(parts, shots, steps, both[0], both[1] if not parts.config.learner.learn_rates else both[0], {})
+    return Scorer(parts, shots, steps, both[0], both[1] if parts.config.learner.rates == "fixed" else both[0], {})
 
 
 def _loop(parts: Parts, steps: int, rate: float | None, tunes: bool) -> InnerLoop:
     """The config's inner loop; one that ``tunes`` reads its rate from the inner parameters, whatever the config."""
-    return assembly.inner_loop(parts.config, parts.model, steps=steps, rate=rate, learn_rates=tunes or None)
+    rates = "learned" if tunes and parts.config.learner.rates == "fixed" else None
+    return assembly.inner_loop(parts.config, parts.model, steps=steps, rate=rate, rates=rates)
 
 
 def roots(parts: Parts) -> Array:

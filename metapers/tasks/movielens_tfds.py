@@ -32,7 +32,10 @@ def from_tfds(
     import tensorflow_datasets as tfds
     import tensorflow_datasets.structured.movielens  # registers the builder
 
-    builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    try:
+        builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except ValueError as error:  # it was prepared in another one
+        raise ValueError(f"{name} in {data_dir} must be in the format array_record, got: {error}") from error
     if not builder.is_prepared():
         _prepare(tfds, builder, download=download, download_dir=download_dir)
     return _read(name, tfds.builder_from_directory(builder.data_path))
@@ -52,10 +55,6 @@ def _read(name: str, builder: Any) -> Ratings:
     if missing := [feature for feature in FEATURES if feature not in builder.info.features]:
         found = sorted(builder.info.features)
         raise ValueError(f"{name} lacks the features {missing}; expected {list(FEATURES)}, found {found}")
-    if builder.info.file_format.value != "array_record":
-        raise ValueError(
-            f"{builder.data_path} must be in the format array_record, got {builder.info.file_format.value}"
-        )
     source = builder.as_data_source(split="train")
     labels = builder.info.features["movie_genres"].feature.names
     columns: dict[str, list] = {column: [] for column in COLUMNS}

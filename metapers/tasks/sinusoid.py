@@ -126,9 +126,11 @@ def _family(waves: _Waves, support: int, query: int, stages: int, first: int) ->
         y = height * jnp.sin(x - np.pi * drawn[2])
         if waves.noise:
             y = y + waves.noise * jax.random.normal(keys.named(key, "noise"), (count,))
-        parts = [Batch(x[s, None], y[s], jnp.ones_like(y[s], bool)) for s in (slice(support), slice(support, count))]
+        mask, wide = jnp.ones_like(y, bool), x[:, None]
+        before = Batch(wide[:support], y[:support], mask[:support])
+        after = Batch(wide[support:], y[support:], mask[support:])
         user = jax.random.randint(keys.named(key, "user"), (), first, 2**31 - 1, jnp.int32)
-        return Task(*parts, user, {"stage": stage, "replayed": jnp.zeros_like(stage)})
+        return Task(before, after, user, {"stage": stage, "replayed": jnp.zeros_like(stage)})
 
     def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
         drawn = keys.named(key, "tasks", step)
@@ -153,5 +155,8 @@ def _provenance(
         "seed": seed,
         "sha256": digest.hexdigest(),
         "stages": stages,
+        "users": len(SPLITS) * stages * users,
+        "examples": len(SPLITS) * stages * users * examples,
+        "dropped_segments": 0,
         "splits": {split: [counts] * stages for split in SPLITS},
     }

@@ -5,9 +5,10 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from metapers import keys
-from metapers.base import Array, Key, Learner, Task, Tree
+from metapers.base import Array, Key, Task, Tree
 from tests.contracts import table, world
 
 STEPS = 2  # outer steps in a stage
@@ -17,9 +18,11 @@ DRAWS = 2  # batches that the end of a stage may ask for
 class Life:
     """A learner of the table with its functions compiled, and a count of how often each was traced."""
 
-    def __init__(self, thunk: Callable[[], Learner]):
-        self.learner = thunk()
+    def __init__(self, name: str):
+        self.learner = table.cases()[name]()
+        self.on_mesh = "sharded" in name
         self.traced = {"update": 0, "consolidate": 0, "forget": 0}
+        self.init = jax.jit(self.learner.init)
         self.update = jax.jit(self._counted("update", self.learner.update))
         self.consolidate = jax.jit(self._counted("consolidate", self.end_stage))
         self.forget = jax.jit(self._counted("forget", self.learner.forget))
@@ -37,7 +40,11 @@ class Life:
 
     def start(self, seed: int = 0) -> Tree:
         """A fresh state."""
-        return self.learner.init(table.MODEL.init(keys.root(seed)), world.tasks(0)[0])
+        return self.place(self.init(table.MODEL.init(keys.root(seed)), world.tasks(0)[0]))
+
+    def place(self, state: Tree) -> Tree:
+        """The state where the first update leaves it; elsewhere the second would be compiled anew."""
+        return jax.device_put(state, NamedSharding(table.mesh(), PartitionSpec())) if self.on_mesh else state
 
     def live(self, state: Tree, seed: int = 0, *, stages: range = range(2), tasks: Callable = world.tasks) -> Tree:
         """The state after the given stages; ``tasks(number)`` gives the batches."""
@@ -55,7 +62,7 @@ class Life:
 @cache
 def of(name: str) -> Life:
     """The life of a case of the table, compiled once for all contracts."""
-    return Life(table.cases()[name])
+    return Life(name)
 
 
 @cache

@@ -1,5 +1,7 @@
 """One set of contracts for every member of the table."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +65,7 @@ def through_the_host(state):
 def test_a_state_through_the_host_resumes_bit_for_bit(name):
     one = life.of(name)
     first = one.live(one.start(), stages=range(1))
-    restored = through_the_host(first)
+    restored = one.place(through_the_host(first))
     assert shapes(restored) == shapes(first) and world.distance(restored, first) == 0.0
     assert world.distance(one.live(restored, stages=range(1, 2)), life.lived(name)) == 0.0
 
@@ -72,10 +74,7 @@ def test_a_state_through_the_host_resumes_bit_for_bit(name):
 def test_what_is_masked_changes_nothing(name):
     one = life.of(name)
 
-    def poisoned(number):
-        tasks, mask = world.tasks(number)
-        return world.poison(tasks, mask)._replace(user=jnp.where(mask, tasks.user, 10_000)), mask
-
+    poisoned = partial(world.tasks, poisoned=True)
     end = one.live(one.start(), tasks=poisoned)
     clean, dirty = life.lived(name), one.update(end, *poisoned(53), KEY)
     state, info = one.update(clean, *world.tasks(53), KEY)
@@ -104,15 +103,16 @@ def test_a_user_never_seen_is_forgotten_without_a_trace(name):
 def test_float32_is_the_same_life(name):
     double = life.lived(name)
     with jax.enable_x64(False):
-        one = life.Life(table.cases()[name])
-        end = one.live(one.start())
-        assert shapes(end) == shapes(one.start()) and one.traced["update"] == 1
+        one = life.Life(name)
+        start = one.start()
+        middle = one.live(start, stages=range(1))
+        end = one.live(middle, stages=range(1, 2))
+        assert shapes(end) == shapes(start) and one.traced["update"] == 1
         assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in floats(end))
-        assert (
-            world.distance(one.live(through_the_host(one.live(one.start(), stages=range(1))), stages=range(1, 2)), end)
-            == 0.0
-        )
+        assert world.distance(one.live(one.place(through_the_host(middle)), stages=range(1, 2)), end) == 0.0
         single = [np.asarray(leaf) for leaf in jax.tree.leaves(one.learner.params(end))]
+    if "sampled" in name:
+        return  # other labels are drawn in float32
     for small, large in zip(single, jax.tree.leaves(life.of(name).learner.params(double))):
         np.testing.assert_allclose(small, large, atol=1e-3)
 
@@ -176,7 +176,7 @@ def test_a_family_keeps_its_shapes_over_stages_and_draws_by_its_key(name):
     for data, (tasks, mask) in zip(fed, drawn):
         assert world.distance(stream.family.sample(data, jnp.int32(3), 6, KEY), (tasks, mask)) < 1e-12
         assert mask.shape == (6,) and mask.dtype == bool and bool(mask.any())
-        assert tasks.user.dtype == jnp.int32 and bool((tasks.user < len(stream.users)).all())
+        assert tasks.user.dtype == jnp.int32 and bool((tasks.user >= 0).all())
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in floats(tasks))
         assert bool(tasks.support.mask.any(1)[mask].all() and tasks.query.mask.any(1)[mask].all())
     assert world.distance(compiled(fed[2], jnp.int32(3), keys.root(1)), drawn[2]) > 0

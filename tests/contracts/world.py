@@ -1,5 +1,7 @@
 """A small world written out by hand: a model with shared and personal parameters, ragged tasks, poison behind masks."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,8 @@ def bilinear() -> Model:
 
     def init(key: Key) -> Params:
         first, second = jax.random.split(key)
-        shared = {"map": jnp.eye(DIM) + 0.1 * jax.random.normal(first, (DIM, DIM))}
-        return Params(shared, {"b": jnp.full((), 0.1), "w": 0.5 * jax.random.normal(second, (DIM,))}, {})
+        shared = {"map": jnp.eye(DIM) + 0.2 * _noise(first, (DIM, DIM))}
+        return Params(shared, {"b": jnp.full((), 0.1), "w": _noise(second, (DIM,))}, {})  # b weakly typed on purpose
 
     def apply(params: Params, inputs: Array, mask: Array, key: Key | None) -> Array:
         return inputs @ params.shared["map"] @ params.personal["w"] + params.personal["b"]
@@ -25,6 +27,11 @@ def bilinear() -> Model:
         return Params(*(jax.tree.map(lambda _, name=name: name, part) for name, part in zip(names, params)))
 
     return Model(init, apply, lambda params, support, key: params.personal, groups)
+
+
+def _noise(key: Key, shape: tuple[int, ...]) -> Array:
+    # uniform in -1..1, the same numbers in float32 and float64, which jax.random.uniform does not give
+    return jax.random.bits(key, shape, jnp.uint32).astype(jnp.zeros(()).dtype) / 2**31 - 1
 
 
 def squared(model: Model) -> LossFn:
@@ -57,30 +64,29 @@ def one_step(loss_fn: LossFn, rate: float, *, first_order: bool = False) -> Inne
     return InnerLoop(lambda params: {}, adapt)
 
 
-def tasks(seed: int, users: int = USERS, *, first: int = 0) -> tuple[Task, Array]:
-    """``users`` stacked tasks with 1 to EXAMPLES examples each and one masked user, the last."""
+@cache
+def _drawn(seed: int, users: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-
-    def batch() -> Batch:
-        inputs = jnp.asarray(rng.normal(size=(users, EXAMPLES, DIM)), jnp.zeros(()).dtype)
-        shots = rng.integers(1, EXAMPLES + 1, size=users)
-        mask = jnp.asarray(np.arange(EXAMPLES)[None] < shots[:, None])
-        return Batch(inputs, jnp.sin(inputs.sum(-1)) + 0.3, mask)
-
-    rows = jnp.arange(first, first + users, dtype=jnp.int32)
-    notes = {"stage": jnp.zeros((users,), jnp.int32)}
-    return Task(batch(), batch(), rows, notes), jnp.arange(users) < users - 1
+    shots = rng.integers(1, EXAMPLES + 1, size=(2, users, 1))
+    return rng.normal(size=(2, users, EXAMPLES, DIM)), np.arange(EXAMPLES) < shots
 
 
-def poison(stacked: Task, mask: Array) -> Task:
-    """The same tasks with NaN in every input and target that a mask covers."""
+def tasks(seed: int, users: int = USERS, *, first: int = 0, poisoned: bool = False) -> tuple[Task, Array]:
+    """``users`` stacked tasks with 1 to EXAMPLES examples each and one masked user, the last.
 
-    def batch(part: Batch) -> Batch:
-        keep = part.mask & mask[:, None]
-        inputs = jnp.where(keep[..., None], part.inputs, jnp.nan)
-        return Batch(inputs, jnp.where(keep, part.targets, jnp.nan), part.mask)
-
-    return stacked._replace(support=batch(stacked.support), query=batch(stacked.query))
+    ``poisoned``: the same, with NaN in every input and target behind a mask and another row for the masked user.
+    """
+    inputs, mask = _drawn(seed, users)
+    there = np.arange(users) < users - 1
+    bad = ~(mask & there[:, None]) if poisoned else np.zeros_like(mask)
+    targets = np.where(bad, np.nan, np.sin(inputs.sum(-1)) + 0.3)
+    inputs = np.where(bad[..., None], np.nan, inputs)
+    rows = np.arange(first, first + users, dtype=np.int32)
+    rows = np.where(there, rows, 10_000).astype(np.int32) if poisoned else rows
+    dtype = jnp.zeros(()).dtype
+    support, query = (Batch(inputs[i].astype(dtype), targets[i].astype(dtype), mask[i]) for i in range(2))
+    notes = {"stage": np.zeros(users, np.int32)}
+    return jax.tree.map(jnp.asarray, (Task(support, query, rows, notes), there))
 
 
 def distance(a: Tree, b: Tree) -> float:

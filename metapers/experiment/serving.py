@@ -1,0 +1,93 @@
+"""A finished version in the hands of a notebook or a service: adapt a user, predict for that user."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from metapers import store
+from metapers.base import Array, Batch, InnerLoop, Model, Objective, Params, Stream, Tree
+from metapers.experiment import assembly, judging
+from metapers.experiment import config as configs
+from metapers.experiment.assembly import STRATEGIES
+
+
+class Served(NamedTuple):
+    """One seed of one version, ready to adapt and to predict."""
+
+    config: ConfigDict
+    model: Model
+    objective: Objective
+    params: Params  # one seed's: no leading axis
+    lineage: Mapping[str, Any]
+    bank: Mapping[str, Any]  # personal [rows, ...], stage [rows]; one seed's
+    inner_loop: InnerLoop
+
+    def adapt(self, inputs: Tree, targets: Tree, *, start: Tree | None = None) -> Tree:
+        """One user's path over the inner steps on a support set: personal [steps + 1, ...], the start first.
+
+        ``inputs`` leaves [n, ...], ``targets`` [n, ...]; ``start``: personal parameters instead of the version's
+        start, as a row of ``bank``. Compiles once for each n. ValueError for an empty or ragged support.
+        """
+        count = _rows("inputs", inputs)
+        if count == 0 or _rows("targets", targets) != count:
+            raise ValueError(f"inputs and targets must hold the same number of examples >= 1, got {count}")
+        params = self.params if start is None else self.params._replace(personal=start)
+        support = Batch(_arrays(inputs), _arrays(targets), jnp.ones(count, bool))
+        return _adapt(self.inner_loop.adapt, params, support)
+
+    def predict(self, inputs: Tree, personal: Tree | None = None) -> Array:
+        """Outputs [n, ...] for ``inputs`` [n, ...] with one user's ``personal`` parameters, or the start's."""
+        params = self.params if personal is None else self.params._replace(personal=personal)
+        return _apply(self.model.apply, params, _arrays(inputs), jnp.ones(_rows("inputs", inputs), bool))
+
+    def stream(self) -> Stream:
+        """The stream that the run was trained on, read again from its source."""
+        return assembly.stream(self.config)
+
+
+def load(workdir: str | Path, strategy: str = "continual", version: int = -1, seed: int = 0) -> Served:
+    """Version ``version`` (-1: the last) of a strategy of a finished run, one of its seeds.
+
+    Raises:
+      FileNotFoundError: if the workdir holds no run, or not this version.
+      ValueError: for an unknown strategy or a seed the run does not have.
+      CorruptVersion: if a file is not what was saved.
+    """
+    config = judging.opened(Path(workdir))
+    configs.one_of("strategy", strategy, STRATEGIES)
+    if not 0 <= seed < config.seeds:
+        raise ValueError(f"seed must be between 0 and {config.seeds - 1}, got {seed}")
+    tree, told = store.load_version(judging.versions_of(Path(workdir), strategy), version)
+    one = jax.tree.map(lambda leaf: leaf[seed], {"params": tree["params"], "bank": tree["bank"]})
+    model = assembly.model(config, told["sizes"])
+    params = jax.tree.map(jnp.asarray, judging.params_of(one))
+    loop = assembly.inner_loop(config, model)
+    if not jax.tree.leaves(params.inner):
+        params = params._replace(inner=loop.init(params))
+    return Served(config, model, assembly.objective(config), params, told, one["bank"], loop)
+
+
+def provenance(workdir: str | Path) -> dict[str, Any]:
+    """Where the data of a run came from."""
+    return json.loads((Path(workdir) / "provenance.json").read_text())
+
+
+def _rows(name: str, tree: Tree) -> int:
+    found = {np.shape(leaf)[0] if np.ndim(leaf) else -1 for leaf in jax.tree.leaves(tree)}
+    if len(found) != 1 or -1 in found:
+        raise ValueError(f"{name} must hold the same number of rows in every leaf, got {sorted(found)}")
+    return found.pop()
+
+
+def _arrays(tree: Tree) -> Tree:
+    return jax.tree.map(jnp.asarray, tree)
+
+
+_adapt = jax.jit(lambda adapt, params, support: adapt(params, support, None)[1], static_argnums=0)
+_apply = jax.jit(lambda apply, params, inputs, mask: apply(params, inputs, mask, None), static_argnums=0)

@@ -1,0 +1,59 @@
+"""Statistics of films against hand-worked fits: nothing of a rater's own rating, of held-out users, of later stages."""
+
+import numpy as np
+import pytest
+
+from metapers.tasks.film_statistics import film_statistics
+
+USER = np.array([0, 0, 1, 1, 2, 2])  # user 2 is held out
+FILM = np.array([0, 1, 0, 1, 0, 2])
+STAGE = np.array([0, 1, 0, 1, 0, 1])
+RATINGS = np.array([4.0, 2.0, 5.0, 3.0, 1.0, 1.0])
+TRAINING = USER < 2
+
+
+def found(ratings=RATINGS, **options):
+    return film_statistics(ratings, USER, FILM, STAGE, TRAINING, **({"so_far": False} | options))
+
+
+def test_hand_worked_biases_without_user_biases():
+    # users held at zero by a huge strength: mean 3.5, residuals film 0: .5, 1.5; film 1: -1.5, -.5
+    result = found(user_strength=1e12, film_strength=1.0)
+    np.testing.assert_allclose(result.bias, [1.5 / 2, -0.5 / 2, 0.5 / 2, -1.5 / 2, 2.0 / 3, 0.0], atol=1e-6)
+    assert result.count.tolist() == [1, 1, 1, 1, 2, 0]
+    assert result.mean == 3.5
+
+
+def test_hand_worked_biases_of_the_stages_so_far():
+    # stage 0: mean 4.5, residuals -.5, .5; stage 1: as above, above the first mean by 3.5 - 4.5
+    result = found(user_strength=1e12, film_strength=1.0, so_far=True)
+    np.testing.assert_allclose(result.bias, [0.5 / 2, -1 - 0.5 / 2, -0.5 / 2, -1 - 1.5 / 2, 0.0, -1.0], atol=1e-6)
+    assert result.count.tolist() == [1, 1, 1, 1, 2, 0]
+    assert result.mean == 4.5
+
+
+def test_user_biases_are_fitted_jointly():
+    # unshrunk and complete: rating = 3.5 + film (1, -1) + user (-.5, .5), so every residual equals its film's bias
+    result = found(user_strength=0.0, film_strength=0.0)
+    np.testing.assert_allclose(result.bias, [1, -1, 1, -1, 1, 0], atol=1e-6)
+
+
+def test_a_held_out_users_ratings_change_nothing():
+    other = np.where(TRAINING, RATINGS, 5.0)
+    for so_far in (False, True):
+        for one, two in zip(found(so_far=so_far), found(other, so_far=so_far), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_later_ratings_change_nothing_so_far():
+    other = np.where(STAGE == 1, 0.5, RATINGS)
+    one, two = found(so_far=True), found(other, so_far=True)
+    np.testing.assert_array_equal(one.bias[STAGE == 0], two.bias[STAGE == 0])
+    assert (found().bias != found(other).bias)[STAGE == 0].any()  # and do where all stages are used
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match=r"film_strength must be >= 0, got -1"):
+        found(film_strength=-1)
+    with pytest.raises(ValueError, match=r"stage 0 and those before it hold no rating of a training user"):
+        film_statistics(RATINGS, USER, FILM, STAGE, TRAINING & (STAGE > 0), so_far=True)
