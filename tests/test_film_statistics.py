@@ -38,6 +38,14 @@ def test_user_biases_are_fitted_jointly():
     np.testing.assert_allclose(result.bias, [1, -1, 1, -1, 1, 0], atol=1e-6)
 
 
+def test_a_harsh_user_does_not_make_a_film_worse():
+    # user 0 gives films 0 and 1 five and four stars, user 1 only film 0, one star: film 0 is still one star better
+    user, film = np.array([0, 0, 1, 2, 2]), np.array([0, 1, 0, 0, 1])
+    stars, stage = np.array([5.0, 4.0, 1.0, 3.0, 3.0]), np.zeros(5, int)
+    result = film_statistics(stars, user, film, stage, user < 2, so_far=False, film_strength=0.0, user_strength=0.0)
+    np.testing.assert_allclose(result.bias[3] - result.bias[4], 1.0, atol=1e-5)
+
+
 def test_a_held_out_users_ratings_change_nothing():
     other = np.where(TRAINING, RATINGS, 5.0)
     for so_far in (False, True):

@@ -162,7 +162,7 @@ def test_padding_changes_nothing_even_nan():
     loop = inner.gradient(rough, 3, 0.2, learn_rates=True, shrink=1.0)
     params, query = rough_params(loop), rough_task(4, 7)
     short = rough_task(3)
-    pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])  # noqa: E731
+    pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
     mask = jnp.array([True, True, True, False, False])
     padded = base.Batch(base.hide(pad(short.inputs), mask), base.hide(pad(short.targets), mask), mask)
     close(
@@ -198,7 +198,7 @@ def test_rates_learned_for_some_steps_adapt_for_others():
 
 
 def test_write_gives_the_first_entry_of_the_path():
-    begin = lambda params, support, key: {"theta": base.masked_mean(support.targets[:, 0], support.mask) * jnp.ones(2)}  # noqa: E731
+    begin = lambda params, support, key: {"theta": base.masked_mean(support.targets[:, 0], support.mask) * jnp.ones(2)}
     for steps in (0, 2):
         loop = inner.gradient(bowl, steps, RATE, write=begin)
         _, path = loop.adapt(bowl_params(loop), bowl_task(), None)
@@ -206,7 +206,7 @@ def test_write_gives_the_first_entry_of_the_path():
 
 
 def test_every_step_has_a_key_of_its_own():
-    seen = lambda params, batch, key: jax.random.normal(key, batch.mask.shape) * params.personal["theta"][0]  # noqa: E731
+    seen = lambda params, batch, key: jax.random.normal(key, batch.mask.shape) * params.personal["theta"][0]
     loop = inner.gradient(seen, 3, 1.0)
     _, path = loop.adapt(bowl_params(loop), bowl_task(), KEY)
     steps = -jnp.diff(path["theta"][:, 0])

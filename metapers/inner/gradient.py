@@ -31,10 +31,11 @@ def gradient(
     same with ``inner = {"log_rates": log of it}``: rates stay positive, and one optimizer step is a change in
     per cent at every size. ``first_order``: the gradient is a constant when the result is differentiated (Finn,
     Abbeel, Levine 2017, arXiv:1703.03400, section 5.2). ``shrink``: that many examples of no loss join the mean,
-    so that few examples move a user less. ``pull``: the weight of the distance from the start, which does not grow
-    with the support: a Gaussian prior around the start, whose weight fades as a user's examples come in (the inner
-    problem of Rajeswaran et al. 2019, arXiv:1909.04630, equation 3, for any number of steps). ``write``: (params, support, key) -> where the steps begin, default the
-    personal parameters. ``unroll``: steps per turn of the compiled loop; the numbers stay the same.
+    so that few examples move a user less. ``pull``: the weight of the squared distance from the start, which does
+    not grow with the support: a Gaussian prior around the start, whose weight fades as a user's examples come in
+    (the inner problem of Rajeswaran et al. 2019, arXiv:1909.04630, equation 3, for any number of steps).
+    ``write``: (params, support, key) -> where the steps begin, default the personal parameters. ``unroll``: steps
+    per turn of the compiled loop; the numbers stay the same.
 
     Learned rates belong to no step, so parameters trained with one number of steps adapt with any other. What the
     loss computes from shared parameters alone is computed once for all steps (``inner.once``).
@@ -46,7 +47,7 @@ def gradient(
     [0.0, 1.0, 1.5]
 
     Raises:
-      ValueError: steps < 0, rate not finite or <= 0, shrink or pull < 0 or not finite, unroll < 1, both kinds of rates.
+      ValueError: steps < 0, rate not finite or <= 0, shrink or pull not finite or < 0, unroll < 1, both rates.
     """
     _check(steps, rate, shrink, pull, unroll, learn_rates and log_rates)
 
@@ -79,12 +80,9 @@ def gradient(
         start = _varying_like(start, (params, support, key))
         fixed = params._replace(personal=start), support, key
         loss, speed = once(objective, (start, jnp.asarray(0)), fixed), rates(params)
-        back = 2 * pull / (jnp.maximum(jnp.sum(support.mask), 1) + shrink)
 
         def step_fn(personal: Tree, step: Array) -> tuple[Tree, Tree]:
             slope = jax.grad(lambda personal: loss((personal, step)))(personal)
-            if pull:
-                slope = jax.tree.map(lambda g, x, x0: g + back.astype(g.dtype) * (x - x0), slope, personal, start)
             slope = jax.lax.stop_gradient(slope) if first_order else slope
             moved = jax.tree.map(lambda x, r, g: x - r * g, personal, speed, slope)
             return moved, moved

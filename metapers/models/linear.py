@@ -18,7 +18,7 @@ class Linear(nnx.Module):
         return (x @ self.map[...].T) @ self.weights[...]
 
 
-def linear(dim: int) -> Model:
+def linear(dim: int, *, adapts: tuple[type[nnx.Variable], ...] = (seam.Personal,)) -> Model:
     """inputs x [n, dim] -> outputs [n]: y = w · (A x), A shared (the identity at first), w personal (zero at first).
 
     With the true map in A and w ~ N(m, S) this is the linear-Gaussian population, for which the best prediction
@@ -29,4 +29,4 @@ def linear(dim: int) -> Model:
     """
     if dim < 1:
         raise ValueError(f"dim must be >= 1, got {dim}")
-    return seam.model(lambda rngs: Linear(dim))
+    return seam.model(lambda rngs: Linear(dim), adapts)

@@ -18,7 +18,7 @@ class Point(nnx.Module):
         return jnp.broadcast_to(weights[None], (*mask.shape, *weights.shape))
 
 
-def point(dim: int) -> Model:
+def point(dim: int, *, adapts: tuple[type[nnx.Variable], ...] = (seam.Personal,)) -> Model:
     """outputs [n, dim]: the personal vector itself in every row, whatever the inputs.
 
     With the loss 1/2 ||outputs - targets||^2 each user is a quadratic bowl, so adaptation and its gradient have
@@ -29,4 +29,4 @@ def point(dim: int) -> Model:
     """
     if dim < 1:
         raise ValueError(f"dim must be >= 1, got {dim}")
-    return seam.model(lambda rngs: Point(dim))
+    return seam.model(lambda rngs: Point(dim), adapts)

@@ -15,10 +15,8 @@ class Table(nnx.Param):
 class Recommender(nnx.Module):
     """``hidden``, ``output`` and, with rows, ``bias`` and ``embed`` shared; ``weights`` personal."""
 
-    def __init__(
-        self, described: int, rows: int, features: int, hidden: int, offset: float, statistics: bool, rngs: nnx.Rngs
-    ):
-        self.offset, self.rows, self.statistics = offset, rows, statistics
+    def __init__(self, rows: int, genres: int, features: int, hidden: int, offset: float, rngs: nnx.Rngs):
+        self.offset, self.rows, described = offset, rows, genres + 5
         # A film has few genres, so most entries of a description are zero: weights as for eight inputs.
         self.hidden = Dense(described, hidden, rngs, scale=(described / 8) ** 0.5)
         self.output = Dense(hidden, 1 + features, rngs, scale=0.1 * hidden**0.5)
@@ -28,11 +26,9 @@ class Recommender(nnx.Module):
         self.weights = seam.Personal(jnp.zeros(1 + features + described + (rows > 0)))
 
     def __call__(self, inputs: dict[str, Array], *, mask: Array, key: Key | None = None) -> Array:
-        described = describe(inputs, self.statistics)
+        described = describe(inputs)
         learned = self.output(jnp.tanh(self.hidden(described)))
-        level, features = learned[:, :1], learned[:, 1:]
-        if self.statistics:
-            level = level + inputs["bias"][:, None]
+        level, features = learned[:, :1] + described[:, -1:], learned[:, 1:]
         phi = [jnp.ones_like(level), features, described]
         if self.rows:
             level = level + self.bias(inputs["item"])
@@ -40,43 +36,47 @@ class Recommender(nnx.Module):
         return self.offset + level[:, 0] + jnp.concatenate(phi, -1) @ self.weights[...]
 
 
-def describe(inputs: dict[str, Array], statistics: bool) -> Array:
-    """What is known of an item without learning, each entry of size about one: [n, genres + 3] or + 5.
+def describe(inputs: dict[str, Array]) -> Array:
+    """What is known of an item before learning, each entry of size about one: [n, genres + 5].
 
     Genres over the root of their number; tanh(year), its square (0 where the year is missing) and the flag for that;
-    with ``statistics`` also count / 3 - 0.7 and bias. The year is bounded on purpose: with an unbounded one an inner
+    count / 3 - 0.7 and bias, each 0 if not given. The year is bounded on purpose: with an unbounded one an inner
     step of fixed size diverges.
     """
     genres, missing = inputs["genres"], inputs["year_missing"]
     share = genres / jnp.sqrt(jnp.maximum(jnp.sum(genres, -1), 1))[:, None]
     year = jnp.where(missing > 0, jnp.zeros_like(missing), jnp.tanh(inputs["year"]))
-    entries = [year, jnp.square(year), missing]
-    if statistics:
-        entries += [inputs["count"] / 3 - 0.7, inputs["bias"]]
-    return jnp.concatenate([share, jnp.stack(entries, -1)], -1)
+    count = inputs["count"] / 3 - 0.7 if "count" in inputs else jnp.zeros_like(missing)
+    bias = inputs.get("bias", jnp.zeros_like(missing))
+    return jnp.concatenate([share, jnp.stack([year, jnp.square(year), missing, count, bias], -1)], -1)
 
 
 def recommender(
-    genres: int, *, rows: int = 0, statistics: bool = True, features: int = 8, hidden: int = 16, offset: float = 3.5
+    items: int,
+    genres: int,
+    *,
+    features: int = 8,
+    hidden: int = 16,
+    offset: float = 3.5,
+    tables: bool = False,
+    adapts: tuple[type[nnx.Variable], ...] = (seam.Personal,),
 ) -> Model:
-    """rating [n] = offset + level + weights · [1, features, description (, level with rows)] of the item.
+    """rating [n] = offset + level + weights · [1, features, description (, level with tables)] of the item.
 
     inputs: ``genres`` float [n, genres] of 0 and 1, ``year`` float [n] standardised, ``year_missing`` float [n] 0 or
-    1; with ``statistics`` also ``count`` float [n], log(1 + ratings of the item), and ``bias`` float [n], the item's
-    shrunken mean residual, both without the user's own rating (or the bias gives the answer away in training); with
-    ``rows`` > 0 also ``item`` int [n] < rows, 0 for the row that unseen items share.
+    1; optionally ``count`` float [n], log(1 + ratings of the item), and ``bias`` float [n], the item's shrunken mean
+    residual, both without the user's own rating (else the bias gives the answer away in training); with ``tables``
+    also ``item`` int [n] in 1..items, any other id taking row 0, which unseen items share.
 
-    (level, features) = net(description), one tanh layer of ``hidden`` units; level adds ``bias`` where given; tables
-    of ``rows`` add a learned bias and learned features per item. Personal is ``weights`` alone, zero at first.
-    ``offset`` is a constant. Groups: "param" (net), "table", "personal".
+    (level, features) = net(description), one tanh layer of ``hidden`` units, and level adds ``bias``; ``tables`` of
+    items + 1 rows add a learned bias and learned features of each item. Personal is ``weights`` alone, zero at
+    first. ``offset`` is a constant. Groups: "param" (net), "table", "personal".
 
     Raises:
-      ValueError: genres, features or hidden < 1, or rows < 0.
+      ValueError: items, genres, features or hidden < 1.
     """
-    for name, value in (("genres", genres), ("features", features), ("hidden", hidden)):
+    for name, value in (("items", items), ("genres", genres), ("features", features), ("hidden", hidden)):
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
-    if rows < 0:
-        raise ValueError(f"rows must be >= 0, got {rows}")
-    described = genres + (5 if statistics else 3)
-    return seam.model(lambda rngs: Recommender(described, rows, features, hidden, offset, statistics, rngs))
+    rows = items + 1 if tables else 0
+    return seam.model(lambda rngs: Recommender(rows, genres, features, hidden, offset, rngs), adapts)

@@ -32,8 +32,9 @@ def movielens(
     a held-out user enters but the support); ``genres`` [G] 0 or 1; ``year`` standardised over the same films, 0
     where missing; ``year_missing`` 0 or 1; ``count`` = ln(1 + n) and ``bias`` (stars above ``rating_mean``) of the
     film by ``film_statistics`` of the training users, a rater's own rating left out; with ``statistics_so_far`` from
-    stages up to and with the example's, else from all. Stages are ``stages`` (default 5) periods with equal counts of ratings, equal
-    times kept together, or cut at ``boundaries`` (UNIX seconds, ascending: a stage begins at its boundary).
+    stages up to and with the example's, else from all. Stages are ``stages`` (default 5) periods with equal
+    counts of ratings, equal times kept together, or cut at ``boundaries`` (UNIX seconds, ascending: a stage begins at
+    its boundary).
     ``min_ratings`` leaves out users with fewer. Periods, genres and users left out do not depend on the fold.
     Provenance: source, version, ``data_sha256``, ``boundaries``, ``item_rows`` (rows of an item table), ``genres``,
     ``year_mean``, ``year_std``, ``rating_mean``, what was left out, and what ``ragged.stream`` adds.
