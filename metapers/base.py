@@ -158,7 +158,9 @@ class Stream(NamedTuple):
     """What a source of users gives: a family to train on, cohorts to be judged on, and where it all came from."""
 
     family: TaskFamily
-    held_out: Callable[[str, int | None], Cohort]  # (split, stage) -> cohort; stage None: each user's whole life
+    held_out: Callable[..., Cohort]
+    """(split, stage, known=None) -> cohort; stage None: each user's whole life. ``known``: inputs that grow with the
+    stream (an item's statistics) are those of the end of this stage; None: of the last one."""
     stages: int
     users: tuple[str, ...]  # outside names by row
     provenance: Mapping[str, Any]

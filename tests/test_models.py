@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from metapers import base, models
+from metapers import base, models, trees
 from metapers.models import layers, seam
 
 KEY = jax.random.key(0)

@@ -127,7 +127,7 @@ SOURCES: dict[str, Source] = {
 
 MODELS: dict[str, Architecture] = {
     "recommender": Architecture(
-        {"embedding": 8, "hidden": 32},
+        {"features": 8, "hidden": 16, "offset": 3.5, "tables": True},
         lambda options, sizes, **adapts: models.recommender(sizes["items"], sizes["genres"], **options, **adapts),
     ),
     "linear": Architecture({}, lambda options, sizes, **adapts: models.linear(sizes["width"], **adapts)),
@@ -236,7 +236,7 @@ def model(config: ConfigDict, sizes: Mapping[str, int]) -> Model:
     options = config.model.to_dict()
     build = MODELS[one_of("model.name", options.pop("name"), MODELS)].build
     adapts = one_of("learner.adapts", config.learner.adapts, ("all", "personal"))
-    return build(options, sizes, **({"adapts": models.EVERYTHING} if adapts == "all" else {}))
+    return build(options, sizes, adapts=models.EVERYTHING if adapts == "all" else (models.Personal,))
 
 
 def inner_loop(

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ml_collections import ConfigDict
 
 from metapers import baselines, evaluate, records, store, workdir
-from metapers.base import Cohort, Params, Tree
+from metapers.base import Params, Tree
 from metapers.experiment import assembly, lineage, scoring, summary
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES
@@ -52,23 +52,22 @@ def judge(
         parts = assembly.parts(config)
         scorer = scoring.scorer(parts, shots=shots, steps=steps)
         log_use(folder, split, strategy, version)
-        cohort = scoring.everyone(parts.stream, split)
         total = sum(len(numbers) for numbers in found.values()) + 2
         with meter(total, title=f"evaluate on {split}", shown=config.progress) as told:
             rate = fine_tuning_rate(folder, scorer) if BASELINE in found else 0.0
             tables = [
                 table
                 for name, numbers in found.items()
-                for table in of_strategy(folder, scorer, name, numbers, cohort, split, rate, told)
+                for table in of_strategy(folder, scorer, name, numbers, split, rate, told)
             ]
             if strategy or version is not None:
                 whole = pa.concat_tables(tables)
                 save(folder, whole, f"{split}-{strategy or 'all'}-{'all' if version is None else version}-only")
                 say(summary.plain_table(whole, config, split))
                 return None
-            tables += [of_init(scorer, name, cohort, split) for name in found if name != BASELINE]
+            tables += [of_init(scorer, name, split) for name in found if name != BASELINE]
             told.advance(1, "initialisation")
-            tables += of_baselines(scorer, cohort, split, rate)
+            tables += of_baselines(scorer, split)
             told.advance(1, "baselines")
         whole = pa.concat_tables(tables)
         save(folder, whole, split)
@@ -121,12 +120,13 @@ def existing(folder: Path, config: ConfigDict, strategy: str | None, version: in
 
 
 def of_strategy(
-    folder: Path, scorer: Scorer, name: str, numbers: list[int], cohort: Cohort, split: str, rate: float, told: Meter
+    folder: Path, scorer: Scorer, name: str, numbers: list[int], split: str, rate: float, told: Meter
 ) -> list[pa.Table]:
     """Records of a strategy's versions: fresh starts everywhere, bank rows for those who return in its newest stage."""
     tables = []
     for number in numbers:
         params = load_params(folder, name, number)
+        cohort = scoring.everyone(scorer.parts.stream, split, number)
         tables.append(scorer.table(params, name, cohort, split=split, trained_stage=number, rate=rate))
         if number > 0 and STRATEGIES[name].learner != "joint":
             tables += of_bank(folder, scorer, name, number, params, split)
@@ -136,7 +136,7 @@ def of_strategy(
 
 def of_bank(folder: Path, scorer: Scorer, name: str, number: int, params: Params, split: str) -> list[pa.Table]:
     """Records of the users who return in a stage, started from the row that the version before it kept of them."""
-    cohort = scorer.parts.stream.held_out(split, number)
+    cohort = scorer.parts.stream.held_out(split, number, number)
     returning = np.flatnonzero(cohort.returning)
     if number - 1 not in store.versions(versions_of(folder, name)) or not returning.size:
         return []
@@ -146,14 +146,16 @@ def of_bank(folder: Path, scorer: Scorer, name: str, number: int, params: Params
     return [scorer.table(params, name, cohort, split=split, trained_stage=number, start=rows)]
 
 
-def of_init(scorer: Scorer, name: str, cohort: Cohort, split: str) -> pa.Table:
+def of_init(scorer: Scorer, name: str, split: str) -> pa.Table:
     """Records of the initialisation, as trained stage -1: what forward transfer is measured from."""
+    cohort = scoring.everyone(scorer.parts.stream, split, 0)
     return scorer.table(scorer.initial(), name, cohort, split=split, trained_stage=-1)
 
 
-def of_baselines(scorer: Scorer, cohort: Cohort, split: str, rate: float) -> list[pa.Table]:
+def of_baselines(scorer: Scorer, split: str) -> list[pa.Table]:
     """Records of the trivial baselines, strengths chosen on validation users, and of the oracle where there is one."""
     stream, stages = scorer.parts.stream, scorer.parts.stream.stages
+    cohort = scoring.everyone(stream, split, stages - 1)
     if not isinstance(cohort.targets, np.ndarray) or cohort.targets.ndim != 1:
         return []
     horizon = max(scorer.shots)

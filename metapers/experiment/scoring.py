@@ -87,7 +87,7 @@ class Scorer(NamedTuple):
 
     def validation(self, params: Params, name: str, stage: int) -> tuple[pa.Table, dict[str, Any]]:
         """Records of the validation users of every stage and of their whole lives, and their headline scores."""
-        cohort = everyone(self.parts.stream, "validation")
+        cohort = everyone(self.parts.stream, "validation", stage)
         table = self.table(params, name, cohort, split="validation", trained_stage=stage)
         chosen = self.parts.config.evaluation
 
@@ -116,7 +116,7 @@ class Scorer(NamedTuple):
     def curve_point(self, params: Params, name: str, stage: int) -> dict[str, float]:
         """The headline score of the stage's validation users, adapted and at the start."""
         chosen = self.parts.config.evaluation
-        found = self.curves(params, name, self.parts.stream.held_out("validation", stage))
+        found = self.curves(params, name, self.parts.stream.held_out("validation", stage, stage))
         grid = found.scores[chosen.metric].mean(axis=(0, 1))
         row = grid[self.shots.index(chosen.headline_shots)]
         return {
@@ -183,9 +183,9 @@ def fold(parts: Parts) -> int:
     return int(parts.config.data.get("fold", 0))
 
 
-def everyone(stream: Stream, split: str) -> Cohort:
-    """The held-out users of each stage, one after the other, and then their whole lives."""
-    cohorts = [stream.held_out(split, stage) for stage in [*range(stream.stages), None]]
+def everyone(stream: Stream, split: str, known: int) -> Cohort:
+    """The held-out users of each stage and then their whole lives, seen with what is known after stage ``known``."""
+    cohorts = [stream.held_out(split, stage, known) for stage in [*range(stream.stages), None]]
     return evaluate.merged([cohort for cohort in cohorts if len(cohort.users)])
 
 

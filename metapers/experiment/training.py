@@ -236,7 +236,7 @@ def placed(run: Run, window: tuple[int, int]) -> Tree:
 def banked(run: Run, name: str, params: Params, bank: Bank, now: int) -> Bank:
     """The bank after a stage: every training user so far, and the stage's held-out users by their support alone."""
     stream = run.parts.stream
-    for cohort in (stream.training(now), *(stream.held_out(split, now) for split in ("validation", "test"))):
+    for cohort in (stream.training(now), *(stream.held_out(split, now, now) for split in ("validation", "test"))):
         bank = _write(run, name, params, bank, cohort, now)
     return bank
 

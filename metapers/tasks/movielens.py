@@ -24,15 +24,14 @@ def movielens(
     from_start: float = 0.0,
     by_length: float = 0.0,
     min_ratings: int | None = None,
-    statistics_so_far: bool = True,
 ) -> Stream:
     """A stream of users who rate films; an example is one rating, its target the stars (float).
 
     Inputs: ``item`` int [], row of the film among those that training users rate (0: any other, so that nothing of
     a held-out user enters but the support); ``genres`` [G] 0 or 1; ``year`` standardised over the same films, 0
     where missing; ``year_missing`` 0 or 1; ``count`` = ln(1 + n) and ``bias`` (stars above ``rating_mean``) of the
-    film by ``film_statistics`` of the training users, a rater's own rating left out; with ``statistics_so_far`` from
-    stages up to and with the example's, else from all. Stages are ``stages`` (default 5) periods with equal
+    film by ``film_statistics`` of the training users' ratings so far, a rater's own left out: in training, of the
+    stages up to the window's last; in a cohort, up to ``known``. Stages are ``stages`` (default 5) periods with equal
     counts of ratings, equal times kept together, or cut at ``boundaries`` (UNIX seconds, ascending: a stage begins at
     its boundary).
     ``min_ratings`` leaves out users with fewer. Periods, genres and users left out do not depend on the fold.
@@ -47,12 +46,12 @@ def movielens(
     _check_filled(stage, cuts)
     training = np.array([splits.split_of(name, fold) == "train" for name in user_ids])[user]
     film, features = _features(kept, training)
-    found = film_statistics(kept.ratings, user, film, stage, training, so_far=statistics_so_far)
-    inputs = features.inputs | {"count": np.log1p(found.count).astype(np.float32), "bias": found.bias}
+    found = film_statistics(kept.ratings, user, film, stage, training)
+    known = {"count": np.log1p(found.count).astype(np.float32), "bias": found.bias}
     about |= {"boundaries": cuts.tolist(), "item_rows": features.item_rows, "genres": features.names}
     about |= {"year_mean": features.year_mean, "year_std": features.year_std, "rating_mean": found.mean}
     return stream(
-        Examples(tuple(user_ids), user, stage, kept.times, inputs, kept.ratings),
+        Examples(tuple(user_ids), user, stage, kept.times, features.inputs, kept.ratings, known),
         stages=len(cuts) + 1,
         fold=fold,
         support=support,
@@ -60,7 +59,7 @@ def movielens(
         full=full,
         from_start=from_start,
         by_length=by_length,
-        about=about | {"statistics_so_far": statistics_so_far},
+        about=about,
     )
 
 

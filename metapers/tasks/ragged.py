@@ -23,6 +23,7 @@ class Examples(NamedTuple):
     time: np.ndarray  # int or float [N], any unit
     inputs: Tree  # numpy [N, ...]
     targets: Tree  # numpy [N, ...]
+    known: Mapping[str, np.ndarray] = {}  # [N, stages]: inputs that grow with the stream, as known after each stage
 
 
 def stream(
@@ -43,7 +44,8 @@ def stream(
     A (stage, user) segment of one example can hold no task: it is left out of training and of that stage's
     cohorts, and counted; whole lives (of two examples or more) and ``training`` keep its example. ``returning``: the
     user has a segment that was kept in an earlier stage. Floats become JAX's default float, integers int32.
-    ``about``: what the source says of itself (source, version, boundaries of stages), first in the provenance. The
+    Inputs in ``examples.known`` join the others as they stood at the end of a stage: for training at the end of the
+    window, for cohorts as asked. ``about``: what the source says of itself (source, version, boundaries of stages), first in the provenance. The
     sizes and shares of tasks are those of ``segments.family``.
 
     Raises:
@@ -54,7 +56,7 @@ def stream(
     split = np.array([splits.split_of(name, fold) for name in examples.users])
     ordered = _take(examples, np.lexsort((examples.time, examples.user, examples.stage)))
     digest = _fingerprint(ordered)
-    ordered = ordered._replace(inputs=_canonical(ordered.inputs), targets=_canonical(ordered.targets))
+    ordered = ordered._replace(**{name: _canonical(getattr(ordered, name)) for name in ("inputs", "targets", "known")})
     table = _table(ordered, split)
     _check_stages(table, stages)
     drawn = family(
@@ -67,14 +69,16 @@ def stream(
         by_length=by_length,
     )
 
-    def held_out(wanted: str, stage: int | None) -> Cohort:
+    def held_out(wanted: str, stage: int | None, known: int | None = None) -> Cohort:
         if wanted not in splits.SPLITS[1:]:
             raise ValueError(f"split must be one of {splits.SPLITS[1:]}, got {wanted!r}")
-        return _life(ordered, split == wanted, 2) if stage is None else _cohort(ordered, table, wanted, stage, stages)
+        at = _as_known(ordered, stages - 1 if known is None else _stage(known, stages))
+        return _life(at, split == wanted, 2) if stage is None else _cohort(at, table, wanted, stage, stages)
 
     def training(stage: int | None) -> Cohort:
         last = stages - 1 if stage is None else _stage(stage, stages)
-        return _life(_take(ordered, np.flatnonzero(ordered.stage <= last)), split == "train", 1)
+        so_far = _take(ordered, np.flatnonzero(ordered.stage <= last))
+        return _life(_as_known(so_far, last), split == "train", 1)
 
     provenance = {**about, "sha256": digest, "fold": fold, "stages": stages, **_counts(ordered, table, stages)}
     return Stream(drawn, held_out, stages, examples.users, provenance, training, oracle)
@@ -106,7 +110,9 @@ def _check_examples(examples: Examples, stages: int) -> None:
     for name, values, bound in (("user", examples.user, len(examples.users)), ("stage", examples.stage, stages)):
         if total and not (0 <= values.min() and values.max() < bound):
             raise ValueError(f"{name} must be between 0 and {bound - 1}, got {values.min()} to {values.max()}")
-    for name in ("time", "inputs", "targets"):
+    if any(np.shape(leaf)[1:] != (stages,) for leaf in examples.known.values()):
+        raise ValueError(f"known must hold a column for each of the {stages} stages in every leaf")
+    for name in ("time", "inputs", "targets", "known"):
         for leaf in jax.tree.leaves(getattr(examples, name)):
             if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
                 raise ValueError(f"{name} must be finite, got a nan or an infinity")
@@ -116,6 +122,13 @@ def _check_stages(table: _Table, stages: int) -> None:
     for stage in range(stages):
         if not (table.kept & (table.split == "train") & (table.stage == stage)).any():
             raise ValueError(f"stage {stage} is empty: it has no training user with two examples or more")
+
+
+def _as_known(examples: Examples, stage: int) -> Examples:
+    if not examples.known:
+        return examples
+    grown = {name: leaf[:, stage] for name, leaf in examples.known.items()}
+    return examples._replace(inputs=dict(examples.inputs) | grown, known={})
 
 
 def _take(examples: Examples, rows: np.ndarray) -> Examples:
@@ -166,7 +179,7 @@ def _segments(ordered: Examples, table: _Table) -> Segments:
     chosen = table.kept & (table.split == "train")
     part = _take(ordered, _rows(table, chosen))
     numbers = (_offsets(table.length[chosen])[:-1], table.length[chosen], table.user[chosen], table.stage[chosen])
-    return Segments(part.inputs, part.targets, *(x.astype(np.int32) for x in numbers))
+    return Segments(part.inputs, part.targets, *(x.astype(np.int32) for x in numbers), part.known)
 
 
 def _cohort(ordered: Examples, table: _Table, wanted: str, stage: int, stages: int) -> Cohort:

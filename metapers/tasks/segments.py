@@ -20,6 +20,7 @@ class Segments(NamedTuple):
     length: np.ndarray  # int32 [segments], at least 2
     user: np.ndarray  # int32 [segments]
     stage: np.ndarray  # int32 [segments], ascending
+    known: Tree = {}  # dict of numpy [rows, stages]: inputs as they stood at the end of each stage
 
 
 def family(
@@ -40,7 +41,7 @@ def family(
     else uniformly 0..l-s-1, and are rows o..o+s-1. The query is all a = l - o - s later rows if a <= ``query``, else
     ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform in 0..a-1
     (systematic sampling: every later row is as likely as any other, and they keep their order).
-    Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place in the
+    Inputs in ``known`` are those of the end of the window. Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place in the
     batch), not on n.
 
     Raises:
@@ -63,7 +64,7 @@ def family(
         low, high = np.searchsorted(segments.stage, [first, last + 1])
         if low == high:
             raise ValueError(f"window has no training user with two examples in stages {first} to {last}")
-        return arrays() | jax.device_put({"lo": np.int32(low), "hi": np.int32(high)})
+        return arrays() | jax.device_put({"lo": np.int32(low), "hi": np.int32(high), "now": np.int32(last)})
 
     def one(data: Tree, key: Key) -> Task:
         # a single draw for all that is chosen: one threefry call a task in the hot path
@@ -129,5 +130,7 @@ def _query_positions(length: Array, begin: Array, query: int, uniform: Array) ->
 
 def _gather(data: Tree, rows: Array, mask: Array) -> Batch:
     rows = jnp.where(mask, rows, 0)
-    take = functools.partial(jax.tree.map, lambda leaf: leaf[rows])
-    return Batch(hide(take(data["inputs"]), mask), hide(take(data["targets"]), mask), mask)
+    inputs, targets = jax.tree.map(lambda leaf: leaf[rows], (data["inputs"], data["targets"]))
+    if data["known"]:
+        inputs = inputs | jax.tree.map(lambda leaf: leaf[rows, data["now"]], data["known"])
+    return Batch(hide(inputs, mask), hide(targets, mask), mask)

@@ -51,7 +51,7 @@ def sinusoid(
     waves = _Waves(amplitude, shift, noise)
     lives = {split: _lives(waves, number, stages, users, examples, seed) for number, split in enumerate(SPLITS)}
 
-    def held_out(split: str, stage: int | None) -> Cohort:
+    def held_out(split: str, stage: int | None, known: int | None = None) -> Cohort:
         if split not in SPLITS[:2]:
             raise ValueError(f"split must be one of {SPLITS[:2]}, got {split!r}")
         if stage is None:

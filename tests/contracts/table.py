@@ -150,6 +150,7 @@ FAMILIES: Rows = [
 
 EXCLUDED: dict[str, str] = {
     "tasks.Examples": "a type: what ragged.stream takes",
+    "tasks.Ratings": "a type: what the origins of MovieLens give",
     "tasks.Segments": "a type: what segments.family takes",
     "tasks.stream": "what the rows quadratic and linear_gaussian are made with",
     "tasks.family": "what the rows quadratic and linear_gaussian are made with",

@@ -31,7 +31,7 @@ def bilinear() -> Model:
 
 def _noise(key: Key, shape: tuple[int, ...]) -> Array:
     # uniform in -1..1, the same numbers in float32 and float64, which jax.random.uniform does not give
-    return jax.random.bits(key, shape, jnp.uint32).astype(jnp.zeros(()).dtype) / 2**31 - 1
+    return jax.random.bits(key, shape, jnp.uint32).astype(jnp.zeros(()).dtype) / 2.0**31 - 1
 
 
 def squared(model: Model) -> LossFn:

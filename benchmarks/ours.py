@@ -1,0 +1,136 @@
+"""The outer step of a workload through metapers' public path: models, objectives, inner loop, learner, aggregator.
+
+--devices N splits the users over N CPU devices (``aggregate.sharded``); --chunk K > 1 takes K steps per dispatch
+in the scan in which a stage is trained (``metapers.stage.program``) instead of one call of ``learner.update``.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from benchmarks import timing, workloads
+from benchmarks.workloads import Examples, Workload
+from metapers import aggregate, inner, keys, learners, models, stage
+from metapers.base import Batch, Learner, Model, Params, Task, TaskFamily, example_loss
+from metapers.scores import objectives
+
+
+def model_of(work: Workload) -> Model:
+    if work.name.startswith("W2"):
+        return models.conv4(work.layers[-1]["b"].shape[0], workloads.FILTERS)
+    sizes = workloads.SIZES[work.name]
+    return models.mlp(sizes) if work.table is None else models.embedding_mlp(work.table.shape[0], sizes)
+
+
+def params_of(work: Workload) -> Params:
+    """The workload's first parameters under the names that metapers' models give them."""
+    denses = {
+        f"dense_{i}": {"kernel": layer["w"], "bias": layer["b"]}
+        for i, layer in enumerate(work.layers)
+        if "gain" not in layer
+    }
+    if work.table is not None:
+        return Params({"embed": {"table": work.table}}, {"mlp": denses}, {})
+    if not work.name.startswith("W2"):
+        return Params({}, denses, {})
+    personal = {"head": {"kernel": work.layers[-1]["w"], "bias": work.layers[-1]["b"]}}
+    for i, layer in enumerate(work.layers[:-1]):
+        personal[f"conv_{i}"] = {"kernel": layer["w"], "bias": layer["b"]}
+        personal[f"norm_{i}"] = {"scale": layer["gain"], "shift": layer["offset"]}
+    return Params({}, personal, {})
+
+
+def tasks_of(work: Workload) -> tuple[Task, jax.Array]:
+    """The workload's tasks, no example and no user masked."""
+
+    def batch(x: jax.Array, y: jax.Array) -> Batch:
+        return Batch(x, y, jnp.ones(y.shape[:2], bool))
+
+    data: Examples = work.data
+    support, query = batch(data.support_x, data.support_y), batch(data.query_x, data.query_y)
+    users = jnp.arange(work.tasks, dtype=jnp.int32)
+    return Task(support, query, users, {"stage": jnp.zeros_like(users)}), jnp.ones(work.tasks, bool)
+
+
+def learner_of(work: Workload, mesh: Mesh | None, unroll: int = 1) -> Learner:
+    objective = objectives.cross_entropy() if work.name.startswith("W2") else objectives.squared_error()
+    loss_fn = example_loss(model_of(work), objective)
+    aggregator = aggregate.mean() if mesh is None else aggregate.sharded(aggregate.mean(), mesh)
+    adapt = inner.gradient(loss_fn, workloads.INNER_STEPS, work.rate, unroll=unroll)
+    return learners.maml(loss_fn, adapt, optax.adam(workloads.OUTER_RATE), aggregator=aggregator)
+
+
+def stepper(work: Workload, *, devices: int = 1, unroll: int = 1) -> Callable[[], float]:
+    """A function that takes one outer step each time it is called and returns the loss before that step."""
+    mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,)) if devices > 1 else None
+    learner = learner_of(work, mesh, unroll)
+    tasks, mask = tasks_of(work)
+    state, root = jax.jit(learner.init)(params_of(work), tasks), keys.root(0)
+    if mesh is not None:
+        tasks, mask = jax.device_put((tasks, mask), NamedSharding(mesh, P("users")))
+        state, root = jax.device_put((state, root), NamedSharding(mesh, P()))
+
+    def update(state: Any, tasks: Task, mask: jax.Array, root: jax.Array) -> tuple[Any, dict]:
+        return learner.update(state, tasks, mask, keys.named(root, "step", state.step))
+
+    train, held = jax.jit(update, donate_argnums=0), [state]
+
+    def step() -> float:
+        held[0], info = train(held[0], tasks, mask, root)
+        return float(np.mean(np.asarray(info["losses"])))
+
+    return step
+
+
+def chunks(work: Workload, *, devices: int = 1, chunk: int, unroll: int = 1) -> Callable[[], float]:
+    """A function that takes ``chunk`` outer steps in one dispatch, as training does; returns the last one's loss."""
+    mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,)) if devices > 1 else None
+    drawn = tasks_of(work)
+    if mesh is not None:
+        drawn = jax.device_put(drawn, NamedSharding(mesh, P("users")))
+    family = TaskFamily(lambda window, step, num: drawn, lambda data, step, n, key: data)
+    program = stage.program(learner_of(work, mesh, unroll), family, users=work.tasks, chunk=chunk)
+    params = jax.tree.map(lambda leaf: leaf[None], params_of(work))
+    state, root = program.init(params, drawn), keys.root(0)[None]
+    if mesh is not None:
+        state, root = jax.device_put((state, root), NamedSharding(mesh, P()))
+    held, done = [state], [0]
+
+    def step() -> float:
+        numbers = np.int32(0), np.int32(done[0]), np.int32(done[0] + chunk)
+        held[0], infos = program.chunk(held[0], root, drawn, *numbers)
+        done[0] += chunk
+        return float(infos["loss"][0, -1])
+
+    return step
+
+
+def main() -> None:
+    parser = timing.arguments(__doc__, workloads.NAMES)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--unroll", type=int, default=1)
+    parser.add_argument("--chunk", type=int, default=1)
+    given = parser.parse_args()
+    if given.devices > 1:
+        jax.config.update("jax_num_cpu_devices", given.devices)
+    began = time.perf_counter()
+    work = workloads.make(given.workload)
+    if given.chunk > 1:
+        step = chunks(work, devices=given.devices, chunk=given.chunk, unroll=given.unroll)
+    else:
+        step = stepper(work, devices=given.devices, unroll=given.unroll)
+    measured = timing.timed(step, began=began, steps=given.steps, max_s=given.max_s)
+    measured |= {name: measured[name] / given.chunk for name in ("ms_per_step", "ms_min", "cpu_ms_per_step")}
+    name = "metapers" if given.chunk == 1 else f"metapers, {given.chunk} steps a dispatch"
+    timing.answer(given.workload, name, jax.__version__, work.tasks, measured)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Colours by name, one for a light and one for a dark page; safe for the common kinds of colour blindness."""
+
+from collections.abc import Sequence
+
+# name -> (light, dark). Pictures are drawn in the light colours; on the page each becomes a CSS variable, so every
+# light colour must stand here once.
+COLOURS = {
+    "paper": ("#fefefe", "#14181c"),
+    "ink": ("#1c2730", "#e4e9ed"),
+    "soft": ("#5b6872", "#9aa7b1"),
+    "faint": ("#8b969e", "#74818b"),
+    "grid": ("#e1e6ea", "#2b333a"),
+    "continual": ("#0b66b2", "#5cb1f6"),
+    "naive": ("#d1590a", "#ff8d42"),
+    "joint_so_far": ("#00866b", "#2fcaa0"),
+    "static": ("#a07800", "#e0b63a"),
+    "joint": ("#ad4d8a", "#e78fc5"),
+    "other_1": ("#6b57b8", "#a897f0"),
+    "other_2": ("#2d98a8", "#6fd3e0"),
+    "gain": ("#3b86c6", "#4f9fde"),
+    "hurt": ("#d6602a", "#f58a52"),
+    "depth_0": ("#a5cbea", "#2c5478"),
+    "depth_1": ("#84b5de", "#396d9b"),
+    "depth_2": ("#629ed0", "#4886bd"),
+    "depth_3": ("#4286c0", "#5ea0d8"),
+    "depth_4": ("#276eab", "#7fb9e9"),
+    "depth_5": ("#125691", "#a5d1f5"),
+    "depth_6": ("#063f70", "#cfe7fd"),
+}
+DEPTHS = 7
+SHADES = ("#eef4f8", "#cfe1ec", "#9fc3d9", "#659dc0", "#33749f", "#164f78", "#072f4c")  # of a matrix: worse to better
+MARKERS = {"continual": "o", "naive": "s", "joint_so_far": "^", "static": "D", "joint": "v"}
+DASHES = {
+    "global_mean": (0, (1, 2.2)),
+    "user_mean": (0, (5, 2, 1, 2)),
+    "item_user_bias": (0, (5, 2.2)),
+    "oracle": "solid",
+}
+
+
+def light(name: str) -> str:
+    """The colour in which a thing is drawn.
+
+    >>> light("ink")
+    '#1c2730'
+    """
+    return COLOURS[name][0]
+
+
+def of_strategies(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each strategy: its own where it has one, else the next free."""
+    free = iter(("other_1", "other_2", *("soft" for _ in names)))
+    return {name: light(name if name in MARKERS else next(free)) for name in names}
+
+
+def depths(count: int) -> list[str]:
+    """``count`` colours from few to many, of one hue."""
+    last = max(count - 1, 1)
+    return [light(f"depth_{round(i * (DEPTHS - 1) / last) if count > 1 else DEPTHS - 2}") for i in range(count)]
+
+
+def variables(dark: bool) -> str:
+    """The colours as CSS custom properties."""
+    return " ".join(f"--{name}: {pair[dark]};" for name, pair in COLOURS.items())
