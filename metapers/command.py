@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,12 +30,18 @@ EVAL_HELP = """Judges a workdir's versions on held-out users: prints the table, 
 """
 
 
+CONFIG_HELP = "the config file; --config.KEY=VALUE sets one of its keys"
+
+
 def train_main(argv: Sequence[str] | None = None) -> NoReturn:
     """The door of train.py; never returns."""
     argv = list(argv or sys.argv)
     own = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, "the config file", flag_values=own)
+    holder = config_flags.DEFINE_config_file(
+        "config", None, CONFIG_HELP, flag_values=own, sys_argv=argv
+    )
     flags.DEFINE_string("workdir", None, "where everything of the run is written", flag_values=own)
+    flags.DEFINE_string("profile", None, "a folder to write a JAX trace of the run to", flag_values=own)
     flags.DEFINE_multi_string("sweep", [], "key=value,value,…: runs every combination, ranks it", flag_values=own)
     _common(own)
     _run(lambda: _train(own, holder, argv), own, argv, TRAIN_HELP, ("config", "workdir"))
@@ -58,6 +65,7 @@ def _train(own: flags.FlagValues, holder: Any, argv: list[str]) -> int:
     from metapers.experiment import sweep, training
 
     config = configs.check(_config(holder, argv))
+    config.profile = own.profile or config.profile
     workdir = pathlib.Path(own.workdir)
     _resume_hint.append("python " + " ".join(argv))
     if own.sweep:
@@ -97,9 +105,11 @@ def _common(own: flags.FlagValues) -> None:
 _resume_hint: list[str] = []
 
 
-def _run(body: Callable[[], int], own: flags.FlagValues, argv: list[str], text: str, needed: tuple[str, ...]) -> NoReturn:
+def _run(
+    body: Callable[[], int], own: flags.FlagValues, argv: list[str], text: str, needed: tuple[str, ...]
+) -> NoReturn:
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
-        print(text + "\nFlags:" + own.main_module_help().split("\n", 2)[-1])
+        print(f"{text}\nFlags:\n{_described(own)}")
         raise SystemExit(0)
     if "--version_only" in argv[1:]:
         print(metapers.__version__)
@@ -111,20 +121,31 @@ def _run(body: Callable[[], int], own: flags.FlagValues, argv: list[str], text: 
             raise UsageError(f"unexpected argument {rest[0]!r}: every option is --name=value")
         missing = [name for name in needed if own[name].value is None]
         if missing:
-            raise UsageError(f"--{missing[0]} is missing")
+            raise UsageError(f"--{missing[0]} is missing\n\n{text}".rstrip())
         metapers.use_all_cores()
         _cache()
         code = body()
     except UsageError as error:
-        print(f"error: {error}\n\n{text}", file=sys.stderr)
+        print(f"error: {error}\n(--help lists the options)", file=sys.stderr)
         raise SystemExit(2) from None
-    except SystemExit:
-        raise
+    except KeyboardInterrupt:
+        print("stopped before there was anything to save", file=sys.stderr)
+        raise SystemExit(130) from None
     except Exception as error:
         if "--traceback" in argv:
             raise
         code = _failed(error)
     raise SystemExit(code)
+
+
+def _described(own: flags.FlagValues) -> str:
+    rows = []
+    for name in own:
+        flag = own[name]
+        name = flag.name
+        default = f" (default: {flag.default})" if flag.default not in (None, "", False, []) else ""
+        rows.append(f"  --{name:14}{flag.help}{default}")
+    return "\n".join(dict.fromkeys(rows))
 
 
 class UsageError(ValueError):
@@ -134,38 +155,75 @@ class UsageError(ValueError):
 def _parse(own: flags.FlagValues, argv: list[str]) -> list[str]:
     try:
         return own(argv)[1:]
-    except flags.Error as error:
-        raise UsageError(str(error)) from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(_about_overrides(argv) or str(error)) from None
-    except (OSError, ImportError, SyntaxError) as error:
-        raise UsageError(f"--config cannot be read: {error}") from None
+    except Exception as error:  # config_flags raises what it likes, from the config's own code too
+        if "--traceback" in argv:
+            raise
+        raise UsageError(_about_config(argv) or str(error)) from None
 
 
-def _about_overrides(argv: list[str]) -> str:
-    """What is wrong with the first bad ``--config.key=value`` of a command line, or nothing."""
-    own = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, "", flag_values=own)
-    try:
-        own([argv[0], *(argument for argument in argv[1:] if argument.startswith("--config="))])
-        config = holder.value
-    except Exception:
+def _about_config(argv: list[str]) -> str:
+    """What is wrong with ``--config=path`` or with the first bad ``--config.key=value``, or nothing."""
+    path = _path(argv)
+    if path is None:
         return ""
-    known = {key for key, _ in configs.leaves(config)}
+    own = flags.FlagValues()
+    alone = [argv[0], f"--config={path}"]
+    holder = config_flags.DEFINE_config_file("config", None, flag_values=own, sys_argv=alone)
+    try:
+        own(alone)
+        config = _config(holder, alone)
+    except UsageError as error:
+        return str(error)
+    except Exception as error:
+        return f"--config={path} cannot be used: {_sentence(error)}"
+    known = dict(configs.leaves(config))
     for argument in argv[1:]:
-        key = argument.removeprefix("--config.").split("=")[0]
-        if argument.startswith("--config.") and key not in known:
-            return configs.unknown_key(config, key)
+        found = re.fullmatch(r"--?(no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if not found or found[2] in known and found[3] is None:
+            continue
+        key, text = found[2], found[3]
+        if key not in known:
+            inside = [name for name in known if name.startswith(f"{key}.")]
+            grouped = f"config key {key!r} holds others: set one of them, as {inside[0]}" if inside else ""
+            return grouped or configs.unknown_key(config, key)
+        try:
+            own = flags.FlagValues()
+            config_flags.DEFINE_config_file("config", None, flag_values=own, sys_argv=[*alone, argument])
+            own([*alone, argument])
+        except Exception:
+            return f"{key} must be {type(known[key]).__name__} (now {known[key]!r}), got {text!r}"
     return ""
 
 
+def _path(argv: list[str]) -> str | None:
+    for place, argument in enumerate(argv):
+        if argument in ("--config", "-config") and place + 1 < len(argv):
+            return argv[place + 1]
+        if argument.startswith(("--config=", "-config=")):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def _sentence(error: Exception) -> str:
+    """The error of a config's own code in one line: its last one, without the traceback that absl puts before it."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    if "has no attribute 'get_config'" in text:
+        return "it has no get_config() that returns a ConfigDict"
+    near = re.search(r'Did you mean "(.+)" instead of "(.+)"', text)
+    if near:
+        return f"unknown config key {near[2]!r}; did you mean {near[1]!r}?"
+    line = (text.splitlines() or [""])[-1]
+    name = type(error).__name__
+    return line if line.startswith(name) else f"{name}: {line}"
+
+
 def _config(holder: Any, argv: list[str]) -> Any:
+    path = _path(argv)
+    if path is not None and not pathlib.Path(path.split(":")[0]).is_file():
+        raise UsageError(f"--config names no file: {path}")
     config = holder.value
-    if not hasattr(config, "to_dict"):  # config_flags keeps the error of a file that could not be loaded
-        path = next((a.split("=", 1)[1] for a in argv if a.startswith("--config=")), "?")
-        if not pathlib.Path(path).is_file():
-            raise FileNotFoundError(f"--config names no file: {path}")
-        raise UsageError(f"--config={path} has no get_config() that returns a ConfigDict")
+    if not hasattr(config, "to_dict"):
+        raise UsageError(f"--config={path} cannot be used: its get_config() must return a ConfigDict, got {config!r}")
     return config
 
 

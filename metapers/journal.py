@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -16,13 +17,14 @@ from tqdm import tqdm
 class Journal:
     """Writes ``folder/journal.jsonl`` and ``folder/tensorboard/<name>/`` and speaks on ``stream``.
 
-    A line is written whole and flushed at once, so a killed run leaves a readable journal. Use as a context manager.
+    Each line is flushed at once, and one that a killed run left unfinished is cut off, so the journal of a resumed
+    run is readable to the last line. Use as a context manager.
     """
 
     def __init__(self, folder: pathlib.Path, *, tensorboard: bool = True, stream: TextIO | None = None):
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._lines = (folder / "journal.jsonl").open("a", encoding="utf-8")
+        self._lines = _opened(folder / "journal.jsonl")
         self._tensorboard = tensorboard
         self._writers: dict[str, SummaryWriter] = {}
         self._stream = stream or sys.stdout
@@ -107,6 +109,14 @@ def meter(total: int, *, title: str, every: float = 10.0, shown: bool = True) ->
         yield one
     finally:
         one.close()
+
+
+def _opened(path: pathlib.Path) -> TextIO:
+    if path.exists():
+        whole = path.read_bytes()
+        if not whole.endswith(b"\n"):
+            os.truncate(path, whole.rfind(b"\n") + 1)
+    return path.open("a", encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -104,7 +104,8 @@ def check(config: ConfigDict) -> ConfigDict:
             raise ValueError(f"{key} must be finite and > 0, got {value(config, key)}")
     for key, least in (("evaluation.shots", 1), ("evaluation.steps", 0)):
         listed = tuple(value(config, key))
-        if not listed or list(listed) != sorted(set(listed)) or listed[0] < least:
+        whole = all(isinstance(one, int) for one in listed)
+        if not whole or not listed or list(listed) != sorted(set(listed)) or listed[0] < least:
             raise ValueError(f"{key} must be increasing integers >= {least}, got {listed}")
     for key, among in (("headline_shots", "shots"), ("headline_steps", "steps")):
         if config.evaluation[key] not in tuple(config.evaluation[among]):

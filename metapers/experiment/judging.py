@@ -116,7 +116,10 @@ def existing(folder: Path, config: ConfigDict, strategy: str | None, version: in
                 numbers.clear()
             else:
                 numbers[:] = [chosen]
-    return {name: numbers for name, numbers in found.items() if numbers}
+    found = {name: numbers for name, numbers in found.items() if numbers}
+    if not found:
+        raise FileNotFoundError(f"no strategy of {folder} has a version {version}")
+    return found
 
 
 def of_strategy(

@@ -88,6 +88,9 @@ def train(config: ConfigDict, folder: Path) -> None:
                 journal.say(f"resumed with another {change}")
             run = prepare(parts, folder, journal, told, asked)
             for name in names:
+                program(run, STRATEGIES[name])  # compiles nothing, but refuses unknown members
+            keep(parts, folder)
+            for name in names:
                 live(run, name)
             lineage.add_seconds(folder, "train", seconds=time.monotonic() - began, compile_seconds=clock())
             journal.event("end")
@@ -134,6 +137,8 @@ def live(run: Run, name: str) -> None:
         if now in done:
             run.meter.advance(config.steps if works else 0, worked=False)
         elif strategy.saves(now, stages):
+            if run.asked():
+                raise Interrupted(f"stopped by signal {run.asked()} before stage {now} of {name}", run.asked())
             before = one_stage(run, name, now, before or begin(run, strategy, name, now - 1 if done else -1))
 
 
@@ -263,7 +268,7 @@ _put = jax.jit(jax.vmap(users.write, in_axes=(0, None, 0, None, None)))
 
 
 def agree(config: ConfigDict, folder: Path) -> list[str]:
-    """Writes config.json, or holds it against the one there; returns operational differences.
+    """Holds a config against the run's in the folder, if there is one; returns operational differences.
 
     Raises:
       ValueError: if a key differs that can change a number, naming each.
@@ -277,12 +282,11 @@ def agree(config: ConfigDict, folder: Path) -> list[str]:
                 f"the run in {folder} was started with another config: {'; '.join(binding)}. "
                 "Resume with the same one, or choose a new workdir"
             )
-    workdir.write_json(path, configs.plain(config))
     return operational
 
 
 def same_data(parts: Parts, folder: Path) -> None:
-    """Writes provenance.json, or refuses with a ValueError data that are not those the run began with."""
+    """Refuses with a ValueError data that are not those the run in the folder began with."""
     path, now = folder / "provenance.json", dict(parts.stream.provenance)
     if path.exists():
         was = json.loads(path.read_text())
@@ -291,7 +295,12 @@ def same_data(parts: Parts, folder: Path) -> None:
                 f"the run in {folder} was started on other data: SHA-256 {was['sha256'][:16]}… then, "
                 f"{now['sha256'][:16]}… now"
             )
-    workdir.write_json(path, now)
+
+
+def keep(parts: Parts, folder: Path) -> None:
+    """Writes what a resume is held against, once all of it could be built: a refused config binds no workdir."""
+    workdir.write_json(folder / "provenance.json", dict(parts.stream.provenance))
+    workdir.write_json(folder / "config.json", configs.plain(parts.config))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,173 @@
+"""The report in words: numbers as text, names of axes, what each strategy and metric is, the verdict."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from metapers.report.points import strongest
+
+METRICS = {"rmse": "RMSE", "mae": "MAE", "mse": "MSE", "nll": "NLL", "accuracy": "accuracy"}
+MEANINGS = {
+    "static": "trained on the first stage only",
+    "naive": "trained on each stage in turn",
+    "joint_so_far": "trained anew on all stages so far",
+    "continual": "each stage in turn, with memory and penalties",
+    "joint": "all stages at once, no inner loop, as trained",
+    "joint_fine_tuned": "the joint model, fine-tuned on the support",
+    "global_mean": "the mean target of all training users",
+    "user_mean": "the mean of the support, shrunk",
+    "item_user_bias": "item and user offsets, shrunk",
+    "oracle": "the Bayes-optimal prediction; the truth is known",
+}
+EXPLAINED = {
+    "average": "what is kept at the end, all stages",
+    "learning": "just after each stage was learned",
+    "bwt": "change since then; below 0: forgetting",
+    "bti": "the same, over all T stages",
+    "forgetting_max": "lost from the best so far; above 0 is worse",
+    "forgetting_first": "lost since learned; above 0 is worse",
+    "fwt": "head start on a stage not yet seen",
+}
+
+
+def number(value: float, *, sign: bool = False, places: int = 4) -> str:
+    """A score as text, with a true minus.
+
+    >>> number(-0.03127, sign=True), number(0.5, sign=True, places=2), number(38123.25)
+    ('−0.0313', '+0.50', '38,123.2')
+    """
+    places = places if abs(value) < 1000 else 1
+    text = f"{value:{'+' if sign else ''},.{places}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) or not sign else text.lstrip("+-")
+
+
+def interval(row: Mapping[str, float], prefix: str = "", *, sign: bool = False, places: int = 4) -> str:
+    """The ends of an interval: ``[low, high]``."""
+    return f"[{', '.join(number(row[f'{prefix}{end}'], sign=sign, places=places) for end in ('low', 'high'))}]"
+
+
+def share(value: float) -> str:
+    """A fraction as a percentage.
+
+    >>> share(0.3312), share(0.004), share(0.0), share(1.0)
+    ('33 %', '0.4 %', '0 %', '100 %')
+    """
+    percent = 100 * value
+    return f"{percent:.1f} %".replace("-", "−") if 0 < abs(percent) < 9.95 else f"{percent:.0f} %".replace("-", "−")
+
+
+def metric_name(metric: str) -> str:
+    """The metric as it is written in a sentence."""
+    return METRICS.get(metric, metric)
+
+
+def examples(config: Mapping[str, Any]) -> str:
+    """What one example is called: ratings, or examples."""
+    return "ratings" if "movielens" in str(config.get("data", {}).get("source", "")) else "examples"
+
+
+def score_axis(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Name, unit and good direction of the score."""
+    head = summary["headline"]
+    unit = {"accuracy": "share of queries", "nll": "nats"}.get(head["metric"])
+    unit = unit or ("stars" if examples(config) == "ratings" else "units of the target")
+    unit = f"{unit}, squared" if head["metric"] == "mse" else unit
+    return f"{metric_name(head['metric'])} ({unit}), {'higher' if head['larger_is_better'] else 'lower'} is better"
+
+
+def judged(row: Mapping[str, float], larger_is_better: bool) -> int:
+    """+1 where the paired interval says that ours is better, -1 worse, 0 where it does not exclude zero."""
+    if row["difference_low"] <= 0 <= row["difference_high"]:
+        return 0
+    return 1 if (row["difference"] > 0) == larger_is_better else -1
+
+
+def verdict(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """What came out, in sentences: the first is the headline; none claims more than its interval."""
+    head, metric = summary["headline"], metric_name(summary["headline"]["metric"])
+    steps = f"{head['steps']} inner step{'s' if head['steps'] != 1 else ''}"
+    what = examples(config) if head["shots"] != 1 else examples(config)[:-1]
+    lead = (
+        f"After {steps} on {head['shots']} {what}, {head['strategy']} reaches "
+        f"{number(head['adapted']['mean'], places=3)} {metric} {interval(head['adapted'], places=3)}"
+    )
+    name = strongest(summary)
+    if name:
+        lead += f", {_against(summary, name)}"
+    hurt = summary["hurt_fraction"]
+    lead += f"; {share(hurt)} of users are hurt by adapting." if hurt > 0 else "; no user is hurt by adapting."
+    return [lead, *_adapting(summary, name), *_continual(summary), *_oracle(summary), *_caution(summary)]
+
+
+def _against(summary: Mapping[str, Any], name: str) -> str:
+    head = summary["headline"]
+    row, larger = head["baselines"][name], head["larger_is_better"]
+    called = f"{name}, the strongest comparison" if len(head["baselines"]) > 1 else name
+    if name == "unadapted":
+        called = f"the unadapted start of {head['unadapted']['of']}"
+    size, ends = apart(row, larger), interval(row, "difference_", sign=True, places=3)
+    side = "above" if row["difference"] > 0 else "below"
+    found = judged(row, larger)
+    if found == 0:
+        gap = number(row["difference"], sign=True, places=3)
+        return f"which cannot be told from {called} (paired difference {gap} {ends} includes zero)"
+    if found > 0:
+        return f"{size} {side} {called} (paired 95 % interval {ends} excludes zero)"
+    return f"{size} {side} {called}, and so worse than it (paired 95 % interval {ends} excludes zero)"
+
+
+def apart(row: Mapping[str, float], larger_is_better: bool) -> str:
+    """The size of a difference: in percent of theirs for a loss, in points for a share."""
+    if larger_is_better or row["mean"] <= 0:
+        return number(abs(row["difference"]), places=3)
+    return f"{100 * abs(row['difference']) / row['mean']:.1f} %"
+
+
+def _adapting(summary: Mapping[str, Any], said: str | None) -> list[str]:
+    head = summary["headline"]
+    row = head["baselines"].get("unadapted")
+    if row is None or said == "unadapted":
+        return []
+    found = judged(row, head["larger_is_better"])
+    verb = {1: "improves on", 0: "does not measurably change", -1: "is worse than"}[found]
+    values = f"{number(row['mean'], places=3)} to {number(head['adapted']['mean'], places=3)}"
+    return [
+        f"Adapting {verb} the best start without it, that of {head['unadapted']['of']}: from {values}, "
+        f"paired difference {number(row['difference'], sign=True, places=3)} "
+        f"{interval(row, 'difference_', sign=True, places=3)}."
+    ]
+
+
+def _continual(summary: Mapping[str, Any]) -> list[str]:
+    gap = summary["gap"]
+    if not gap:
+        return []
+    gain, better = gap["gain_over_naive"], "better than" if gap["gain_over_naive"]["mean"] > 0 else "worse than"
+    clear = not gain["low"] <= 0 <= gain["high"]
+    said = f"is {better}" if clear else "cannot be told from"
+    text = (
+        f"Kept over all stages, continual {said} naive: paired gain {number(gain['mean'], sign=True, places=3)} "
+        f"{interval(gain, sign=True, places=3)}"
+    )
+    if clear and gain["mean"] > 0 and gap["joint_so_far_less_naive"] > 0:
+        text += f", {share(gap['closed'])} of the way to joint_so_far"
+    return [text + "."]
+
+
+def _oracle(summary: Mapping[str, Any]) -> list[str]:
+    regret = (summary["regret"] or {}).get(summary["headline"]["strategy"])
+    if regret is None:
+        return []
+    return [f"The Bayes-optimal prediction is {number(regret['mean'], places=3)} better {interval(regret, places=3)}."]
+
+
+def _caution(summary: Mapping[str, Any]) -> list[str]:
+    seeds, found = len(summary["seeds"]), []
+    over = summary["headline"]["over_seeds"]
+    if over is None:
+        found.append("One seed: nothing is known of the spread over seeds.")
+    else:
+        found.append(f"Over {seeds} seeds the 95 % interval (Student's t) is {interval(over, places=3)}.")
+    if summary["short"]:
+        shots = summary["headline"]["shots"]
+        found.append(f"{summary['short']} users and stages had fewer than {shots} to adapt on.")
+    return found
