@@ -82,6 +82,8 @@ class TaskFamily(NamedTuple):
     """(window, step, num) -> leaves of the same shapes every time; ``window``: first and last stage to draw from,
     both included. (t, t) is a plain stream, (0, t) all so far, (0, 0) the first only: a strategy is a window."""
     sample: Callable[[Tree, Array, int, Key], tuple[Task, Array]]  # (data, step, n, key) -> (tasks, mask [n])
+    renew: Callable[[Tree, Task], Task] = lambda data, tasks: tasks
+    """(data, tasks) -> tasks drawn in an earlier stage, with inputs that grow with the stream as they are known now."""
 
 
 class InnerLoop(NamedTuple):
@@ -118,6 +120,8 @@ class Memory(NamedTuple):
     insert: Callable[[Tree, Tree, Array, Array, Key], Tree]  # (state, items, users [n], mask [n], key) -> state
     sample: Callable[[Tree, int, Key], tuple[Tree, Array]]  # (state, n, key) -> (items [n, ...], mask [n])
     forget: Callable[[Tree, Array], Tree]  # (state, user) -> state
+    renew: Callable[[Tree, Callable[[Tree], Tree]], Tree] = lambda state, fn: state
+    """(state, fn) -> state with fn(items) [capacity, ...] in place of the items."""
 
 
 class Detector(NamedTuple):
@@ -138,6 +142,8 @@ class Learner(NamedTuple):
     consolidate: Callable[[Tree, Draw, Key], Tree]
     forget: Callable[[Tree, Array], Tree]  # (state, user) -> state
     params: Callable[[Tree], Params]  # what is judged, saved and served (slow weights, averages)
+    renew: Callable[[Tree, Callable[[Task], Task]], Tree] = lambda state, fn: state
+    """(state, fn) -> state; when a stage begins, fn brings the tasks that the learner kept up to date."""
 
 
 class Cohort(NamedTuple):

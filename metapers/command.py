@@ -37,9 +37,7 @@ def train_main(argv: Sequence[str] | None = None) -> NoReturn:
     """The door of train.py; never returns."""
     argv = list(argv or sys.argv)
     own = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config", None, CONFIG_HELP, flag_values=own, sys_argv=argv
-    )
+    holder = config_flags.DEFINE_config_file("config", None, CONFIG_HELP, flag_values=own, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "where everything of the run is written", flag_values=own)
     flags.DEFINE_string("profile", None, "a folder to write a JAX trace of the run to", flag_values=own)
     flags.DEFINE_multi_string("sweep", [], "key=value,value,…: runs every combination, ranks it", flag_values=own)
@@ -228,7 +226,7 @@ def _config(holder: Any, argv: list[str]) -> Any:
 
 
 def _failed(error: Exception) -> int:
-    from metapers.experiment.training import Interrupted
+    from metapers.experiment.resuming import Interrupted
 
     if isinstance(error, Interrupted):
         again = f"\nto go on:  {_resume_hint[0]}" if _resume_hint else ""

@@ -1,6 +1,7 @@
 """What a run tells while it runs: JSON lines, TensorBoard scalars, a progress bar or plain lines with an ETA."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -104,7 +105,7 @@ class Meter:
 @contextlib.contextmanager
 def meter(total: int, *, title: str, every: float = 10.0, shown: bool = True) -> Iterator[Meter]:
     """A ``Meter`` that is closed at the end; silent where ``shown`` is False."""
-    one = Meter(total, title=title, every=every if shown else math.inf)
+    one = Meter(total, title=title, every=every, stream=None if shown else io.StringIO())
     try:
         yield one
     finally:

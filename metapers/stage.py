@@ -1,8 +1,8 @@
 """One stage of learning as compiled chunks of a scan: the loop that knows the shapes and no method.
 
 A chunk is ``chunk`` outer steps in one program; the last one is masked, so every stage of every strategy that has
-the same learner runs the same executable. Seeds are a leading axis of the state, spread over the devices of
-``mesh`` (axis "seeds") where one is given.
+the same learner runs the same executable. Seeds are a leading axis of the state, spread over the devices of a
+``mesh`` whose axis is "seeds"; over another axis the learner itself may split its work (``aggregate.sharded``).
 """
 
 from collections.abc import Callable, Iterator
@@ -24,8 +24,9 @@ class Program(NamedTuple):
     init: Callable[[Params, Tree], Tree]  # (params [seeds, ...], data) -> state
     chunk: Callable[..., tuple[Tree, dict[str, Array]]]  # (state, keys, data, stage, step, last) -> (state, infos)
     consolidate: Callable[..., Tree]  # (state, keys, data, stage) -> state
+    renew: Callable[..., Tree]  # (state, keys, data) -> state, when a stage begins
     length: int  # outer steps in a chunk
-    mesh: Mesh | None  # over which the seeds are split
+    mesh: Mesh | None  # where everything lies
 
 
 class Progress(NamedTuple):
@@ -85,8 +86,11 @@ def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mes
             keys.named(key, "learner"),
         )
 
+    def renew(state: Tree, key: Key, data: Tree) -> Tree:
+        return learner.renew(state, partial(family.renew, data))
+
     over_seeds = partial(_over_seeds, mesh=mesh)
-    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), chunk, mesh)
+    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), over_seeds(renew), chunk, mesh)
 
 
 def run(
@@ -95,10 +99,13 @@ def run(
     """Runs outer steps ``start`` to ``stop`` of a stage, a chunk at a time, and yields after each.
 
     ``data(step)`` gives the stage's data before each chunk; inside a chunk nothing moves between host and device.
+    Where a stage begins, what the learner kept of earlier ones is brought up to date first.
 
     Raises:
       Diverged: if a loss is NaN or infinite, naming stage, step and seed; it carries the last good state.
     """
+    if start == 0 and stop > 0:
+        state = compiled.renew(state, seed_keys, data(0))
     for step in range(start, stop, compiled.length):
         fed = data(step)
         numbers = place((np.int32(stage), np.int32(step), np.int32(stop)), compiled.mesh, by_seed=False)
@@ -137,7 +144,7 @@ def _over_seeds(function: Callable, mesh: Mesh | None) -> Callable:
     def mapped(state: Tree, key: Key, *rest):
         return jax.vmap(function, in_axes=(0, 0) + (None,) * len(rest))(state, key, *rest)
 
-    if mesh is None:
+    if mesh is None or "seeds" not in mesh.axis_names:
         return jax.jit(mapped)
     seeds, all_of_it = PartitionSpec("seeds"), PartitionSpec()
 

@@ -1,5 +1,6 @@
 """The strict room: float64, no silent promotion, two devices, warnings are errors (pyproject.toml)."""
 
+import fcntl
 import os
 import pathlib
 
@@ -26,4 +27,22 @@ def shared_data() -> pathlib.Path:
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("the local data folder ../shared/data is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A finished run of ``runs.small``, trained and judged once for all workers; to be read, never written."""
+    from metapers import experiment
+    from tests import runs
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder, done = shared / "small_run", shared / "small_run.done"
+    with open(shared / "small_run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other workers wait here
+        if not done.exists():
+            experiment.train(runs.small(), folder)
+            experiment.judge(folder, say=lambda text: (shared / "small_run.txt").write_text(text) and None)
+            done.touch()
     return folder

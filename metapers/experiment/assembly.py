@@ -133,7 +133,7 @@ MODELS: dict[str, Architecture] = {
     "linear": Architecture({}, lambda options, sizes, **adapts: models.linear(sizes["width"], **adapts)),
     "mlp": Architecture(
         {"hidden": (40, 40)},
-        lambda options, sizes, **adapts: models.mlp((sizes["width"], *options["hidden"], 1), **adapts),
+        lambda options, sizes, **adapts: models.mlp((sizes["width"], *options["hidden"], 1), scalar=True, **adapts),
     ),
     "point": Architecture({}, lambda options, sizes, **adapts: models.point(sizes["width"], **adapts)),
 }

@@ -21,8 +21,8 @@ from metapers.journal import Meter, meter
 from metapers.report import write_report
 
 STRENGTHS = {"user_mean": {"shrink": (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)}}
-STRENGTHS["item_user_bias"] = {"item": (1.0, 2.0, 4.0, 8.0), "user": (2.0, 5.0, 10.0, 20.0)}
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of fine-tuning the joint model
+STRENGTHS["item_user_bias"] = {"item": (2.0, 3.0, 4.0, 5.0), "user": (8.0, 10.0, 12.0, 15.0)}
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of fine-tuning the joint model
 
 
 def judge(
@@ -71,9 +71,7 @@ def judge(
             told.advance(1, "baselines")
         whole = pa.concat_tables(tables)
         save(folder, whole, split)
-        seconds = lineage.add_seconds(
-            folder, "evaluate", seconds=time.monotonic() - began, compile_seconds=clock()
-        )
+        seconds = lineage.add_seconds(folder, "evaluate", seconds=time.monotonic() - began, compile_seconds=clock())
     if split != "test":
         say(summary.plain_table(whole, config, split))
         return None
@@ -194,7 +192,9 @@ def fit_baselines(scorer: Scorer) -> dict[str, baselines.Predictor]:
     if isinstance(training.inputs, dict) and "item" in training.inputs:
         fits["item_user_bias"] = baselines.item_user_bias
     for name, fit in fits.items():
-        found[name] = baselines.choose(lambda fit=fit, **given: fit(training, **given), STRENGTHS[name], score).predictor
+        found[name] = baselines.choose(
+            lambda fit=fit, **given: fit(training, **given), STRENGTHS[name], score
+        ).predictor
     return found
 
 

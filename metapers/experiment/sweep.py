@@ -107,10 +107,9 @@ def lived(parts: Parts, members: Sequence[ConfigDict], name: str) -> Params:
     """Params after all stages, [members * seeds, ...]; members share the program of the first."""
     config, strategy = members[0], STRATEGIES[name]
     mesh = assembly.mesh_for(configs.merged(config, {"seeds": config.seeds * len(members)}), parts.devices)
-    seeds_mesh = mesh if mesh is not None and "seeds" in mesh.axis_names else None
     learner = assembly.learner(config, parts.model, strategy, mesh)
     family, stages = parts.stream.family, parts.stream.stages
-    compiled = stage.program(learner, family, users=config.users, chunk=min(config.chunk, config.steps), mesh=seeds_mesh)
+    compiled = stage.program(learner, family, users=config.users, chunk=min(config.chunk, config.steps), mesh=mesh)
     initial = scoring.scorer(parts).initial()
     roots = jnp.concatenate([scoring.roots(parts)] * len(members))
     roots = stage.place(roots, mesh, by_seed=True)

@@ -1,36 +1,24 @@
 """The whole of a training run: every strategy over every stage, saved, resumed and interrupted without loss."""
 
-import contextlib
-import json
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from metapers import keys, stage, store, users, workdir
+from metapers import stage, store, users, workdir
 from metapers.base import Array, Cohort, Learner, Params, Tree
 from metapers.experiment import assembly, lineage, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES, Parts, Strategy
+from metapers.experiment.resuming import Interrupted, agree, interruptions, keep, same_data
 from metapers.experiment.scoring import versions_of
 from metapers.journal import Journal, Meter, meter
 from metapers.users import Bank
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved where it was."""
-
-    def __init__(self, message: str, signal_number: int):
-        super().__init__(message)
-        self.signal = signal_number
 
 
 class Kept(NamedTuple):
@@ -90,9 +78,11 @@ def train(config: ConfigDict, folder: Path) -> None:
             for name in names:
                 program(run, STRATEGIES[name])  # compiles nothing, but refuses unknown members
             keep(parts, folder)
-            for name in names:
-                live(run, name)
-            lineage.add_seconds(folder, "train", seconds=time.monotonic() - began, compile_seconds=clock())
+            try:
+                for name in names:
+                    live(run, name)
+            finally:
+                lineage.add_seconds(folder, "train", seconds=time.monotonic() - began, compile_seconds=clock())
             journal.event("end")
 
 
@@ -118,9 +108,8 @@ def program(run: Run, strategy: Strategy) -> tuple[Learner, stage.Program]:
     kind = (strategy.learner or config.learner.name, strategy.remembers)
     if kind not in run.programs:
         learner = assembly.learner(config, run.parts.model, strategy, run.mesh)
-        seeds_mesh = run.mesh if run.mesh is not None and "seeds" in run.mesh.axis_names else None
         compiled = stage.program(
-            learner, run.parts.stream.family, users=config.users, chunk=min(config.chunk, config.steps), mesh=seeds_mesh
+            learner, run.parts.stream.family, users=config.users, chunk=min(config.chunk, config.steps), mesh=run.mesh
         )
         run.programs[kind] = learner, compiled
     return run.programs[kind]
@@ -158,7 +147,7 @@ def begin(run: Run, strategy: Strategy, name: str, number: int) -> Kept:
 
 def one_stage(run: Run, name: str, now: int, before: Kept) -> Kept:
     """One stage of one strategy: outer steps, consolidation, bank, validation, version."""
-    strategy, config, began = STRATEGIES[name], run.parts.config, time.monotonic()
+    strategy, began = STRATEGIES[name], time.monotonic()
     learner, compiled = program(run, strategy)
     state = before.state
     if strategy.restarts:
@@ -265,65 +254,3 @@ def _write(run: Run, name: str, params: Params, bank: Bank, cohort: Cohort, now:
 
 
 _put = jax.jit(jax.vmap(users.write, in_axes=(0, None, 0, None, None)))
-
-
-def agree(config: ConfigDict, folder: Path) -> list[str]:
-    """Holds a config against the run's in the folder, if there is one; returns operational differences.
-
-    Raises:
-      ValueError: if a key differs that can change a number, naming each.
-    """
-    path = folder / "config.json"
-    operational: list[str] = []
-    if path.exists():
-        binding, operational = configs.differences(configs.from_plain(json.loads(path.read_text())), config)
-        if binding:
-            raise ValueError(
-                f"the run in {folder} was started with another config: {'; '.join(binding)}. "
-                "Resume with the same one, or choose a new workdir"
-            )
-    return operational
-
-
-def same_data(parts: Parts, folder: Path) -> None:
-    """Refuses with a ValueError data that are not those the run in the folder began with."""
-    path, now = folder / "provenance.json", dict(parts.stream.provenance)
-    if path.exists():
-        was = json.loads(path.read_text())
-        if was["sha256"] != now["sha256"]:
-            raise ValueError(
-                f"the run in {folder} was started on other data: SHA-256 {was['sha256'][:16]}… then, "
-                f"{now['sha256'][:16]}… now"
-            )
-
-
-def keep(parts: Parts, folder: Path) -> None:
-    """Writes what a resume is held against, once all of it could be built: a refused config binds no workdir."""
-    workdir.write_json(folder / "provenance.json", dict(parts.stream.provenance))
-    workdir.write_json(folder / "config.json", configs.plain(parts.config))
-
-
-@contextlib.contextmanager
-def interruptions() -> Iterator[Callable[[], int]]:
-    """While inside, SIGINT and SIGTERM only set a mark, which the yielded function reads; a second one is obeyed."""
-    seen: list[int] = []
-    before = {}
-
-    def mark(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        if len(seen) > 1:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, mark)
-    except ValueError:  # only the main thread may; elsewhere the caller's own handling stands
-        before = {}
-    try:
-        yield lambda: seen[0] if seen else 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-

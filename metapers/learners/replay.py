@@ -1,5 +1,6 @@
 """Rehearsal: tasks of earlier stages beside the new ones, whatever the learner."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -67,4 +68,7 @@ def replay(learner: Learner, memory: Memory, n: int, *, draws: int) -> Learner:
     def forget(state: ReplayState, user: Array) -> ReplayState:
         return ReplayState(learner.forget(state.learner, user), memory.forget(state.memory, user))
 
-    return Learner(init, update, consolidate, forget, lambda state: learner.params(state.learner))
+    def renew(state: ReplayState, fn: Callable[[Task], Task]) -> ReplayState:
+        return ReplayState(learner.renew(state.learner, fn), memory.renew(state.memory, fn))
+
+    return Learner(init, update, consolidate, forget, lambda state: learner.params(state.learner), renew)

@@ -1,5 +1,6 @@
 """Reservoir: a uniform sample, of fixed size, of everything that was ever inserted."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -83,7 +84,10 @@ def reservoir(capacity: int) -> Memory:
         seen = state.seen - (whole * removed + rest * removed // jnp.maximum(count, 1))
         return ReservoirState(hide(state.items, ~gone), jnp.where(gone, -1, state.users), seen)
 
-    return Memory(init, insert, sample, forget)
+    def renew(state: ReservoirState, fn: Callable[[Tree], Tree]) -> ReservoirState:
+        return state._replace(items=hide(fn(state.items), state.users >= 0))
+
+    return Memory(init, insert, sample, forget, renew)
 
 
 def _slots(held: Array, keep: Array, draws: Array) -> Array:

@@ -20,8 +20,9 @@ class MLP(nnx.Module):
         *,
         body: type[nnx.Param] = nnx.Param,
         head: type[nnx.Param] = nnx.Param,
+        scalar: bool = False,
     ):
-        self.depth = len(sizes) - 1
+        self.depth, self.scalar = len(sizes) - 1, scalar
         for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
             kind = head if i + 1 == self.depth else body
             setattr(self, f"dense_{i}", Dense(inputs, outputs, rngs, kind=kind))
@@ -31,18 +32,23 @@ class MLP(nnx.Module):
             x = getattr(self, f"dense_{i}")(x)
             if i + 1 < self.depth:
                 x = jax.nn.relu(x)
-        return x
+        return x[..., 0] if self.scalar else x
 
 
-def mlp(sizes: Sequence[int], *, adapts: tuple[type[nnx.Variable], ...] = seam.EVERYTHING) -> Model:
+def mlp(
+    sizes: Sequence[int], *, adapts: tuple[type[nnx.Variable], ...] = seam.EVERYTHING, scalar: bool = False
+) -> Model:
     """inputs [n, sizes[0]] -> outputs [n, sizes[-1]] through dense layers with relu between them.
 
     By default every layer is personal; with ``adapts=(Personal,)`` only the last one is (the head) and the body is
-    shared. Parameters: ``dense_<i>`` / ``kernel`` [in, out], ``bias`` [out].
+    shared. Parameters: ``dense_<i>`` / ``kernel`` [in, out], ``bias`` [out]. ``scalar``: outputs [n], for targets
+    that are plain numbers; sizes[-1] must be 1.
 
     Raises:
-      ValueError: fewer than two sizes, or a size < 1.
+      ValueError: fewer than two sizes, a size < 1, or scalar with sizes[-1] other than 1.
     """
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes must be at least two numbers >= 1, got {list(sizes)}")
-    return seam.model(lambda rngs: MLP(tuple(sizes), rngs, head=seam.Personal), adapts)
+    if scalar and sizes[-1] != 1:
+        raise ValueError(f"sizes must end in 1 for scalar outputs, got {list(sizes)}")
+    return seam.model(lambda rngs: MLP(tuple(sizes), rngs, head=seam.Personal, scalar=scalar), adapts)

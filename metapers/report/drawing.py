@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from metapers.report.palette import COLOURS, light
 
 FONT = 9.0  # points; a figure of 11 inches on a page of 1060 pixels shows it as 12 pixels
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib; the page puts its own in its place
     "font.size": FONT,
     "axes.titlesize": 10,
@@ -115,7 +116,7 @@ def label_ends(axes: Axes, labels: Mapping[str, tuple[float, str]], *, height: f
     low, high = axes.get_ylim()
     gap = 1.25 * FONT / (72 * height)
     order = sorted(labels, key=lambda name: labels[name][0])
-    wanted = np.clip([(labels[name][0] - low) / (high - low) for name in order], 0.0, 1.0)
+    wanted = [min(max((labels[name][0] - low) / (high - low), 0.0), 1.0) for name in order]
     for name, place in zip(order, apart(wanted, gap), strict=True):
         value, colour = labels[name]
         away = "" if low <= value <= high else f" {'↑' if value > high else '↓'} {value:.3g}"

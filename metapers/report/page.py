@@ -60,9 +60,10 @@ def _drawn(found: points.Found, summary: Mapping[str, Any], config: Mapping[str,
 
 def _figure(picture: Picture) -> str:
     narrow = " narrow" if picture.figure.get_figwidth() < pictures.WIDTH else ""
+    drawn = drawing.inline_svg(picture.figure, picture.name)
     return (
-        f'<figure><div class="plate{narrow}" role="img" aria-label="{escaped(picture.alt)}">'
-        f"{drawing.inline_svg(picture.figure, picture.name)}</div><figcaption>{escaped(picture.caption)}</figcaption></figure>"
+        f'<figure><div class="plate{narrow}" role="img" aria-label="{escaped(picture.alt)}">{drawn}</div>'
+        f"<figcaption>{escaped(picture.caption)}</figcaption></figure>"
     )
 
 
@@ -85,7 +86,9 @@ def _results(
         text = tables.banked(found.banked, summary)
         sections.append(("bank", "Users who return: banked or fresh", text + pick("bank")))
     if summary["regret"]:
-        sections.append(("regret", "Regret against the oracle", pick("regret") + tables.regret(summary)))
+        sections.append(
+            ("regret", "Regret against the oracle", f'<div class="pair">{pick("regret")}{tables.regret(summary)}</div>')
+        )
     text = "<p class=note>The last version of each strategy on the users of each stage; strategies adapted.</p>"
     sections.append(("strategies", "Strategies and stages", tables.strategies(summary) + text + tables.stages(summary)))
     return sections
@@ -95,8 +98,10 @@ def _counted(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     head, seeds, folds = summary["headline"], summary["seeds"], summary["folds"]
     direction = "higher" if head["larger_is_better"] else "lower"
     text = (
-        f"{words.metric_name(head['metric'])}, {direction} is better: mean over {summary['users']['test']:,} test users "
-        f"(fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}), {len(seeds)} seed{'s' if len(seeds) > 1 else ''} "
+        f"{words.metric_name(head['metric'])}, {direction} is better: mean over {summary['users']['test']:,} test "
+        "users "
+        f"(fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}), {len(seeds)} "
+        f"seed{'s' if len(seeds) > 1 else ''} "
         f"({', '.join(map(str, seeds))}) averaged first; whole lives, last version, {head['shots']} "
         f"{words.examples(config)} as support. Intervals: 95 % bootstrap over users; differences paired by user. "
         "Worst tenth: mean of the users with the worst scores."
@@ -112,31 +117,24 @@ def _hurt(summary: Mapping[str, Any]) -> str:
 
 def _metrics(summary: Mapping[str, Any]) -> str:
     note = (
-        "Of the matrix R of adapted scores, R[i,t]: trained up to stage i, evaluated on stage t, stages counted from 1 to T. "
+        "Of the matrix R of adapted scores, R[i,t]: trained up to stage i, evaluated on stage t, stages counted from "
+        "1 to T. "
         "Larger is better: a loss enters as its negative. Intervals: 95 % bootstrap over users as whole persons."
     )
-    gap = ""
-    if summary["gap"]:
-        found = summary["gap"]
-        less = found["forgetting_first_less_naive"]
-        gap = (
-            f"In average, continual is {words.share(found['closed'])} of the way from naive to joint_so_far "
-            f"({words.number(found['joint_so_far_less_naive'], sign=True)} apart); gain over naive "
-            f"{words.number(found['gain_over_naive']['mean'], sign=True)} {words.interval(found['gain_over_naive'], sign=True)}; "
-            f"forgetting_first less that of naive {words.number(less['mean'], sign=True)} {words.interval(less, sign=True)}."
-        )
-        gap = f"<p>{escaped(gap)}</p>"
+    gap = f"<p>{escaped(words.gap(summary))}</p>" if summary["gap"] else ""
     start = f"<details><summary>The same without inner steps</summary>{tables.continual_at_start(summary)}</details>"
     return f'<p class="note">{escaped(note)}</p>{tables.continual(summary)}{gap}{start}'
 
 
 def _origins(folder: Path, summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Section]:
     held = summary["provenance"]
-    text = "".join(_provenance(one, len(held) > 1) for one in (held if isinstance(held, Sequence) else [held]))
+    several = isinstance(held, Sequence)
+    text = "".join(_provenance(one, several) for one in (held if several else [held]))
     uses = folder / "test_uses.jsonl"
     if uses.is_file():
         count = len(uses.read_text().splitlines())
-        text += f'<p class="note">The test users of this run have been evaluated {count} time{"s" if count != 1 else ""}.</p>'
+        times = "once" if count == 1 else f"{count} times"
+        text += f'<p class="note">The test users of this run have been evaluated {times}.</p>'
     seconds = summary["seconds"]
     took = "".join(f"<dt>{escaped(part)}</dt><dd>{value:,.1f} s</dd>" for part, value in seconds.items())
     shown = escaped(json.dumps(config, indent=2, ensure_ascii=False, default=str))
@@ -174,10 +172,13 @@ def _page(summary: Mapping[str, Any], config: Mapping[str, Any], sections: Seque
     points_said = "".join(f"<li>{escaped(sentence)}</li>" for sentence in more)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" '
+        'content="light dark">\n'
         f"<title>{escaped(name)} · metapers</title>\n<style>{SHEET}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><h1>{escaped(name)}</h1>\n<p class="lead">{escaped(lead)}</p>\n<ul class="more">{points_said}</ul></header>\n'
+        f'<header><h1>{escaped(name)}</h1>\n<p class="lead">{escaped(lead)}</p>\n<ul '
+        f'class="more">{points_said}</ul></header>\n'
         f"<nav>{links}</nav>\n{body}\n"
-        f"<footer>metapers {escaped(__version__)}; the numbers of this page are in summary.json, the scores behind them in "
+        f"<footer>metapers {escaped(__version__)}; the numbers of this page are in summary.json, the scores behind "
+        "them in "
         "records/, the pictures as files in pictures/.</footer>\n</main>\n</body>\n</html>\n"
     )

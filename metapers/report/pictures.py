@@ -47,8 +47,10 @@ def over_steps(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
         axis.set(xlabel="inner steps", xticks=cube.steps)
     _finish(figure, (left, right), (ends, names), found, head)
     caption = (
-        f"Mean over {cube.users.size} test users (whole lives, last version, seeds averaged) against inner steps. Bands: "
-        f"95 % bootstrap over users. Horizontal lines: what takes no steps, given the same {shots} {what}; joint "
+        f"Mean over {cube.users.size} test users (whole lives, last version, seeds averaged) against inner steps. "
+        "Bands: "
+        f"95 % bootstrap over users, of {leader} only. Horizontal lines: what takes no steps, given the same {shots} "
+        f"{what}; joint "
         "with steps is the joint model fine-tuned on the support. An arrow marks a line that leaves the picture."
     )
     return Picture("adaptation_steps", figure, caption, f"Score against inner steps for {leader} and the others")
@@ -82,8 +84,9 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     _finish(figure, (left, right), (ends, names), found, head)
     caption = (
-        f"The same users and rows against the number of support {what}; all points are judged on the same later {what}. "
-        f"Bands: 95 % bootstrap over users. Dashed: baselines, which see the same support."
+        f"The same users and rows against the number of support {what}; all points are judged on the same later "
+        f"{what}. "
+        f"Bands: 95 % bootstrap over users, of {leader} only. Grey: what takes no steps, given the same support."
     )
     return Picture("adaptation_shots", figure, caption, f"Score against support {what} for {leader} and the others")
 
@@ -103,10 +106,12 @@ def users(found: Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -
     _before_after(axes[0, -1], before, after, own, head)
     count, seeds = cube.users.size, cube.values.shape[0]
     caption = (
-        f"Every test user ({count}, each under {seeds} seed{'s' if seeds != 1 else ''}) at {head['shots']} shots and {head['steps']} "
-        f"steps. Sorted bars: how much better the adapted score is than the reference, the best first; orange: users who "
-        f"are hurt. The vertical axis ends near the outermost 0.5 % of users. Right: each point is one user; below the "
-        f"diagonal the score fell by adapting."
+        f"Every test user ({count}, each under {seeds} seed{'s' if seeds != 1 else ''}) at {head['shots']} shots and "
+        f"{head['steps']} "
+        "steps. Sorted bars: how much better the adapted score is than the reference, the best first; orange: users "
+        "who "
+        f"are hurt. The vertical axis ends near the outermost 0.5 % of users. Right: each point is one user; "
+        f"{'above' if head['larger_is_better'] else 'below'} the diagonal adapting helped."
     )
     return Picture("users", figure, caption, "Sorted gain of each user by adapting, and scores before and after")
 
@@ -123,7 +128,8 @@ def _strategy_lines(
         if steps is not None:
             at, x = (slice(None), int(np.searchsorted(cube.steps, steps))), cube.shots
         top = name == leader
-        axis.fill_between(x, band.low[at], band.high[at], color=colours[name], alpha=0.18 if top else 0.09, linewidth=0)
+        if top:
+            axis.fill_between(x, band.low[at], band.high[at], color=colours[name], alpha=0.18, linewidth=0)
         axis.plot(
             x,
             band.mean[at],
@@ -172,10 +178,23 @@ def _waterfall(axis: Axes, gain: np.ndarray, title: str) -> None:
     axis.set(title=title, xlabel="users, sorted (%)", xlim=(0, 100))
     axis.axvline(100 * (1 - hurt), color=light("hurt"), linewidth=0.9, linestyle=(0, (3, 2)))
     axis.text(
-        0.97, 0.95, f"{words.share(hurt)} hurt", color=light("hurt"), transform=axis.transAxes, ha="right", va="top", fontweight="bold"
+        0.97,
+        0.95,
+        f"{words.share(hurt)} hurt",
+        color=light("hurt"),
+        transform=axis.transAxes,
+        ha="right",
+        va="top",
+        fontweight="bold",
     )
     axis.text(
-        0.97, 0.87, f"mean gain {words.number(float(gain.mean()), sign=True, places=3)}", color=light("soft"), transform=axis.transAxes, ha="right", va="top"
+        0.97,
+        0.87,
+        f"mean gain {words.number(float(gain.mean()), sign=True, places=3)}",
+        color=light("soft"),
+        transform=axis.transAxes,
+        ha="right",
+        va="top",
     )
 
 

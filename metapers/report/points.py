@@ -80,12 +80,12 @@ def cube(rows: pa.Table) -> Cube:
     if flat.size != np.prod(shape) or np.unique(flat).size != flat.size:
         raise ValueError(f"records must hold each of {shape} seeds, users, shots and steps once, got {flat.size} rows")
     values = np.empty(flat.size)
-    values[flat] = rows["value"].to_numpy()
+    values[:] = rows["value"].to_numpy()[::-1]
     return Cube(axes[1], axes[2], axes[3], values.reshape(shape))
 
 
 def band(found: Cube, draws: int) -> Band:
-    """95 % bootstrap over users, seeds averaged first: the draws of ``scores.mean_interval``, for all points at once."""
+    """95 % bootstrap over users, seeds averaged first: ``scores.mean_interval`` for all points at once."""
     users = found.values.mean(axis=0)
     low, high = np.quantile(resampled(users.reshape(len(users), -1), draws), [0.025, 0.975], axis=0)
     shape = users.shape[1:]

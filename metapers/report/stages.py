@@ -20,13 +20,11 @@ def matrices(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     count = next(iter(held.values())).shape[-1]
     kinds = ("at the start", f"after {head['steps']} steps")
     width = WIDTH / max(len(held), 3)
-    figure, axes = drawing.panels(WIDTH, 2 * (0.83 * width + 0.35), rows=2, columns=len(held))
+    figure, axes = drawing.panels(WIDTH, 2 * (0.87 * width + 0.4), rows=2, columns=len(held))
     for row, kind in enumerate(kinds):
         values = np.stack([matrix[row] for matrix in held.values()])
-        low, high = (float(end) for end in np.quantile(values, [0.0, 0.97]))
-        norm = Normalize(low, high if high > low else low + 1e-6, clip=True)
-        if head["larger_is_better"]:
-            norm = Normalize(*(float(end) for end in np.quantile(values, [0.03, 1.0])), clip=True)
+        low, high = np.quantile(values, [0.25, 1.0] if head["larger_is_better"] else [0.0, 0.75])
+        norm = Normalize(float(low), float(high if high > low else low + 1e-6), clip=True)
         for axis, (name, matrix) in zip(axes[row], held.items(), strict=True):
             _heat(axis, matrix[row], norm, larger=head["larger_is_better"])
             axis.set_title(f"{name}, {kind}" if len(held) < 4 else (name if row == 0 else ""))
@@ -36,9 +34,12 @@ def matrices(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
         axis.set_xlabel("evaluated on stage")
     metric = words.metric_name(head["metric"])
     caption = (
-        f"Mean {metric} of the test users of each stage (column) after training up to a stage (row), at {head['shots']} shots; top: "
-        f"{kinds[0]} (no steps), bottom: {kinds[1]}. Darker is better; each row of pictures has one colour scale for all "
-        "strategies. The outlined diagonal: just learned. Below it: earlier stages, what is kept. Above it: stages not yet seen."
+        f"Mean {metric} of the test users of each stage (column) after training up to a stage (row), at "
+        f"{head['shots']} shots; top: "
+        f"{kinds[0]} (no steps), bottom: {kinds[1]}. Darker is better; each row of pictures has one colour scale for "
+        "all "
+        "strategies; the worst quarter of its cells shares the lightest shade. The outlined diagonal: just learned. "
+        "Below it: earlier stages, what is kept. Above it: stages not yet seen."
     )
     alt = f"{metric} by trained and evaluated stage, {count} by {count}, for each strategy"
     return Picture("matrix", figure, caption, alt)
@@ -54,20 +55,25 @@ def forgetting(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture
     rows = math.ceil(count / columns)
     figure, axes = drawing.panels(WIDTH, 0.4 + 2.7 * rows, rows=rows, columns=columns, sharey=True, sharex=True)
     colours = palette.of_strategies(list(held))
-    every = np.stack(list(held.values()))
-    learned = np.stack([np.diagonal(matrix) for matrix in held.values()])
-    bounds = drawing.limits([*learned.ravel(), *every[:, -1].ravel()], list(every.ravel()), stretch=1.5)
+    after = np.tril_indices(count)
+    inside = np.concatenate([matrix[after] for name, matrix in held.items() if name != "static" or len(held) == 1])
+    bounds = drawing.limits(list(inside), [value for matrix in held.values() for value in matrix.ravel()], stretch=0.6)
     for stage, axis in enumerate(axes.ravel()):
         if stage >= count:
             axis.set_axis_off()
             continue
-        axis.axvspan(-0.25, stage - 0.0, color=light("grid"), alpha=0.45, linewidth=0)
+        axis.axvspan(-0.25, stage, color=light("grid"), alpha=0.45, linewidth=0)
         for name, matrix in held.items():
-            style = {"color": colours[name], "marker": palette.MARKERS.get(name, "o"), "markeredgecolor": light("paper")}
+            style = {
+                "color": colours[name],
+                "marker": palette.MARKERS.get(name, "o"),
+                "markeredgecolor": light("paper"),
+            }
             wide = 2.4 if name == leader else 1.5
             axis.plot(range(stage + 1), matrix[: stage + 1, stage], linewidth=wide * 0.6, alpha=0.55, **style)
             axis.plot(range(stage, count), matrix[stage:, stage], linewidth=wide, label=name, **style)
         axis.set(title=f"On stage {stage}", xticks=range(count), xlim=(-0.25, count - 0.75), ylim=bounds)
+        _away(axis, {name: float(matrix[-1, stage]) for name, matrix in held.items()}, bounds, colours)
     for axis in axes[-1]:
         axis.set_xlabel("trained up to stage")
     for axis in axes[:, 0]:
@@ -76,8 +82,10 @@ def forgetting(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture
     figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, handlelength=1.8)
     direction = "A line that falls" if summary["headline"]["larger_is_better"] else "A line that rises"
     caption = (
-        f"The same matrices as curves: the adapted score on the users of one stage after training up to each stage. Shaded: before "
-        f"the stage was seen. {direction} after the shading is forgetting."
+        "The same matrices as curves: the adapted score on the users of one stage after training up to each stage. "
+        "Shaded: before "
+        f"the stage was seen. {direction} after the shading is forgetting. An arrow names a line that ends outside "
+        "the picture."
     )
     return Picture("forgetting", figure, caption, "Score on each stage after each stage of training")
 
@@ -91,7 +99,9 @@ def bank(rows: list[dict[str, Any]], summary: Mapping[str, Any], config: Mapping
         for place, row in enumerate(rows):
             own, fresh = row[f"banked_{taken}"], row[f"fresh_{taken}"]
             better = (own > fresh) == head["larger_is_better"]
-            axis.plot([fresh, own], [place, place], color=light("gain" if better else "hurt"), linewidth=2.2, alpha=0.55)
+            axis.plot(
+                [fresh, own], [place, place], color=light("gain" if better else "hurt"), linewidth=2.2, alpha=0.55
+            )
             axis.plot(fresh, place, "o", color=light("soft"), markerfacecolor=light("paper"), markersize=6.5)
             axis.plot(own, place, "o", color=light("continual"), markersize=6.5)
         axis.set(title="at the start" if taken == 0 else f"after {taken} steps", ylim=(len(rows) - 0.5, -0.5))
@@ -99,7 +109,8 @@ def bank(rows: list[dict[str, Any]], summary: Mapping[str, Any], config: Mapping
         axis.set_xlabel(words.score_axis(summary, config).split(",")[0])
         axis.margins(x=0.1)
     caption = (
-        f"Mean over the test users of {head['strategy']} who returned in a stage. Filled: started from the row that the bank "
+        f"Mean over the test users of {head['strategy']} who returned in a stage. Filled: started from the row that "
+        "the bank "
         "kept of them; hollow: from the fresh start. Blue bar: the bank helped; orange: it did not."
     )
     return Picture("bank", figure, caption, "Banked against fresh starts by stage")
@@ -109,39 +120,56 @@ def regret(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     """How far each strategy and baseline is from the Bayes-optimal prediction."""
     found = summary["regret"]
     order = sorted(found, key=lambda name: found[name]["mean"])
-    figure, axes = drawing.panels(WIDTH * 0.75, 0.8 + 0.27 * len(order))
+    figure, axes = drawing.panels(WIDTH * 0.6, 0.8 + 0.27 * len(order))
     axis = axes[0, 0]
     colours = palette.of_strategies([name for name in order if name in summary["headline"]["strategies"]])
     for place, name in enumerate(order):
         row, colour = found[name], colours.get(name, light("soft"))
-        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3, alpha=0.4, solid_capstyle="butt")
+        axis.plot(
+            [row["low"], row["high"]], [place, place], color=colour, linewidth=3, alpha=0.4, solid_capstyle="butt"
+        )
         axis.plot(row["mean"], place, marker=palette.MARKERS.get(name, "o"), color=colour, markersize=6)
     axis.axvline(0, color=light("ink"), linewidth=1)
     axis.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5))
     axis.set_xlabel(f"regret in {words.score_axis(summary, config).split(',')[0]}; 0 is the best possible")
     axis.grid(axis="y", visible=False)
     caption = (
-        f"Score at {summary['headline']['shots']} shots and {summary['headline']['steps']} steps less that of the Bayes-optimal "
+        f"Score at {summary['headline']['shots']} shots and {summary['headline']['steps']} steps less that of the "
+        "Bayes-optimal "
         "prediction from the same support, per user (baselines take no steps). Bars: 95 % bootstrap over users."
     )
     return Picture("regret", figure, caption, "Regret of each strategy against the oracle")
 
 
+def _away(axis: Axes, last: Mapping[str, float], bounds: tuple[float, float], colours: Mapping[str, str]) -> None:
+    away = [name for name, value in last.items() if not bounds[0] <= value <= bounds[1]]
+    text = ", ".join(f"{name} {'↑' if last[name] > bounds[1] else '↓'} {last[name]:.3g}" for name in away)
+    if away:
+        colour = colours[away[0]] if len(away) == 1 else light("soft")
+        axis.set_title(text, loc="right", color=colour, fontsize=drawing.FONT - 0.5, fontweight="normal")
+
+
 def _heat(axis: Axes, values: np.ndarray, norm: Normalize, *, larger: bool) -> None:
     count = len(values)
     shades = LinearSegmentedColormap.from_list("scores", palette.SHADES if larger else palette.SHADES[::-1])
-    size = float(np.clip(34 / count, 4.5, drawing.FONT))
+    size = float(np.clip(42 / count, 4.5, drawing.FONT))
     for (row, column), value in np.ndenumerate(values):
         colour = shades(float(norm(value)))
-        axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor=light("paper"), linewidth=0.8))
+        axis.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor=light("paper"), linewidth=0.8)
+        )
         bright = 0.2126 * colour[0] + 0.7152 * colour[1] + 0.0722 * colour[2]
         text = f"{value:.3f}" if abs(value) < 100 else f"{value:.2g}"
         axis.text(
             column, row, text, ha="center", va="center", fontsize=size, color="#10212d" if bright > 0.45 else "#fdfefe"
         )
     for stage in range(count):
-        axis.add_patch(Rectangle((stage - 0.46, stage - 0.46), 0.92, 0.92, fill=False, edgecolor=light("hurt"), linewidth=1.3))
-    axis.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), xticks=range(count), yticks=range(count), aspect="equal")
+        axis.add_patch(
+            Rectangle((stage - 0.46, stage - 0.46), 0.92, 0.92, fill=False, edgecolor=light("hurt"), linewidth=1.3)
+        )
+    axis.set(
+        xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), xticks=range(count), yticks=range(count), aspect="equal"
+    )
     axis.grid(visible=False)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

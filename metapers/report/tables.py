@@ -19,7 +19,9 @@ def escaped(value: Any) -> str:
     return html.escape(str(value))
 
 
-def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], *, kind: str = "", text: Sequence[int] = (0,)) -> str:
+def table(
+    head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], *, kind: str = "", text: Sequence[int] = (0,)
+) -> str:
     """A table of ready HTML cells; ``rows``: (class of the row, cells); the first cell of a row is its name.
 
     ``text``: columns that are words rather than numbers.
@@ -56,10 +58,18 @@ def headline(summary: Mapping[str, Any]) -> str:
         ends = "" if ours else interval(row, "difference_", sign=True)
         cells = [f'{escaped(name)}<span class="under">{escaped(meaning)}</span>', number(row["mean"])]
         cells += [interval(row), forest(row, scale, head["adapted"]["mean"], strong=ours)]
-        cells += [gap, ends, chip, number(row["worst_decile"])]
+        cells += [f'{gap}<span class="under">{ends}</span>', chip, number(row["worst_decile"])]
         lines.append(("ours" if ours else "", cells))
-    columns = ["", f"mean {metric}", "95 % interval", "", "ours − theirs", "95 %, paired", "", "worst tenth<br>of users"]
-    return table(columns, lines, kind="headline", text=(0, 3, 6))
+    columns = [
+        "",
+        f"mean {metric}",
+        "95 % interval",
+        "",
+        "ours − theirs<br>95 %, paired",
+        "",
+        "worst tenth<br>of users",
+    ]
+    return table(columns, lines, kind="headline full", text=(0, 3, 5))
 
 
 def forest_scale(rows: Sequence[Mapping[str, float]]) -> tuple[float, float]:
@@ -74,12 +84,13 @@ def forest_scale(rows: Sequence[Mapping[str, float]]) -> tuple[float, float]:
 
 def forest(row: Mapping[str, float], scale: tuple[float, float], ours: float, *, strong: bool) -> str:
     """One interval as a bar with its mean as a dot; the dashed line is our mean."""
-    place = lambda value: round(190 * float(np.clip((value - scale[0]) / (scale[1] - scale[0]), 0, 1)), 1)
+    place = lambda value: round(160 * float(np.clip((value - scale[0]) / (scale[1] - scale[0]), 0, 1)), 1)
     colour = "var(--continual)" if strong else "var(--soft)"
     low, mean, high, line = (place(value) for value in (row["low"], row["mean"], row["high"], ours))
     return (
-        '<svg class="forest" viewBox="0 0 190 18" aria-hidden="true">'
-        f'<line x1="{line}" x2="{line}" y1="-10" y2="28" stroke="var(--continual)" stroke-width="1" stroke-dasharray="2 3" opacity=".7"/>'
+        '<svg class="forest" viewBox="0 0 160 18" aria-hidden="true">'
+        f'<line x1="{line}" x2="{line}" y1="-13" y2="31" stroke="var(--continual)" stroke-width="1" '
+        'stroke-dasharray="2 3" opacity=".7"/>'
         f'<line x1="{low}" x2="{high}" y1="9" y2="9" stroke="{colour}" stroke-width="3" opacity=".5"/>'
         f'<circle cx="{mean}" cy="9" r="4" fill="{colour}"/></svg>'
     )
@@ -90,9 +101,15 @@ def strategies(summary: Mapping[str, Any]) -> str:
     head = summary["headline"]
     lines = []
     for name, row in head["strategies"].items():
-        label = f'{escaped(name)}<span class="under">{escaped(words.MEANINGS.get(name, ""))}</span>'
-        adapted = number(row["mean"]) + (' <span class="soft">fine-tuned</span>' if name == "joint" else "")
-        cells = [label, number(row["start"]), adapted, interval(row), number(row["mean"] - row["start"], sign=True)]
+        meaning = words.MEANINGS["joint_fine_tuned" if name == "joint" else name] if name in words.MEANINGS else ""
+        label = f'{escaped(name)}<span class="under">{escaped(meaning)}</span>'
+        cells = [
+            label,
+            number(row["start"]),
+            number(row["mean"]),
+            interval(row),
+            number(row["mean"] - row["start"], sign=True),
+        ]
         lines.append(("ours" if name == head["strategy"] else "", cells))
     columns = ["", "at the start", f"after {head['steps']} steps", "95 % interval", "adapted − start"]
     return table(columns, lines, kind="headline")
@@ -104,13 +121,14 @@ def continual(summary: Mapping[str, Any]) -> str:
     metrics = [name for name in summary["definitions"] if any(name in found[each] for each in names)]
     lines = []
     for metric in metrics:
-        label = f'{escaped(metric)}<span class="under">{escaped(words.EXPLAINED.get(metric, ""))}</span>'
-        cells = [label]
+        meaning = f'<span class="under">{escaped(words.EXPLAINED.get(metric, ""))}</span>'
+        formula = f'<span class="under"><code>{escaped(summary["definitions"][metric].split(", ")[0])}</code></span>'
+        cells = [f"{escaped(metric)}{meaning}{formula}"]
         for name in names:
             row = found[name].get(metric)
             cells.append("" if row is None else f'{number(row["mean"])}<span class="under">{interval(row)}</span>')
-        lines.append(("", [*cells, f'<span class="mono soft">{escaped(summary["definitions"][metric])}</span>']))
-    return table(["", *map(escaped, names), "definition"], lines, text=(0, len(names) + 1))
+        lines.append(("", cells))
+    return table(["", *map(escaped, names)], lines, kind="full")
 
 
 def continual_at_start(summary: Mapping[str, Any]) -> str:
@@ -118,7 +136,9 @@ def continual_at_start(summary: Mapping[str, Any]) -> str:
     found, names = summary["continual_at_start"], list(summary["continual_at_start"])
     metrics = [name for name in summary["definitions"] if any(name in found[each] for each in names)]
     cell = lambda name, metric: number(found[name][metric]) if metric in found[name] else ""
-    return table(["", *map(escaped, names)], [("", [metric, *(cell(name, metric) for name in names)]) for metric in metrics])
+    return table(
+        ["", *map(escaped, names)], [("", [metric, *(cell(name, metric) for name in names)]) for metric in metrics]
+    )
 
 
 def banked(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
@@ -132,7 +152,11 @@ def banked(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str
             cells += [number(row[f"{start}_{taken}"]) for start in ("banked", "fresh")]
             cells.append(f'{number(gap["mean"], sign=True)}<span class="under">{interval(gap, sign=True)}</span>')
         lines.append(("", cells))
-    parts = [f"{part}<br>{when}" for when in ("at the start", f"{steps} steps") for part in ("banked", "fresh", "banked − fresh")]
+    parts = [
+        f"{part}<br>{when}"
+        for when in ("at the start", f"{steps} steps")
+        for part in ("banked", "fresh", "banked − fresh")
+    ]
     return table(["", "users", *parts], lines)
 
 
@@ -140,7 +164,9 @@ def regret(summary: Mapping[str, Any]) -> str:
     """Regret against the oracle with intervals."""
     rows = sorted(summary["regret"].items(), key=lambda item: item[1]["mean"])
     ours = summary["headline"]["strategy"]
-    lines = [("ours" if name == ours else "", [escaped(name), number(row["mean"]), interval(row)]) for name, row in rows]
+    lines = [
+        ("ours" if name == ours else "", [escaped(name), number(row["mean"]), interval(row)]) for name, row in rows
+    ]
     return table(["", "mean regret", "95 % interval"], lines, kind="headline")
 
 
@@ -151,7 +177,11 @@ def stages(summary: Mapping[str, Any]) -> str:
     lead = summary["headline"]["strategy"]
     start = f"{lead}_start"
     columns = [start, lead, *(name for name in names if name != lead)]
-    titles = [f"{escaped(lead)}<br>at the start", f"{escaped(lead)}<br>adapted", *(escaped(name) for name in columns[2:])]
+    titles = [
+        f"{escaped(lead)}<br>at the start",
+        f"{escaped(lead)}<br>adapted",
+        *(escaped(name) for name in columns[2:]),
+    ]
     lines = [("", [f"stage {row['stage']}", *(number(row[name]) for name in columns)]) for row in rows]
     return table(["", *titles], lines)
 

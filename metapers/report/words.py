@@ -128,10 +128,9 @@ def _adapting(summary: Mapping[str, Any], said: str | None) -> list[str]:
     if row is None or said == "unadapted":
         return []
     found = judged(row, head["larger_is_better"])
-    verb = {1: "improves on", 0: "does not measurably change", -1: "is worse than"}[found]
-    values = f"{number(row['mean'], places=3)} to {number(head['adapted']['mean'], places=3)}"
+    said = {1: "adapting is better", 0: "adapting cannot be told apart", -1: "adapting is worse"}[found]
     return [
-        f"Adapting {verb} the best start without it, that of {head['unadapted']['of']}: from {values}, "
+        f"Against the best unadapted start ({head['unadapted']['of']}, {number(row['mean'], places=3)}) {said}: "
         f"paired difference {number(row['difference'], sign=True, places=3)} "
         f"{interval(row, 'difference_', sign=True, places=3)}."
     ]
@@ -171,3 +170,14 @@ def _caution(summary: Mapping[str, Any]) -> list[str]:
         shots = summary["headline"]["shots"]
         found.append(f"{summary['short']} users and stages had fewer than {shots} to adapt on.")
     return found
+
+
+def gap(summary: Mapping[str, Any]) -> str:
+    """How far continual and joint_so_far are from naive in what is kept, and in forgetting."""
+    found = summary["gap"]
+    gain, less = found["gain_over_naive"], found["forgetting_first_less_naive"]
+    return (
+        f"From naive, in average: joint_so_far {number(found['joint_so_far_less_naive'], sign=True)}, continual "
+        f"{number(gain['mean'], sign=True)} {interval(gain, sign=True)}, which is {share(found['closed'])} of that; in "
+        f"forgetting_first: continual {number(less['mean'], sign=True)} {interval(less, sign=True)}."
+    )

@@ -41,7 +41,8 @@ def family(
     else uniformly 0..l-s-1, and are rows o..o+s-1. The query is all a = l - o - s later rows if a <= ``query``, else
     ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform in 0..a-1
     (systematic sampling: every later row is as likely as any other, and they keep their order).
-    Inputs in ``known`` are those of the end of the window. Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place in the
+    Inputs in ``known`` are those of the end of the window; where there are such, notes carry ``support_rows`` [n,
+    support] and ``query_rows`` [n, query], by which ``renew`` finds them again in a later stage. Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place in the
     batch), not on n.
 
     Raises:
@@ -77,19 +78,31 @@ def family(
         position, later = _query_positions(length, begin + count, query, shift)
         index = jnp.arange(support, dtype=jnp.int32)
         start = data["start"][chosen]
-        return Task(
-            _gather(data, start + begin + index, index < count),
-            _gather(data, start + position, later),
-            data["user"][chosen],
-            {"stage": data["stage"][chosen], "replayed": jnp.zeros_like(chosen)},
-        )
+        first, then = start + begin + index, start + position
+        notes = {"stage": data["stage"][chosen], "replayed": jnp.zeros_like(chosen)}
+        if data["known"]:
+            notes |= {"support_rows": jnp.where(index < count, first, 0), "query_rows": jnp.where(later, then, 0)}
+        return Task(_gather(data, first, index < count), _gather(data, then, later), data["user"][chosen], notes)
 
     def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
         drawn = keys.named(key, "tasks", step)
         each = jax.vmap(lambda i: jax.random.fold_in(drawn, i))(jnp.arange(n))
         return jax.vmap(one, in_axes=(None, 0))(data, each), jnp.ones(n, bool)
 
-    return TaskFamily(data, sample)
+    def renew(data: Tree, tasks: Task) -> Task:
+        if not data["known"]:
+            return tasks
+        support, query = (
+            part._replace(inputs=part.inputs | hide(_known(data, tasks.notes[f"{name}_rows"]), part.mask))
+            for name, part in (("support", tasks.support), ("query", tasks.query))
+        )
+        return tasks._replace(support=support, query=query)
+
+    return TaskFamily(data, sample, renew)
+
+
+def _known(data: Tree, rows: Array) -> dict[str, Array]:
+    return jax.tree.map(lambda leaf: leaf[rows, data["now"]], data["known"])
 
 
 def _check_sizes(segments: Segments, *, support: int, query: int) -> None:
@@ -132,5 +145,5 @@ def _gather(data: Tree, rows: Array, mask: Array) -> Batch:
     rows = jnp.where(mask, rows, 0)
     inputs, targets = jax.tree.map(lambda leaf: leaf[rows], (data["inputs"], data["targets"]))
     if data["known"]:
-        inputs = inputs | jax.tree.map(lambda leaf: leaf[rows, data["now"]], data["known"])
+        inputs = inputs | _known(data, rows)
     return Batch(hide(inputs, mask), hide(targets, mask), mask)

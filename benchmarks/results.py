@@ -1,0 +1,121 @@
+"""The figures of the README: MovieLens on all five folds, pooled, and the synthetic drifts; resumable.
+
+    python benchmarks/results.py --workdir=runs/results
+
+Every user is a test user in exactly one fold. Runs are made by train.py and eval.py with the shipped configs; what
+is finished is not run again. Writes summary.json and report.html of the pooled records into the workdir, and the
+figures with their command into benchmarks/results/.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+
+from metapers import records, workdir
+from metapers.experiment import judging, lineage, summary
+from metapers.experiment import config as configs
+from metapers.report import write_report
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DRIFTS = ("sudden", "recurring")
+
+
+def run(name: str, config: str, folder: pathlib.Path, overrides: list[str]) -> dict:
+    """Trains and judges one run unless it is finished; returns its summary."""
+    done = folder / "summary.json"
+    if not done.exists():
+        began = time.monotonic()
+        train = [sys.executable, "train.py", f"--config={config}", f"--workdir={folder}", *overrides]
+        for command in (train, [sys.executable, "eval.py", f"--workdir={folder}"]):
+            subprocess.run(command, cwd=ROOT, check=True)
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    return json.loads(done.read_text())
+
+
+def pooled(folders: list[pathlib.Path], summaries: list[dict], out: pathlib.Path) -> dict:
+    """The summary of several folds' records together, written with its report into ``out``."""
+    config = judging.opened(folders[0])
+    test = pa.concat_tables([records.read_file(folder / "records" / "test.parquet") for folder in folders])
+    chosen = pa.concat_tables([judging.validation_records(folder) for folder in folders])
+    seconds = {part: sum(one["seconds"][part] for one in summaries) for part in summaries[0]["seconds"]}
+    found = summary.summarise(
+        pa.concat_tables([test, chosen]),
+        config,
+        provenance=[one["provenance"] for one in summaries],
+        seconds=seconds,
+        stages=config.data.stages,
+    )
+    workdir.write_json(out / "summary.json", found)
+    print(f"report: {write_report(out, found, test, configs.plain(config))}")
+    return found
+
+
+def verdicts(found: dict, synthetic: dict[str, dict]) -> list[tuple[str, bool, str]]:
+    """(what must hold, whether it does, the figures) of the project's acceptance."""
+    head, gap = found["headline"], found["gap"]
+    rows = []
+    for name, row in head["baselines"].items():
+        told = f"{row['difference']:+.4f} [{row['difference_low']:+.4f}, {row['difference_high']:+.4f}]"
+        share = f"{100 * row['difference'] / row['mean']:+.2f} %"
+        rows.append((f"adapted below {name} ({row['mean']:.4f})", row["difference_high"] < 0, f"{told}, {share}"))
+    bias = head["baselines"]["item_user_bias"]
+    rows.append(("item_user_bias at most 0.922", bias["mean"] <= 0.922, f"{bias['mean']:.4f}"))
+    rows.append(("at least 0.9 % below item_user_bias", bias["difference"] <= -0.009 * bias["mean"], ""))
+    rows.append(("at most 35 % of users hurt", found["hurt_fraction"] <= 0.35, f"{found['hurt_fraction']:.1%}"))
+    for name, one, share in (
+        ("MovieLens", gap, 0.5),
+        *((f"{drift} drift", synthetic[drift]["gap"], 0.8) for drift in synthetic),
+    ):
+        gain = one["gain_over_naive"]
+        told = f"{one['closed']:.0%}, gain {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        rows.append((f"{name}: continual closes >= {share:.0%} of the gap", one["closed"] >= share, told))
+        rows.append((f"{name}: its gain over naive excludes zero", gain["low"] > 0, ""))
+        less = one["forgetting_first_less_naive"]["mean"]
+        rows.append((f"{name}: forgetting_first below naive's", less < 0, f"{less:+.4f}"))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "results")
+    parser.add_argument("--folds", default="0,1,2,3,4")
+    parser.add_argument("--save", default=str(ROOT / "benchmarks" / "results"), help="where the figures go; '' for nowhere")
+    options, overrides = parser.parse_known_args()
+    out = workdir.open_workdir(options.workdir)
+    folds = [int(fold) for fold in options.folds.split(",")]
+    folders = [out / f"movielens-fold-{fold}" for fold in folds]
+    summaries = [
+        run(f"fold {fold}", "configs/movielens.py", folder, [f"--config.data.fold={fold}", *overrides])
+        for fold, folder in zip(folds, folders, strict=True)
+    ]
+    synthetic = {
+        drift: run(drift, "configs/synthetic.py", out / f"synthetic-{drift}", [f"--config.data.drift={drift}"])
+        for drift in DRIFTS
+    }
+    found = pooled(folders, summaries, out)
+    print("\n" + summary.text(found))
+    for drift, one in synthetic.items():
+        print(f"\n{drift} drift\n" + summary.text(one))
+    rows = verdicts(found, synthetic)
+    print("\n" + "\n".join(f"{'holds' if holds else 'FAILS'}  {what}  {told}".rstrip() for what, holds, told in rows))
+    if options.save:
+        kept = {
+            "command": "make results",
+            "revision": lineage.revision(),
+            "machine": {"platform": platform.platform(), "cores": 2, "libraries": lineage.libraries()},
+            "movielens": found | {"provenance": "of each fold's run"},
+            "synthetic": {drift: {key: one[key] for key in ("headline", "gap", "regret", "continual")} for drift, one in synthetic.items()},
+            "verdicts": [{"what": what, "holds": bool(holds), "figures": told} for what, holds, told in rows],
+        }
+        workdir.write_json(pathlib.Path(options.save) / "figures.json", kept)
+    return 0 if all(holds for _, holds, _ in rows) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,82 @@
+"""What a resume is held against, and how a run is asked to stop: the config and the data it began with, signals."""
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from ml_collections import ConfigDict
+
+from metapers import workdir
+from metapers.experiment import config as configs
+from metapers.experiment.assembly import Parts
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved where it was."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal = signal_number
+
+
+def agree(config: ConfigDict, folder: Path) -> list[str]:
+    """Holds a config against the run's in the folder, if there is one; returns operational differences.
+
+    Raises:
+      ValueError: if a key differs that can change a number, naming each.
+    """
+    path = folder / "config.json"
+    operational: list[str] = []
+    if path.exists():
+        binding, operational = configs.differences(configs.from_plain(json.loads(path.read_text())), config)
+        if binding:
+            raise ValueError(
+                f"the run in {folder} was started with another config: {'; '.join(binding)}. "
+                "Resume with the same one, or choose a new workdir"
+            )
+    return operational
+
+
+def same_data(parts: Parts, folder: Path) -> None:
+    """Refuses with a ValueError data that are not those the run in the folder began with."""
+    path, now = folder / "provenance.json", dict(parts.stream.provenance)
+    if path.exists():
+        was = json.loads(path.read_text())
+        if was["sha256"] != now["sha256"]:
+            raise ValueError(
+                f"the run in {folder} was started on other data: SHA-256 {was['sha256'][:16]}… then, "
+                f"{now['sha256'][:16]}… now"
+            )
+
+
+def keep(parts: Parts, folder: Path) -> None:
+    """Writes what a resume is held against, once all of it could be built: a refused config binds no workdir."""
+    workdir.write_json(folder / "provenance.json", dict(parts.stream.provenance))
+    workdir.write_json(folder / "config.json", configs.plain(parts.config))
+
+
+@contextlib.contextmanager
+def interruptions() -> Iterator[Callable[[], int]]:
+    """While inside, SIGINT and SIGTERM only set a mark, which the yielded function reads; a second one is obeyed."""
+    seen: list[int] = []
+    before = {}
+
+    def mark(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, mark)
+    except ValueError:  # only the main thread may; elsewhere the caller's own handling stands
+        before = {}
+    try:
+        yield lambda: seen[0] if seen else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,138 @@
+"""Runs that last seconds: a tiny config, shipped configs shrunk, the doors called as children, all numbers of a run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from metapers import records, store, trees
+from metapers.experiment import config as configs
+from metapers.experiment import config_for
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "seeds": 2,
+    "steps": 40,
+    "chunk": 10,
+    "users": 8,
+    "log_every": 10,
+    "checkpoint_every": 20,
+    "validate_every": 20,
+    "progress": False,
+    "continual.capacity": 32,
+    "continual.replayed": 8,
+    "continual.draws": 4,
+    "evaluation.shots": (1, 4),
+    "evaluation.steps": (0, 1, 2),
+    "evaluation.headline_shots": 4,
+    "evaluation.headline_steps": 2,
+    "evaluation.bootstrap": 100,
+}
+SHRUNK_DATA = {
+    "linear_gaussian": {"stages": 3, "users_per_stage": 40, "examples": 12, "support": 4, "query": 8},
+    "sinusoid": {"users": 60},
+    "movielens": {"stages": 3, "support": 4, "query": 8},
+    "quadratic": {"users_per_stage": 40},
+}
+QUICK = {
+    "strategies": ("continual",),
+    "steps": 7,
+    "chunk": 3,
+    "users": 4,
+    "checkpoint_every": 3,
+    "validate_every": 7,
+    "log_every": 3,
+    "data.stages": 2,
+    "data.users_per_stage": 24,
+    "data.examples": 8,
+    "evaluation.shots": (4,),
+    "evaluation.steps": (0, 1),
+    "evaluation.headline_steps": 1,
+    "learner.inner_steps": 1,
+    "tensorboard": False,
+}
+
+
+def small(**changes: Any) -> ConfigDict:
+    """Synthetic users in three stages, two seeds, all strategies; ``changes``: dotted keys with "__" for dots."""
+    data = {f"data.{key}": value for key, value in SHRUNK_DATA["linear_gaussian"].items()}
+    given = {key.replace("__", "."): value for key, value in changes.items()}
+    rates = {f"optimizer.{group}.rate": 0.02 for group in ("param", "personal", "inner")}
+    return configs.merged(config_for("linear_gaussian", "linear"), SMALL | data | rates | given)
+
+
+def quick(**changes: Any) -> ConfigDict:
+    """One strategy, one seed, two stages of three chunks: for tests that train more than once."""
+    given = {key.replace("__", "."): value for key, value in changes.items()}
+    return configs.merged(small(), QUICK | {"seeds": 1} | given)
+
+
+def overrides(source: str, **changes: Any) -> list[str]:
+    """The command line that shrinks a shipped config of a source."""
+    data = {f"data.{key}": value for key, value in SHRUNK_DATA[source].items()}
+    given = {key.replace("__", "."): value for key, value in changes.items()}
+    return [f"--config.{key}={value}" for key, value in (SMALL | data | given).items()]
+
+
+def child(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """``python ARGUMENTS`` in the checkout as a newcomer would call it, on the CPU, its compilations kept."""
+    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "COLUMNS": "200"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, env=environment, **(pipes | options))
+
+
+def call(*arguments: object, timeout: float = 300, **options: Any) -> tuple[int, str, str]:
+    """(exit code, output, errors) of ``child``."""
+    with child(*arguments, **options) as process:
+        out, errors = process.communicate(timeout=timeout)
+    return process.returncode, out, errors
+
+
+def numbers(folder: Path) -> dict[str, np.ndarray]:
+    """Every array of every version in a workdir by "strategy/version/leaf": learner state, memory, bank and all."""
+    found: dict[str, np.ndarray] = {}
+    for versions in sorted((Path(folder) / "strategies").glob("*/versions")):
+        for number in store.versions(versions):
+            tree = flat(store.load_version(versions, number)[0])
+            found |= {f"{versions.parent.name}/{number}/{name}": leaf for name, leaf in tree.items()}
+    return found
+
+
+def flat(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree on the host by path, typed keys as their data."""
+    keyed = dict(zip(trees.names(tree), jax.tree.leaves(tree), strict=True))
+
+    def plain(leaf: Any) -> np.ndarray:
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+
+    return {name: plain(leaf) for name, leaf in keyed.items()}
+
+
+def same_bits(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
+    """The names of arrays that are not bit for bit the same in both; empty when all are, and there are some."""
+    if not a:
+        return ["no arrays at all"]
+    return sorted(
+        name
+        for name in a.keys() | b.keys()
+        if name not in a or name not in b or a[name].dtype != b[name].dtype or a[name].tobytes() != b[name].tobytes()
+    )
+
+
+def validation(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The validation records that training wrote, rows by file."""
+    files = sorted((Path(folder) / "records").glob("validation-*.parquet"))
+    return {path.name: records.read_file(path).to_pylist() for path in files}
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's journal; ValueError if one is no JSON."""
+    return [json.loads(line) for line in (Path(folder) / "journal.jsonl").read_text().splitlines()]

@@ -1,0 +1,355 @@
+"""The report: one page that says what the summary says, honestly, with pictures that are there."""
+
+import itertools
+import pathlib
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import matplotlib.image
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from metapers.experiment import config as configs
+from metapers.experiment import summary as summaries
+from metapers.records import SCHEMA, user_hash
+from metapers.report import drawing, points, tables, words, write_report
+from metapers.scores import mean_interval
+
+SHOTS, STEPS, USERS, SEEDS = (1, 4, 16), (0, 1, 5), 30, 2
+STRATEGIES = ("static", "naive", "joint_so_far", "continual")
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+OFFSETS = {"static": 0.3, "naive": 0.1, "joint_so_far": 0.05, "continual": 0.0, "joint": 0.2}
+OFFSETS |= {"global_mean": 0.8, "user_mean": 0.7, "oracle": -0.2}
+
+
+def block(rng, strategy, split, fold, trained, evaluated, users, *, start="fresh", level=1.0):
+    """Rows of one strategy and version on some users; a loss that falls with shots and steps."""
+    plain = strategy in (*summaries.TRIVIAL, "oracle")
+    steps, seeds = ((0,), (0,)) if plain else (STEPS, tuple(range(SEEDS)))
+    place = list(itertools.product(range(len(users)), seeds, SHOTS, steps))
+    own = level + 0.1 * rng.standard_normal(len(users))
+    values = [
+        own[user] + OFFSETS[strategy] - (0.02 * step * shots**0.25 if not plain else 0) + 0.01 * seed
+        for user, seed, shots, step in place
+    ]
+    user, seed, shot, step = zip(*place, strict=True)
+    count = len(place)
+    columns = {
+        "strategy": [strategy] * count,
+        "split": [split] * count,
+        "seed": seed,
+        "fold": [fold] * count,
+        "trained_stage": [trained] * count,
+        "evaluated_stage": [evaluated] * count,
+        "user": [users[i] for i in user],
+        "returning": [start == "banked"] * count,
+        "start": [start] * count,
+        "shots": shot,
+        "steps": step,
+        "n_support": shot,
+        "n_query": [8] * count,
+        "metric": ["rmse"] * count,
+        "value": values,
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def records(*, stages, oracle, folds, strategies, bias):
+    """A whole run's records, or several folds'; ``bias``: how much worse item_user_bias is than continual adapted."""
+    rng, found = np.random.default_rng(0), []
+    OFFSETS["item_user_bias"] = bias - 0.2
+    for fold, split in itertools.product(folds, ("validation", "test")):
+        users = sorted(user_hash(f"{split}-{fold}-{i}") for i in range(USERS))
+        of_stage = [users[stage::stages] for stage in range(stages)]
+        where = [(-1, users), *enumerate(of_stage)]
+        for evaluated, chosen in where:
+            for name in strategies:
+                for trained in range(-1, stages):
+                    worse = 1.3 if trained < 0 else 1.0 + 0.02 * abs(trained - evaluated) * (evaluated >= 0)
+                    found.append(block(rng, name, split, fold, trained, evaluated, chosen, level=worse))
+            others = ("joint", *summaries.TRIVIAL, *(["oracle"] if oracle else []))
+            found += [block(rng, name, split, fold, stages - 1, evaluated, chosen) for name in others]
+        for stage, name in itertools.product(range(1, stages), strategies):
+            found.append(block(rng, name, split, fold, stage, stage, of_stage[stage][:4], start="banked", level=0.8))
+    return pa.concat_tables(found)
+
+
+def told(*, stages=3, oracle=True, folds=(0,), strategies=STRATEGIES, bias=0.1):
+    """The test records, the summary and the config of such a run."""
+    table = records(stages=stages, oracle=oracle, folds=folds, strategies=strategies, bias=bias)
+    config = configs.default({"source": "movielens"}, {"name": "linear"})
+    config.seeds, config.strategies = SEEDS, strategies
+    config.evaluation.shots, config.evaluation.steps, config.evaluation.bootstrap = SHOTS, STEPS, 200
+    counts = [{"users": 10 + stage, "examples": 1234 + stage} for stage in range(stages)]
+    about = {"source": "films", "version": "7", "sha256": "ab" * 32, "license": "<b>&"}
+    about |= {"boundaries": [86400.0 * (i + 1) for i in range(stages - 1)]}
+    about |= {"splits": dict.fromkeys(("train", "validation", "test"), counts)}
+    provenance = [about | {"fold": fold} for fold in folds]
+    summary = summaries.summarise(table, config, provenance=provenance, seconds={"train": 12.34}, stages=stages)
+    return summary, table.filter(pa.array(np.asarray(table["split"]) == "test")), configs.plain(config)
+
+
+def made(folder, **options):
+    """A report with everything that went into it."""
+    summary, table, config = told(**options)
+    path = write_report(folder, summary, table, config)
+    return SimpleNamespace(summary=summary, table=table, config=config, path=path, html=path.read_text(), folder=folder)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("whole"))
+
+
+class Nesting(HTMLParser):
+    """Every element is closed in the order in which it was opened; ids, links and words are kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.words = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids += [found["id"]] if "id" in found else []
+        for name in ("href", "src"):
+            self.links += [found[name]] if name in found else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, (tag, self.open[-3:], self.getpos())
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def check_page(html):
+    """One well-formed file that asks nothing of the network; returns its text."""
+    page = Nesting()
+    page.feed(html)
+    page.close()
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in page.links), page.links
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert set(re.findall(r"url\(#([^)]*)\)", html)) <= set(page.ids)
+    assert not re.search(r"https?:|<script|@import|<link|url\((?!#)", html)
+    return "".join(page.words)
+
+
+def check_pictures(folder, expected):
+    found = {path.name: matplotlib.image.imread(path) for path in (folder / "pictures").iterdir()}
+    assert sorted(found) == sorted(f"{name}.png" for name in expected)
+    for name, pixels in found.items():
+        assert pixels[..., :3].std() > 0.03, name
+        assert pixels.shape[1] > 800, name
+
+
+ALWAYS = ["adaptation_shots", "adaptation_steps", "matrix", "users"]
+
+
+def test_page_is_one_well_formed_file_with_all_its_parts(report):
+    text = check_page(report.html)
+    check_pictures(report.folder, [*ALWAYS, "bank", "forgetting", "regret"])
+    anchors = re.findall(r'<section id="(\w+)">', report.html)
+    assert anchors[:4] == ["headline", "curves", "users", "matrix"]
+    assert anchors[4:] == ["forgetting", "continual", "bank", "regret", "strategies", "provenance", "seconds", "config"]
+    assert report.html.count("<svg viewBox") == 7
+    sheet = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*\s*\}", "", report.html.split("<style>")[1].split("</style>")[0])
+    assert sheet.count("{") == sheet.count("}") and "display: none" not in sheet  # print's rules are print's alone
+    for rule in (
+        "@media (prefers-color-scheme: dark) { :root { --paper: #14181c;",
+        "@media print { :root { --paper: #fefefe;",
+    ):
+        assert rule in report.html
+    assert "ab" * 32 in text and "1970-01-02 to 1970-01-03" in text and "1,234" in text and "12.3 s" in text
+    assert '"bootstrap": 200' in text and "<b>&" in text  # the config; what was text stays text
+
+
+def test_page_holds_the_numbers_of_the_summary(report):
+    text, head = check_page(report.html), report.summary["headline"]
+    rows = [head["adapted"], *head["baselines"].values(), *head["strategies"].values()]
+    for row in rows:
+        for key in ("mean", "low", "high", "worst_decile", "start"):
+            assert key not in row or f"{row[key]:.4f}" in text, (key, row)
+    for row in head["baselines"].values():
+        assert words.number(row["difference"], sign=True) in text
+    for found in report.summary["continual_intervals"].values():
+        for row in found.values():
+            assert words.number(row["mean"]) in text and words.interval(row) in text
+    for matrix in report.summary["matrix"].values():
+        for value in np.ravel(matrix):
+            assert f"{value:.3f}" in text
+    for row in report.summary["banked"]:
+        assert f"{row['banked_0']:.4f}" in text and f"{row['fresh_5']:.4f}" in text
+    for row in report.summary["regret"].values():
+        assert words.interval(row) in text
+
+
+@pytest.mark.parametrize(
+    "options, missing",
+    [
+        ({"oracle": False}, {"regret"}),
+        ({"stages": 1}, {"forgetting", "bank"}),
+        ({"strategies": ("naive",), "stages": 2}, set()),
+    ],
+    ids=["no oracle", "one stage", "one strategy"],
+)
+def test_page_without_a_part(tmp_path, options, missing):
+    text = check_page(made(tmp_path, **options).html)
+    check_pictures(tmp_path, [*ALWAYS, *({"bank", "forgetting", "regret"} - missing)])
+    assert "nan" not in text.lower().split()
+
+
+def test_page_of_several_folds_names_each(tmp_path):
+    pooled = made(tmp_path, folds=(0, 1, 2))
+    text = check_page(pooled.html)
+    assert all(f"Fold {fold}" in text for fold in range(3))
+    assert f"{3 * USERS} test users (folds 0, 1, 2)" in text
+
+
+def test_same_arguments_give_the_same_bytes_and_no_litter(report, tmp_path):
+    again = write_report(tmp_path, report.summary, report.table, report.config)
+    assert again.read_bytes() == report.path.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "report.html"]
+
+
+def test_a_failed_write_leaves_the_old_page(report, tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_text("old")
+    monkeypatch.setattr("metapers.report.page.os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_report(tmp_path, report.summary, report.table, report.config)
+    assert (tmp_path / "report.html").read_text() == "old"
+    assert not [path for path in tmp_path.rglob("*.part")]
+
+
+def test_records_with_a_hole_are_refused(report, tmp_path):
+    names = np.asarray(report.table["strategy"]) == "continual"
+    lives = np.asarray(report.table["evaluated_stage"]) == -1
+    last = np.asarray(report.table["trained_stage"]) == 2
+    keep = np.ones(len(names), bool)
+    keep[np.flatnonzero(names & lives & last)[0]] = False
+    with pytest.raises(ValueError, match=r"each of \(2, 30, 3, 3\).* got 539 rows"):
+        write_report(tmp_path, report.summary, report.table.filter(pa.array(keep)), report.config)
+
+
+def test_every_field_of_the_summary_is_in_its_schema(report):
+    text = (pathlib.Path(__file__).resolve().parents[1] / "docs" / "summary.md").read_text()
+    head = report.summary["headline"]
+    fields = {*report.summary, *head, *head["baselines"], *head["baselines"]["joint"], *report.summary["gap"]}
+    fields |= {*report.summary["continual"]["naive"], *report.summary["seconds"], *report.summary["users"]}
+    assert sorted(name for name in fields if f"`{name}`" not in text and f'"{name}"' not in text) == []
+
+
+@pytest.mark.parametrize(
+    "low, high, difference, says, never",
+    [
+        (-0.03, -0.01, -0.02, "2.0 % below item_user_bias", "worse"),
+        (-0.03, 0.01, -0.01, "cannot be told from item_user_bias", "below"),
+        (-0.01, 0.03, 0.01, "cannot be told from item_user_bias", "above"),
+        (0.01, 0.03, 0.02, "2.0 % above item_user_bias, the strongest comparison, and so worse", "below"),
+    ],
+)
+def test_verdict_claims_no_more_than_the_interval(report, low, high, difference, says, never):
+    head = {**report.summary["headline"]}
+    row = {"mean": 1.0, "difference": difference, "difference_low": low, "difference_high": high}
+    head["baselines"] = {"unadapted": {**row, "mean": 1.5}, "item_user_bias": row, "oracle": {**row, "mean": 0.1}}
+    lead = words.verdict({**report.summary, "headline": head, "hurt_fraction": 0.331}, report.config)[0]
+    assert says in lead and never not in lead.split(";")[0]
+    assert "includes zero" in lead if low < 0 < high else "excludes zero" in lead
+    assert "After 5 inner steps on 16 ratings, continual reaches" in lead
+    assert lead.endswith("33 % of users are hurt by adapting.")
+
+
+def test_verdict_of_a_share_counts_up(report):
+    head = {**report.summary["headline"], "metric": "accuracy", "larger_is_better": True}
+    row = {"mean": 0.6, "difference": 0.05, "difference_low": 0.02, "difference_high": 0.08}
+    head["baselines"] = {"unadapted": {**row, "mean": 0.3}, "joint": row}
+    lead, second, *_ = words.verdict({**report.summary, "headline": head}, report.config)
+    assert "accuracy" in lead and "0.050 above joint" in lead and "worse" not in lead
+    assert "adapting is better" in second
+
+
+def test_verdict_says_when_adapting_itself_hurts(report):
+    head = {**report.summary["headline"]}
+    row = {"mean": 0.5, "difference": 0.1, "difference_low": 0.05, "difference_high": 0.15}
+    head["baselines"] = {"unadapted": row, "global_mean": {**row, "mean": 0.9}}
+    lead = words.verdict({**report.summary, "headline": head}, report.config)[0]
+    assert f"20.0 % above the unadapted start of {head['unadapted']['of']}, and so worse" in lead
+
+
+def test_a_clear_loss_is_called_one():
+    summary, _, config = told(bias=-0.3)
+    lead = words.verdict(summary, config)[0]
+    assert "above item_user_bias" in lead and "and so worse" in lead
+    drawn = tables.headline(summary)
+    row = drawn[drawn.index(">item_user_bias<") :].split("</tr>")[0]
+    assert "ours worse" in row and drawn.count("ours worse") == 1
+
+
+def test_verdict_of_a_tie_with_naive_is_no_gain(report):
+    tie = {"mean": 0.01, "low": -0.01, "high": 0.03}
+    gap = {"closed": 0.4, "gain_over_naive": tie, "forgetting_first_less_naive": tie, "joint_so_far_less_naive": 0.025}
+    said = " ".join(words.verdict({**report.summary, "gap": gap}, report.config))
+    assert "cannot be told from naive" in said and "better than" not in said and "40 %" not in said
+    clear = {**gap, "gain_over_naive": {"mean": 0.01, "low": 0.005, "high": 0.02}}
+    said = " ".join(words.verdict({**report.summary, "gap": clear}, report.config))
+    assert "is better than naive" in said and "40 % of the way" in said
+
+
+def test_curves_are_the_means_and_intervals_of_the_summary(report):
+    found = points.read(report.table, report.summary, 200)
+    head, band = report.summary["headline"], found.bands["continual"]
+    assert np.allclose(
+        [band.mean[2, 2], band.low[2, 2], band.high[2, 2]], [head["adapted"][k] for k in ("mean", "low", "high")]
+    )
+    start = found.bands["naive"].mean[2, 0]
+    assert np.isclose(start, head["strategies"]["naive"]["start"])
+    gains = points.gains(found, report.summary, "continual", 0)
+    assert gains.shape == (SEEDS * USERS,) and np.allclose(gains, 0.02 * 5 * 16**0.25)
+    assert np.isclose((gains < 0).mean(), report.summary["hurt_fraction"])
+    against = points.gains(found, report.summary, "item_user_bias", 0)
+    assert np.isclose(-against.mean(), head["baselines"]["item_user_bias"]["difference"])
+
+
+def test_bands_do_not_depend_on_how_draws_are_cut(monkeypatch):
+    values = np.random.default_rng(1).normal(size=(20, 2))
+    whole = points.resampled(values, 50)
+    monkeypatch.setattr(points, "_CELLS", 60)
+    assert np.array_equal(points.resampled(values, 50), whole)
+    low, high = np.quantile(whole[:, 0], [0.025, 0.975])
+    assert np.allclose([low, high], mean_interval(values[:, 0], draws=50)[1:])
+
+
+def test_gain_of_a_score_that_counts_up(report):
+    found = points.read(report.table, report.summary, 10)
+    head = {**report.summary["headline"], "larger_is_better": True}
+    turned = points.gains(found, {**report.summary, "headline": head}, "continual", 0)
+    assert np.allclose(turned, -0.02 * 5 * 16**0.25)
+
+
+def test_a_curve_that_runs_away_does_not_press_the_others_flat():
+    low, high = drawing.limits([1.0, 2.0], [0.8, 1.5, 380.0])
+    assert low < 0.8 and 2.0 < high < 2.5
+
+
+def test_labels_stand_apart_and_near_their_lines():
+    places = drawing.apart([0.0, 0.0, 0.0, 0.5, 1.0], 0.1)
+    assert np.allclose(places, [-0.1, 0.0, 0.1, 0.5, 1.0])
+    assert (np.diff(drawing.apart(sorted(np.random.default_rng(0).random(8)), 0.1)) > 0.1 - 1e-9).all()
+
+
+def test_interval_plots_share_an_axis_that_one_outlier_does_not_stretch():
+    rows = [{"mean": m, "low": m - 0.1, "high": m + 0.1} for m in (1.0, 1.1, 1.3, 400.0)]
+    low, high = tables.forest_scale(rows)
+    assert low < 0.9 and 1.4 < high < 4
+    drawn = tables.forest(rows[3], (low, high), 1.0, strong=False)
+    assert 'cx="160.0"' in drawn

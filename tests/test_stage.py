@@ -1,0 +1,219 @@
+"""One stage as a scan: compiled once, seeds and devices change nothing, any member resumes to the bit."""
+
+import random
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from metapers import keys, stage, store, tasks
+from metapers.base import Learner
+from tests.contracts import table, world
+
+STEPS, CHUNK, USERS, SEEDS = 7, 3, 5, 2
+STREAM = tasks.linear_gaussian(
+    drift=tasks.synthetic.recurring(), stages=3, users_per_stage=30, examples=6, dim=1, support=3, query=3
+)
+FAMILY = STREAM.family
+ROOTS = jnp.stack([keys.root(seed) for seed in range(SEEDS)])
+
+
+def starts(roots=ROOTS):
+    return jax.vmap(table.MODEL.init)(roots)
+
+
+def seeds_mesh():
+    return Mesh(np.array(jax.devices()[:2]), ("seeds",), axis_types=(AxisType.Auto,))
+
+
+def made(learner: Learner, mesh=None, chunk=CHUNK):
+    return stage.program(learner, FAMILY, users=USERS, chunk=chunk, mesh=mesh)
+
+
+def begun(compiled, roots=ROOTS, window=(0, 0)):
+    """State and keys where the program expects them."""
+    state = compiled.init(starts(roots), FAMILY.data(window, 0, 0))
+    return stage.place(state, compiled.mesh, by_seed=True), stage.place(roots, compiled.mesh, by_seed=True)
+
+
+def fed(compiled, window):
+    return stage.place(FAMILY.data(window, 0, 0), compiled.mesh, by_seed=False)
+
+
+def number(compiled, value):
+    return stage.place(np.int32(value), compiled.mesh, by_seed=False)
+
+
+def through(compiled, state, roots, *, at=0, start=0, stop=STEPS, window=None, until=None):
+    """The state after outer steps of stage ``at``, or after the first chunk that reaches ``until``."""
+    data = fed(compiled, window or (at, at))
+    for told in stage.run(compiled, state, roots, lambda _: data, stage=at, start=start, stop=stop):
+        state = told.state
+        if told.step == until:
+            break
+    return state
+
+
+def ended(compiled, state, roots, at):
+    return compiled.consolidate(state, roots, fed(compiled, (at, at)), number(compiled, at))
+
+
+def lived(compiled, roots=ROOTS):
+    state, roots = begun(compiled, roots)
+    for at in range(2):
+        state = ended(compiled, through(compiled, state, roots, at=at), roots, at)
+    return state
+
+
+def on_host(tree):
+    return jax.tree.map(np.asarray, tree)
+
+
+def distance(a, b):
+    return world.distance(on_host(a), on_host(b))
+
+
+def counted(learner: Learner) -> tuple[Learner, dict[str, int]]:
+    """The learner with a count of how often each of its functions is traced."""
+    traced = {"update": 0, "consolidate": 0}
+
+    def wrap(name):
+        def function(*arguments):
+            traced[name] += 1
+            return getattr(learner, name)(*arguments)
+
+        return function
+
+    return learner._replace(**{name: wrap(name) for name in traced}), traced
+
+
+def test_all_windows_all_stages_and_a_masked_last_chunk_are_one_compilation():
+    learner, traced = counted(table.replayed(table.memory.reservoir(6)))
+    compiled = made(learner)
+    state, roots = begun(compiled)
+    for at, window in ((0, (0, 0)), (1, (1, 1)), (2, (0, 2))):  # static, naive, joint so far
+        state = through(compiled, state, roots, at=at, window=window)
+        state = ended(compiled, state, roots, at)
+    assert compiled.chunk._cache_size() == compiled.consolidate._cache_size() == compiled.init._cache_size() == 1
+    assert traced["consolidate"] == 1
+    once = traced["update"]
+    through(compiled, state, roots, at=1, start=3, stop=5)
+    assert traced["update"] == once and compiled.chunk._cache_size() == 1
+
+
+@pytest.mark.parametrize("stop", [1, 3, 7, 8])
+def test_a_stage_is_as_many_dispatches_as_chunks(stop):
+    compiled = made(table.maml())
+    calls = []
+    watched = compiled._replace(chunk=lambda *arguments: calls.append(1) or compiled.chunk(*arguments))
+    state, roots = begun(compiled)
+    through(watched, state, roots, stop=stop)
+    assert len(calls) == -(-stop // CHUNK)
+
+
+def test_a_masked_last_chunk_stops_exactly_where_it_should():
+    state, roots = begun(made(table.maml()))
+    cut = through(made(table.maml(), chunk=5), state, roots, stop=STEPS)
+    whole = through(made(table.maml(), chunk=STEPS), state, roots, stop=STEPS)
+    assert distance(cut, whole) < 1e-12
+    one_less = through(made(table.maml(), chunk=5), state, roots, stop=STEPS - 1)
+    assert distance(cut, one_less) > 1e-6
+
+
+def test_what_is_told_has_one_row_a_seed_and_one_column_a_step():
+    compiled = made(table.maml())
+    state, roots = begun(compiled)
+    data = fed(compiled, (0, 0))
+    told = list(stage.run(compiled, state, roots, lambda _: data, stage=0, start=0, stop=STEPS))
+    assert [one.step for one in told] == [3, 6, 7]
+    assert [one.infos["loss"].shape for one in told] == [(SEEDS, 3), (SEEDS, 3), (SEEDS, 1)]
+    assert {"loss", "grad_norm", "penalty"} <= told[0].infos.keys() and "finite" not in told[0].infos
+
+
+@pytest.mark.parametrize("name", ["learner: replay", "penalty: ewc, sampled and decayed"])
+def test_seeds_together_on_two_devices_or_one_are_seeds_alone(name):
+    thunk = table.cases()[name]
+    spread = lived(made(thunk(), seeds_mesh()))
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(spread)} == {2}
+    together = lived(made(thunk()))
+    assert distance(spread, together) < 1e-10
+    single = made(thunk())
+    alone = [lived(single, ROOTS[seed : seed + 1]) for seed in range(SEEDS)]
+    assert distance(together, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *alone)) < 1e-10
+    assert distance(*alone) > 1e-3
+
+
+def test_users_on_two_devices_are_users_on_one():
+    plain = table.aggregate.clipped(0.5)
+    spread = made(table.maml(aggregator=table.aggregate.sharded(plain, table.mesh())), table.mesh())
+    assert distance(lived(spread), lived(made(table.maml(aggregator=plain)))) < 1e-10
+
+
+@pytest.mark.parametrize("name", list(table.cases()))
+def test_every_member_resumes_from_the_disk_bit_for_bit(name, tmp_path):
+    thunk = table.cases()[name]
+    mesh = table.mesh() if "sharded" in name else None
+    choice = random.Random(zlib.crc32(name.encode()))
+    stop_in, until = choice.randrange(2), choice.choice([3, 6])
+    compiled = made(thunk(), mesh)
+    whole = on_host(lived(compiled))
+
+    state, roots = begun(compiled)
+    if stop_in == 1:
+        state = ended(compiled, through(compiled, state, roots, at=0), roots, 0)
+    state = through(compiled, state, roots, at=stop_in, until=until)
+    store.save_checkpoint(tmp_path, until, (state, roots), {})
+    del compiled, state, roots
+
+    fresh = made(thunk(), mesh)
+    like = begun(fresh)
+    (state, roots), _ = store.load_checkpoint(tmp_path, until, like=like)
+    assert distance(state, like[0]) > 0  # or the test would pass on a checkpoint of nothing
+    for at in range(stop_in, 2):
+        start = until if at == stop_in else 0
+        state = ended(fresh, through(fresh, state, roots, at=at, start=start), roots, at)
+    assert distance(state, whole) == 0.0
+
+
+def failing(after: int) -> Learner:
+    """MAML whose losses become NaN once it has taken ``after`` steps, for the second seed alone."""
+    learner = table.learners.maml(table.LOSS, table.loop(), optax.sgd(0.02), aggregator=table.aggregate.mean())
+
+    second = starts().shared["map"][1, 0, 0]
+
+    def init(params, examples):
+        doomed = params.shared["map"][0, 0] == second
+        return {"of": learner.init(params, examples), "count": jnp.int32(0), "doomed": doomed}
+
+    def update(state, examples, mask, key):
+        after_it, info = learner.update(state["of"], examples, mask, key)
+        bad = state["doomed"] & (state["count"] >= after)
+        info = info | {"losses": jnp.where(bad, jnp.nan, info["losses"])}
+        return {"of": after_it, "count": state["count"] + 1, "doomed": state["doomed"]}, info
+
+    return learner._replace(init=init, update=update, params=lambda state: learner.params(state["of"]))
+
+
+def test_a_loss_that_is_no_number_stops_with_stage_step_seed_and_the_last_good_state():
+    compiled = made(failing(after=4))
+    state, roots = begun(compiled)
+    with pytest.raises(stage.Diverged, match="step 4 of stage 1, seed 1; the last good state is that of step 3") as error:
+        through(compiled, state, roots, at=1)
+    good = through(compiled, state, roots, at=1, until=3)
+    assert error.value.step == 3 and distance(error.value.state, good) == 0.0
+
+
+def test_a_loss_that_is_no_number_behind_the_mask_of_the_last_chunk_stops_nothing():
+    compiled = made(failing(after=4))
+    state, roots = begun(compiled)
+    assert int(through(compiled, state, roots, stop=4)["count"][0]) == 4
+
+
+@pytest.mark.parametrize(("given", "message"), [({"users": 0}, "users must be >= 1, got 0"), ({"chunk": -2}, "-2")])
+def test_sizes_are_checked(given, message):
+    with pytest.raises(ValueError, match=message):
+        stage.program(table.maml(), FAMILY, **{"users": 2, "chunk": 2} | given)
