@@ -12,7 +12,7 @@ DEMO := runs/demo
 RESULTS := runs/results
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check pytest results kill-test flip-test test-tfds bench lock clean
+.PHONY: help install demo test check pytest results kill-test flip-test test-tfds bench lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

@@ -73,23 +73,22 @@ def with_func(network: nn.Module, table: torch.Tensor | None, data: list, rate: 
             weights = {name: weight - rate * slope[name] for name, weight in weights.items()}
         return value(weights, xq, yq)
 
-    def mean(params: tuple) -> torch.Tensor:
-        weights, table = params
+    def mean(weights: dict, rows: dict) -> torch.Tensor:
         xs, ys, xq, yq = data
-        if table is not None:
-            xs, xq = table[xs], table[xq]
+        if rows:
+            xs, xq = rows["table"][xs], rows["table"][xq]
         return vmap(one, (None, 0, 0, 0, 0))(weights, xs, ys, xq, yq).mean()
 
     moved = list(network.parameters()) + ([table] if table is not None else [])
-    optimizer, outer = torch.optim.Adam(moved, lr=OUTER_RATE), grad_and_value(mean)
+    optimizer, outer = torch.optim.Adam(moved, lr=OUTER_RATE), grad_and_value(mean, argnums=(0, 1))
 
     def step() -> float:
         weights = {name: weight.detach() for name, weight in network.named_parameters()}
-        (slopes, rows), told = outer((weights, None if table is None else table.detach()))
+        (slopes, rows), told = outer(weights, {} if table is None else {"table": table.detach()})
         for name, weight in network.named_parameters():
             weight.grad = slopes[name]
         if table is not None:
-            table.grad = rows
+            table.grad = rows["table"]
         optimizer.step()
         return float(told)
 

@@ -14,6 +14,8 @@ from typing import Any, TextIO
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from metapers.manifest import plain
+
 
 class Journal:
     """Writes ``folder/journal.jsonl`` and ``folder/tensorboard/<name>/`` and speaks on ``stream``.
@@ -40,7 +42,7 @@ class Journal:
 
     def event(self, kind: str, **fields: Any) -> None:
         """One JSON line: what happened and when; NaN and infinity are written as null."""
-        line = {"time": round(time.time(), 3), "kind": kind} | {name: _plain(value) for name, value in fields.items()}
+        line = {"time": round(time.time(), 3), "kind": kind} | plain(fields)
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
 
@@ -118,15 +120,3 @@ def _opened(path: pathlib.Path) -> TextIO:
         if not whole.endswith(b"\n"):
             os.truncate(path, whole.rfind(b"\n") + 1)
     return path.open("a", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return value

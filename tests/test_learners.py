@@ -308,6 +308,18 @@ def test_replay_fills_after_the_learner_consolidated_and_then_trains_on_both():
     assert learner.params(after) is after.learner.params
 
 
+def test_replay_renews_what_its_memory_holds():
+    kept = shelf(6)
+    memory = kept._replace(renew=lambda state, fn: {**state, "items": fn(state["items"])})
+    learner = replay(meta(), memory, 3, draws=1)
+    tasks, mask = world.tasks(9)
+    state = learner.consolidate(learner.init(MODEL.init(KEY), tasks), lambda i: (tasks, mask), KEY)
+    renewed = learner.renew(state, lambda items: items._replace(user=items.user + 1000))
+    np.testing.assert_array_equal(renewed.memory["items"].user, state.memory["items"].user + 1000)
+    assert world.distance(renewed.learner, state.learner) == 0.0
+    assert world.distance(meta().renew(state.learner, lambda items: 1 / 0), state.learner) == 0.0  # it kept none
+
+
 def test_twins_of_a_user_have_keys_of_their_own():
     def user_loss(params, task, key):
         loss = jax.random.normal(key) + 0.0 * params.personal["w"][0]

@@ -53,6 +53,7 @@ def ratings(n, genres=4):
 
 SMALL = {
     "mlp": (lambda: models.mlp([2, 3, 1]), lambda n: rows(n, 2), (1,)),
+    "mlp_scalar": (lambda: models.mlp([2, 3, 1], scalar=True), lambda n: rows(n, 2), ()),
     "mlp_head": (lambda: models.mlp([2, 3, 1], adapts=(seam.Personal,)), lambda n: rows(n, 2), (1,)),
     "linear": (lambda: models.linear(3), lambda n: rows(n, 3), ()),
     "point": (lambda: models.point(3), lambda n: rows(n, 1), (3,)),
@@ -296,6 +297,8 @@ def test_mlp_by_hand():
     outputs = model.apply(params, jnp.array([[2.0], [-3.0]]), jnp.ones(2, bool), None)
     close(outputs, jnp.array([[2 * 2 + 3 * 0 + 0.5], [2 * 0 + 3 * 4 + 0.5]]))
     assert jax.tree.structure(model.init(KEY)) == jax.tree.structure(params)
+    scalar = models.mlp([1, 2, 1], scalar=True).apply(params, jnp.array([[2.0], [-3.0]]), jnp.ones(2, bool), None)
+    close(scalar, outputs[:, 0])
 
 
 def test_linear_by_hand():
@@ -373,6 +376,7 @@ def test_recommender_starts_near_the_statistics_with_named_groups():
     [
         (lambda: models.mlp([3]), r"sizes must be at least two numbers >= 1, got \[3\]"),
         (lambda: models.mlp([3, 0]), r"sizes must be at least two numbers >= 1, got \[3, 0\]"),
+        (lambda: models.mlp([3, 2], scalar=True), r"sizes must end in 1 for scalar outputs, got \[3, 2\]"),
         (lambda: models.linear(0), "dim must be >= 1, got 0"),
         (lambda: models.point(0), "dim must be >= 1, got 0"),
         (lambda: models.embedding_mlp(0), "items must be >= 1, got 0"),

@@ -164,3 +164,40 @@ def test_bad_questions_are_refused():
             question()
     with pytest.raises(ValueError, match="fold must be between 0 and 4, got 5"):
         build(by_hand(), fold=5)
+
+
+def growing():
+    """``by_hand`` with an input that is 100 * (stage known) + the example's number."""
+    examples = by_hand()
+    number = examples.inputs["n"].astype(float)
+    return examples._replace(known={"seen": number[:, None] + 100 * np.arange(3)})
+
+
+def test_what_grows_is_seen_as_it_stood_at_the_end_of_the_stage_asked_for():
+    stream = build(growing())
+    for known in (0, 1, 2):
+        cohort = stream.held_out("test", 2, known)
+        np.testing.assert_array_equal(cohort.inputs["seen"], cohort.inputs["n"] + 100 * known)
+        np.testing.assert_array_equal(stream.training(known).inputs["seen"] // 100, known)
+    np.testing.assert_array_equal(stream.held_out("test", None).inputs["seen"] // 100, 2)  # the last by default
+    with pytest.raises(ValueError, match="stage must be between 0 and 2, got 3"):
+        stream.held_out("test", 2, 3)
+
+
+def test_a_window_trains_on_what_is_known_at_its_end_and_later_renews_what_was_kept():
+    family = build(growing()).family
+    early, late = family.data((0, 0), 0, 1), family.data((1, 1), 0, 1)
+    tasks, _ = family.sample(early, 0, 6, keys.root(0))
+    again = jax.jit(family.renew)(late, tasks)
+    for before, after in ((tasks.support, again.support), (tasks.query, again.query)):
+        mask = np.asarray(before.mask)
+        np.testing.assert_array_equal(before.inputs["seen"], np.where(mask, before.inputs["n"], 0))
+        np.testing.assert_array_equal(after.inputs["seen"], np.where(mask, before.inputs["n"] + 100, 0))
+        np.testing.assert_array_equal(after.inputs["n"], before.inputs["n"])
+        np.testing.assert_array_equal(after.targets, before.targets)
+
+
+def test_what_grows_needs_a_column_for_each_stage():
+    examples = growing()
+    with pytest.raises(ValueError, match="known must hold a column for each of the 3 stages"):
+        build(examples._replace(known={"seen": examples.known["seen"][:, :2]}))

@@ -1,6 +1,7 @@
 """The report: one page that says what the summary says, honestly, with pictures that are there."""
 
 import itertools
+import os
 import pathlib
 import re
 from html.parser import HTMLParser
@@ -222,13 +223,24 @@ def test_same_arguments_give_the_same_bytes_and_no_litter(report, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "report.html"]
 
 
-def test_a_failed_write_leaves_the_old_page(report, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_page_and_pictures(report, tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("old")
-    monkeypatch.setattr("metapers.report.page.os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        write_report(tmp_path, report.summary, report.table, report.config)
-    assert (tmp_path / "report.html").read_text() == "old"
-    assert not [path for path in tmp_path.rglob("*.part")]
+    (tmp_path / "pictures").mkdir()
+    replace = os.replace
+    for full in ("users.png", "report.html"):
+        (tmp_path / "pictures" / "users.png").write_text("old")
+
+        def refuse(source, target, full=full):
+            if pathlib.Path(target).name == full:
+                raise OSError("full")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", refuse)
+        with pytest.raises(OSError, match="full"):
+            write_report(tmp_path, report.summary, report.table, report.config)
+        assert (tmp_path / "report.html").read_text() == "old"
+        assert not [path for path in tmp_path.rglob("*.part")]
+        assert ((tmp_path / "pictures" / "users.png").read_bytes() == b"old") == (full == "users.png")
 
 
 def test_records_with_a_hole_are_refused(report, tmp_path):

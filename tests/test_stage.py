@@ -201,7 +201,9 @@ def failing(after: int) -> Learner:
 def test_a_loss_that_is_no_number_stops_with_stage_step_seed_and_the_last_good_state():
     compiled = made(failing(after=4))
     state, roots = begun(compiled)
-    with pytest.raises(stage.Diverged, match="step 4 of stage 1, seed 1; the last good state is that of step 3") as error:
+    with pytest.raises(
+        stage.Diverged, match="step 4 of stage 1, seed 1; the last good state is that of step 3"
+    ) as error:
         through(compiled, state, roots, at=1)
     good = through(compiled, state, roots, at=1, until=3)
     assert error.value.step == 3 and distance(error.value.state, good) == 0.0

@@ -113,6 +113,8 @@ def check(config: ConfigDict) -> ConfigDict:
                 f"evaluation.{key} must be one of evaluation.{among} {tuple(config.evaluation[among])}, "
                 f"got {config.evaluation[key]}"
             )
+    if config.learner.aggregator == "clipped" and not config.learner.clip > 0:
+        raise ValueError(f"learner.clip must be > 0 where learner.aggregator is clipped, got {config.learner.clip}")
     if not config.strategies:
         raise ValueError("strategies must name at least one strategy, got ()")
     return config

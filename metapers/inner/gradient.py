@@ -27,7 +27,7 @@ def gradient(
     """personal <- personal - rate ∘ ∇ (Σ loss + pull ‖personal - start‖²) / (max(n, 1) + shrink), ``steps`` times.
 
     ``learn_rates``: one rate per personal number, ``inner = {"rates": like personal}``, all ``rate`` at first, raw:
-    it may become negative (Meta-SGD: Li, Zhou, Chen, Li 2017, arXiv:1707.03141, equation 2). ``log_rates``: the
+    it may become negative (Meta-SGD: Li, Zhou, Chen, Li 2017, arXiv:1707.09835, equation 2). ``log_rates``: the
     same with ``inner = {"log_rates": log of it}``: rates stay positive, and one optimizer step is a change in
     per cent at every size. ``first_order``: the gradient is a constant when the result is differentiated (Finn,
     Abbeel, Levine 2017, arXiv:1703.03400, section 5.2). ``shrink``: that many examples of no loss join the mean,

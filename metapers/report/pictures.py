@@ -48,10 +48,9 @@ def over_steps(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
     _finish(figure, (left, right), (ends, names), found, head)
     caption = (
         f"Mean over {cube.users.size} test users (whole lives, last version, seeds averaged) against inner steps. "
-        "Bands: "
-        f"95 % bootstrap over users, of {leader} only. Horizontal lines: what takes no steps, given the same {shots} "
-        f"{what}; joint "
-        "with steps is the joint model fine-tuned on the support. An arrow marks a line that leaves the picture."
+        f"Bands: 95 % bootstrap over users, of {leader} only. Horizontal lines: what takes no steps, given the same "
+        f"{shots} {what}; joint with steps is the joint model fine-tuned on the support. An arrow marks a line that "
+        "leaves the picture."
     )
     return Picture("adaptation_steps", figure, caption, f"Score against inner steps for {leader} and the others")
 
@@ -85,8 +84,8 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
     _finish(figure, (left, right), (ends, names), found, head)
     caption = (
         f"The same users and rows against the number of support {what}; all points are judged on the same later "
-        f"{what}. "
-        f"Bands: 95 % bootstrap over users, of {leader} only. Grey: what takes no steps, given the same support."
+        f"{what}. Bands: 95 % bootstrap over users, of {leader} only. Grey: what takes no steps, given the same "
+        "support."
     )
     return Picture("adaptation_shots", figure, caption, f"Score against support {what} for {leader} and the others")
 
@@ -107,11 +106,9 @@ def users(found: Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -
     count, seeds = cube.users.size, cube.values.shape[0]
     caption = (
         f"Every test user ({count}, each under {seeds} seed{'s' if seeds != 1 else ''}) at {head['shots']} shots and "
-        f"{head['steps']} "
-        "steps. Sorted bars: how much better the adapted score is than the reference, the best first; orange: users "
-        "who "
-        f"are hurt. The vertical axis ends near the outermost 0.5 % of users. Right: each point is one user; "
-        f"{'above' if head['larger_is_better'] else 'below'} the diagonal adapting helped."
+        f"{head['steps']} steps. Sorted bars: how much better the adapted score is than the reference, the best "
+        "first; orange: users who are hurt. The vertical axis ends near the outermost 0.5 % of users. Right: each "
+        f"point is one user; {'above' if head['larger_is_better'] else 'below'} the diagonal adapting helped."
     )
     return Picture("users", figure, caption, "Sorted gain of each user by adapting, and scores before and after")
 

@@ -80,7 +80,7 @@ def cube(rows: pa.Table) -> Cube:
     if flat.size != np.prod(shape) or np.unique(flat).size != flat.size:
         raise ValueError(f"records must hold each of {shape} seeds, users, shots and steps once, got {flat.size} rows")
     values = np.empty(flat.size)
-    values[:] = rows["value"].to_numpy()[::-1]
+    values[flat] = rows["value"].to_numpy()
     return Cube(axes[1], axes[2], axes[3], values.reshape(shape))
 
 

@@ -35,11 +35,9 @@ def matrices(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     metric = words.metric_name(head["metric"])
     caption = (
         f"Mean {metric} of the test users of each stage (column) after training up to a stage (row), at "
-        f"{head['shots']} shots; top: "
-        f"{kinds[0]} (no steps), bottom: {kinds[1]}. Darker is better; each row of pictures has one colour scale for "
-        "all "
-        "strategies; the worst quarter of its cells shares the lightest shade. The outlined diagonal: just learned. "
-        "Below it: earlier stages, what is kept. Above it: stages not yet seen."
+        f"{head['shots']} shots; top: {kinds[0]} (no steps), bottom: {kinds[1]}. Darker is better; each row of "
+        "pictures has one colour scale for all strategies; the worst quarter of its cells shares the lightest shade. "
+        "The outlined diagonal: just learned. Below it: earlier stages, what is kept. Above it: stages not yet seen."
     )
     alt = f"{metric} by trained and evaluated stage, {count} by {count}, for each strategy"
     return Picture("matrix", figure, caption, alt)
@@ -53,7 +51,7 @@ def forgetting(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture
     count = next(iter(held.values())).shape[-1]
     columns = min(count, 4 if count % 5 else 5)
     rows = math.ceil(count / columns)
-    figure, axes = drawing.panels(WIDTH, 0.4 + 2.7 * rows, rows=rows, columns=columns, sharey=True, sharex=True)
+    figure, axes = drawing.panels(WIDTH, 0.4 + 2.7 * rows, rows=rows, columns=columns, sharey=True)
     colours = palette.of_strategies(list(held))
     after = np.tril_indices(count)
     inside = np.concatenate([matrix[after] for name, matrix in held.items() if name != "static" or len(held) == 1])
@@ -62,17 +60,11 @@ def forgetting(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture
         if stage >= count:
             axis.set_axis_off()
             continue
-        axis.axvspan(-0.25, stage, color=light("grid"), alpha=0.45, linewidth=0)
         for name, matrix in held.items():
-            style = {
-                "color": colours[name],
-                "marker": palette.MARKERS.get(name, "o"),
-                "markeredgecolor": light("paper"),
-            }
             wide = 2.4 if name == leader else 1.5
-            axis.plot(range(stage + 1), matrix[: stage + 1, stage], linewidth=wide * 0.6, alpha=0.55, **style)
-            axis.plot(range(stage, count), matrix[stage:, stage], linewidth=wide, label=name, **style)
+            _before_and_since(axis, matrix[:, stage], stage, name, colours[name], wide)
         axis.set(title=f"On stage {stage}", xticks=range(count), xlim=(-0.25, count - 0.75), ylim=bounds)
+        axis.axvspan(-0.25, stage, color=light("grid"), alpha=0.45, linewidth=0)
         _away(axis, {name: float(matrix[-1, stage]) for name, matrix in held.items()}, bounds, colours)
     for axis in axes[-1]:
         axis.set_xlabel("trained up to stage")
@@ -83,9 +75,8 @@ def forgetting(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture
     direction = "A line that falls" if summary["headline"]["larger_is_better"] else "A line that rises"
     caption = (
         "The same matrices as curves: the adapted score on the users of one stage after training up to each stage. "
-        "Shaded: before "
-        f"the stage was seen. {direction} after the shading is forgetting. An arrow names a line that ends outside "
-        "the picture."
+        f"Shaded: before the stage was seen. {direction} after the shading is forgetting. An arrow names a line that "
+        "ends outside the picture."
     )
     return Picture("forgetting", figure, caption, "Score on each stage after each stage of training")
 
@@ -110,8 +101,7 @@ def bank(rows: list[dict[str, Any]], summary: Mapping[str, Any], config: Mapping
         axis.margins(x=0.1)
     caption = (
         f"Mean over the test users of {head['strategy']} who returned in a stage. Filled: started from the row that "
-        "the bank "
-        "kept of them; hollow: from the fresh start. Blue bar: the bank helped; orange: it did not."
+        "the bank kept of them; hollow: from the fresh start. Blue bar: the bank helped; orange: it did not."
     )
     return Picture("bank", figure, caption, "Banked against fresh starts by stage")
 
@@ -135,10 +125,16 @@ def regret(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     axis.grid(axis="y", visible=False)
     caption = (
         f"Score at {summary['headline']['shots']} shots and {summary['headline']['steps']} steps less that of the "
-        "Bayes-optimal "
-        "prediction from the same support, per user (baselines take no steps). Bars: 95 % bootstrap over users."
+        "Bayes-optimal prediction from the same support, per user (baselines take no steps). Bars: 95 % bootstrap "
+        "over users."
     )
     return Picture("regret", figure, caption, "Regret of each strategy against the oracle")
+
+
+def _before_and_since(axis: Axes, scores: np.ndarray, stage: int, name: str, colour: str, width: float) -> None:
+    style = {"color": colour, "marker": palette.MARKERS.get(name, "o"), "markeredgecolor": light("paper")}
+    axis.plot(range(stage + 1), scores[: stage + 1], linewidth=0.6 * width, alpha=0.55, **style)
+    axis.plot(range(stage, len(scores)), scores[stage:], linewidth=width, label=name, **style)
 
 
 def _away(axis: Axes, last: Mapping[str, float], bounds: tuple[float, float], colours: Mapping[str, str]) -> None:

@@ -1,0 +1,102 @@
+"""Bad places to write to: a file in the way, a read-only folder, a disk that fills; one clear error, nothing lost."""
+
+import json
+import os
+import re
+
+import pytest
+
+from metapers import experiment
+from metapers.experiment import config as configs
+from metapers.experiment.training import train
+from tests import runs
+
+LIMITED = """
+import os, resource, sys
+sys.argv = ["train.py", *sys.argv[2:]]
+from metapers import store
+save = store.save_checkpoint
+def limited(*given, **named):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return save(*given, **named)
+if {when!r} == "checkpoint":
+    store.save_checkpoint = limited
+else:
+    whole = store.save_version
+    def version(*given, **named):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return whole(*given, **named)
+    store.save_version = version
+from metapers.command import train_main
+train_main()
+"""
+
+
+def quick_overrides(**changes):
+    """The quick run of the tests as a command line for configs/synthetic.py."""
+    config = runs.quick(**changes)
+    skipped = ("data.source", "model.name")
+    leaves = [(key, value) for key, value in configs.leaves(config) if key not in skipped and value != ""]
+    return [f"--config.{key}={value}" for key, value in leaves if not (isinstance(value, tuple) and not value)]
+
+
+def one_line(err):
+    assert "Traceback" not in err, err
+    return next(line for line in err.splitlines() if line.startswith("error: "))
+
+
+def test_a_workdir_whose_parent_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(NotADirectoryError, match="cannot make the workdir .*/file/work: this is a file"):
+        train(runs.quick(), tmp_path / "file" / "work")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
+def test_a_read_only_workdir_is_refused(tmp_path):
+    folder = tmp_path / "work"
+    folder.mkdir(mode=0o755)
+    for place in (tmp_path, *tmp_path.parents):
+        if place.stat().st_uid == os.getuid() and place != place.parent and not place.stat().st_mode & 0o001:
+            place.chmod(place.stat().st_mode | 0o055)
+    program = (
+        "import os, sys\n"
+        "from metapers.experiment import training\n"  # before: nobody may not be able to read the checkout
+        "from metapers import command, workdir\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try: workdir.open_workdir(sys.argv[1])\n"
+        "except Exception as error: sys.exit(command._failed(error))\n"
+    )
+    code, _, err = runs.call("-c", program, folder)
+    assert code == 1 and "cannot write in the workdir" in one_line(err) and str(folder) in one_line(err)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("when", ["checkpoint", "version"])
+def test_a_write_that_fails_during_a_save_is_told_and_nothing_is_lost(when, tmp_path):
+    arguments = ["--config=configs/synthetic.py", f"--workdir={tmp_path}", *quick_overrides()]
+    code, _, err = runs.call("-c", LIMITED.format(when=when), "train.py", *arguments)
+    assert code == 1, err
+    told = one_line(err)
+    place = "checkpoints/3" if when == "checkpoint" else "versions/0"
+    assert "could not write" in told and place in told and re.search("too large|No space|Errno", told)
+    saved = tmp_path / "strategies" / "continual" / ("checkpoints" if when == "checkpoint" else "versions")
+    assert not saved.exists() or list(saved.iterdir()) == []
+    code, out, err = runs.call("train.py", *arguments)
+    assert code == 0, err
+    whole = tmp_path / "whole"
+    code, _, err = runs.call("train.py", arguments[0], f"--workdir={whole}", *arguments[2:])
+    assert code == 0, err
+    assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
+
+
+def test_more_shots_than_a_user_has_are_masked_and_counted(small_run, tmp_path):
+    folder = tmp_path / "run"
+    config = runs.quick(
+        strategies=("naive",), data__examples=5, evaluation__shots=(1, 16), evaluation__headline_shots=16
+    )
+    train(config, folder)
+    told = experiment.judge(folder, say=lambda text: None)
+    assert told["short"] > 0 and told["headline"]["shots"] == 16
+    assert json.loads((folder / "summary.json").read_text())["short"] == told["short"]
+    assert json.loads((small_run / "summary.json").read_text())["short"] == 0

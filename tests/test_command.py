@@ -1,0 +1,170 @@
+"""The doors: help, wrong calls, missing things; one clear line and an exit code, never a traceback."""
+
+import pytest
+
+import metapers
+from metapers import command
+from tests import runs
+
+
+@pytest.fixture
+def door(monkeypatch, capsys):
+    """A door called in this process: (exit code, output, errors); what only a fresh process may do is left out."""
+    for name in ("_quiet", "_cache"):
+        monkeypatch.setattr(command, name, lambda: None)
+    monkeypatch.setattr(metapers, "use_all_cores", lambda: 2)
+    monkeypatch.setattr(command, "_resume_hint", [])
+
+    def call(main, *arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main([main.__name__.replace("_main", ".py"), *map(str, arguments)])
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err + told.out
+        return stopped.value.code, told.out, told.err
+
+    return call
+
+
+SYNTHETIC = "--config=configs/synthetic.py"
+
+
+@pytest.mark.parametrize(
+    ("main", "flags"),
+    [
+        (command.train_main, ["--config ", "--workdir ", "--sweep ", "--profile ", "--traceback ", "--config.learner"]),
+        (command.eval_main, ["--workdir ", "--strategy ", "--version ", "--split ", "--steps ", "--shots "]),
+    ],
+)
+def test_help_shows_examples_and_every_flag(door, main, flags):
+    code, out, _ = door(main, "--help")
+    assert code == 0 and "python " in out and all(flag in out for flag in flags)
+
+
+def test_the_version_is_printed(door):
+    assert door(command.train_main, "--version_only")[:2] == (0, f"{metapers.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is missing"),
+        ([SYNTHETIC], "--workdir is missing"),
+        ([SYNTHETIC, "--workdir=WORK", "--nonsense=3"], "Unknown command line flag 'nonsense'"),
+        ([SYNTHETIC, "--workdir=WORK", "stray"], "unexpected argument 'stray'"),
+        (["--config=configs/nope.py", "--workdir=WORK"], "--config names no file: configs/nope.py"),
+        (["--config", "configs/nope.py", "--workdir=WORK", "--config.steps=3"], "--config names no file"),
+        (
+            [SYNTHETIC, "--workdir=WORK", "--config.learner.inner_step=3"],
+            "unknown config key 'learner.inner_step'; did you mean 'learner.inner_steps'?",
+        ),
+        (
+            [SYNTHETIC, "--workdir=WORK", "--config.steps=5", "--config.leaner.inner_steps=3"],
+            "unknown config key 'leaner.inner_steps'; did you mean 'learner.inner_steps'?",
+        ),
+        ([SYNTHETIC, "--workdir=WORK", "--config.steps=many"], "steps must be int (now 400), got 'many'"),
+        ([SYNTHETIC, "--workdir=WORK", "--config.steps=1.5"], "steps must be int (now 400), got '1.5'"),
+        ([SYNTHETIC, "--workdir=WORK", "--config.learner.inner_rate=fast"], "learner.inner_rate must be float"),
+        ([SYNTHETIC, "--workdir=WORK", "--config.learner=3"], "config key 'learner' holds others: set one of them"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line_with_exit_code_2(door, tmp_path, arguments, message):
+    workdir = tmp_path / "work"
+    code, out, err = door(command.train_main, *(one.replace("WORK", str(workdir)) for one in arguments))
+    assert code == 2 and err.startswith("error: ") and message in err.splitlines()[0]
+    assert out == "" and not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n", "has no get_config() that returns a ConfigDict"),
+        ("def get_config():\n    return 3\n", "its get_config() must return a ConfigDict, got 3"),
+        ("def get_config(:\n", "SyntaxError"),
+        ("import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
+        ("def get_config():\n    raise ValueError('no luck')\n", "ValueError: no luck"),
+        (
+            "from metapers import experiment\ndef get_config():\n"
+            "    c = experiment.config_for('sinusoid', 'mlp')\n    c.learner.inner_step = 4\n    return c\n",
+            "unknown config key 'inner_step'; did you mean 'inner_steps'?",
+        ),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--config.steps=3"]])
+def test_a_broken_config_file_is_told_in_one_line(door, tmp_path, text, message, more):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    code, _, err = door(command.train_main, f"--config={path}", f"--workdir={tmp_path / 'work'}", *more)
+    assert code == 2 and err.startswith(f"error: --config={path}") and message in err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.steps=-5", "steps must be >= 1, got -5"),
+        (
+            "--config.learner.name=mamll",
+            "learner.name must be one of ['joint', 'maml', 'reptile'], got 'mamll'; did you",
+        ),
+        ("--config.data.drift=suden", "did you mean 'sudden'?"),
+        ("--config.evaluation.shots=(1,x)", "evaluation.shots must be increasing integers >= 1"),
+        ("--sweep=learner.inner_rate", "sweep must be key=value,value"),
+        ("--sweep=learner.iner_rate=1,2", "unknown config key 'learner.iner_rate'; did you mean 'learner.inner_rate'?"),
+        ("--sweep=steps=1,many", "steps must be int, got 'many'"),
+    ],
+)
+def test_a_value_out_of_bounds_is_told_in_one_line_with_exit_code_1(door, tmp_path, override, message):
+    code, _, err = door(command.train_main, SYNTHETIC, f"--workdir={tmp_path}", override)
+    assert code == 1 and err.startswith("error: ") and message in err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--workdir is missing"),
+        (["--workdir=EMPTY"], 1, "no run in "),
+        (["--workdir=EMPTY/none"], 1, "train.py --workdir="),
+        (["--workdir=RUN", "--split=train"], 2, "split"),
+        (["--workdir=RUN", "--shots=1,x"], 1, "shots must be integers with commas between them, got '1,x'"),
+        (["--workdir=RUN", "--strategy=naiv"], 1, "did you mean 'naive'?"),
+        (["--workdir=RUN", "--strategy=naive", "--version=7"], 1, "version must be one of [0, 1, 2] of naive, got 7"),
+        (["--workdir=RUN", "--version=7"], 1, "has a version 7"),
+        (["--workdir=RUN", "--strategy=naive", "--shots=-1"], 1, "shots must be >= "),
+        (["--workdir=RUN", "--strategy=naive", "--steps=-1"], 1, "steps must be >= "),
+    ],
+)
+def test_wrong_calls_of_eval(door, small_run, tmp_path, arguments, code, message):
+    uses = (small_run / "test_uses.jsonl").read_text()
+    given = [one.replace("RUN", str(small_run)).replace("EMPTY", str(tmp_path)) for one in arguments]
+    told, _, err = door(command.eval_main, *given)
+    assert told == code and err.startswith("error: ") and message in err.splitlines()[0]
+    assert (small_run / "test_uses.jsonl").read_text() == uses
+
+
+def test_an_error_shows_its_place_only_when_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "_quiet", lambda: None)
+    with pytest.raises(FileNotFoundError, match="no run in"):
+        monkeypatch.setattr(command, "_cache", lambda: None)
+        monkeypatch.setattr(metapers, "use_all_cores", lambda: 2)
+        command.eval_main(["eval.py", f"--workdir={tmp_path}", "--traceback"])
+
+
+def test_the_doors_as_a_newcomer_opens_them():
+    code, out, err = runs.call("train.py", "--help")
+    assert code == 0 and "--workdir" in out and err == ""
+    code, out, err = runs.call("train.py", "--config=configs/nope.py", "--workdir=nowhere")
+    assert code == 2 and err.splitlines()[0] == "error: --config names no file: configs/nope.py" and out == ""
+
+
+def test_cores_are_devices_only_before_jax_is_used():
+    program = (
+        "import metapers; assert metapers.use_all_cores(2) == 2\n"
+        "import jax; jax.numpy.zeros(1)\n"
+        "assert metapers.use_all_cores(2) == 2 == len(jax.devices())\n"
+        "try: metapers.use_all_cores(3)\nexcept RuntimeError as error: print(error)\n"
+    )
+    with runs.child("-c", program) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "already has 2 devices, wanted 3" in out
+    with pytest.raises(ValueError, match="count must be >= 1, got -1"):
+        metapers.use_all_cores(-1)

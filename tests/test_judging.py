@@ -1,0 +1,116 @@
+"""An evaluation: records, ledger of test uses, pictures, report; parts of it on request."""
+
+import json
+import shutil
+
+import pytest
+
+from metapers import experiment, records, store
+from metapers.experiment import judging, scoring
+from tests import runs
+
+STRATEGIES = ("static", "naive", "joint_so_far", "continual")
+
+
+@pytest.fixture(scope="module")
+def copy(small_run, tmp_path_factory):
+    """A copy of the small run that may be written."""
+    folder = tmp_path_factory.mktemp("copy") / "run"
+    shutil.copytree(small_run, folder)
+    return folder
+
+
+def uses(folder):
+    return [json.loads(line) for line in (folder / "test_uses.jsonl").read_text().splitlines()]
+
+
+def test_the_records_hold_every_version_every_shot_every_step_and_the_baselines(small_run):
+    rows = records.read_file(small_run / "records" / "test.parquet").to_pylist()
+    assert {row["strategy"] for row in rows} == {*STRATEGIES, "joint", "global_mean", "user_mean", "oracle"}
+    for name in STRATEGIES:
+        mine = [row for row in rows if row["strategy"] == name and row["start"] == "fresh"]
+        assert {row["trained_stage"] for row in mine} == {-1, 0, 1, 2}
+        assert {row["evaluated_stage"] for row in mine} == {-1, 0, 1, 2}
+        assert {(row["shots"], row["steps"]) for row in mine} == {(k, s) for k in (1, 4) for s in (0, 1, 2)}
+        assert {row["seed"] for row in mine} == {0, 1} and {row["split"] for row in mine} == {"test"}
+    assert {row["start"] for row in rows if row["strategy"] == "naive"} == {"fresh", "banked"}
+    assert all(row["returning"] for row in rows if row["start"] == "banked")
+
+
+def test_the_initialisation_is_the_same_for_all_and_a_static_model_never_changes(small_run):
+    rows = records.read_file(small_run / "records" / "test.parquet").to_pylist()
+
+    def values(name, trained):
+        return [
+            (row["user"], row["evaluated_stage"], row["shots"], row["steps"], row["metric"], row["seed"], row["value"])
+            for row in rows
+            if row["strategy"] == name and row["trained_stage"] == trained and row["start"] == "fresh"
+        ]
+
+    assert values("naive", -1) == values("continual", -1) != values("naive", 0)
+    assert values("static", 0) == values("static", 2) == values("naive", 0)
+
+
+def test_the_oracle_is_below_everything(small_run):
+    told = json.loads((small_run / "summary.json").read_text())
+    assert all(row["mean"] > 0 for row in told["regret"].values())
+    assert told["headline"]["baselines"]["oracle"]["difference"] == pytest.approx(told["regret"]["continual"]["mean"])
+
+
+def test_validation_users_choose_and_test_users_judge(small_run):
+    test = {row["user"] for row in records.read_file(small_run / "records" / "test.parquet").to_pylist()}
+    chosen = {row["user"] for rows in runs.validation(small_run).values() for row in rows}
+    assert test and chosen and not test & chosen
+
+
+def test_a_part_of_a_run_on_request_leaves_the_summary_alone_and_is_logged(copy):
+    before, lines = (copy / "summary.json").read_text(), len(uses(copy))
+    said = []
+    told = experiment.judge(copy, strategy="naive", version=-1, steps=(0, 2), shots=(1,), say=said.append)
+    assert told is None and (copy / "summary.json").read_text() == before
+    rows = records.read_file(copy / "records" / "test-naive--1-only.parquet").to_pylist()
+    assert {row["strategy"] for row in rows} == {"naive"} and {row["trained_stage"] for row in rows} == {2}
+    assert {row["steps"] for row in rows} == {0, 2} and {row["shots"] for row in rows} == {1, 4}
+    assert "rmse on test users' whole lives" in said[0] and "naive" in said[0]
+    assert len(uses(copy)) == lines + 1
+    assert uses(copy)[-1]["strategy"] == "naive" and uses(copy)[-1]["version"] == -1
+
+
+def test_a_look_at_validation_users_is_no_use_of_the_test_users(copy):
+    lines = len(uses(copy))
+    said = []
+    assert experiment.judge(copy, split="validation", say=said.append) is None
+    assert len(uses(copy)) == lines and "validation users' whole lives" in said[0]
+
+
+def test_judging_twice_gives_the_same_summary(copy):
+    before = json.loads((copy / "summary.json").read_text())
+    after = experiment.judge(copy, say=lambda text: None)
+    assert {k: v for k, v in before.items() if k != "seconds"} == {
+        k: v for k, v in json.loads(json.dumps(after)).items() if k != "seconds"
+    }
+
+
+def test_a_first_evaluation_is_one_use_and_writes_report_and_pictures(small_run):
+    assert len(uses(small_run)) >= 1 and uses(small_run)[0]["strategy"] is None
+    assert (small_run / "report.html").stat().st_size > 10_000
+    pictures = list(small_run.rglob("*.png"))
+    assert pictures and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_a_damaged_version_is_refused_by_name(copy):
+    versions = scoring.versions_of(copy, "static")
+    path = next(path for path in (versions / "0").rglob("*") if path.is_file() and path.stat().st_size)
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    try:
+        with pytest.raises(store.CorruptVersion, match=path.name):
+            experiment.judge(copy, strategy="static", say=lambda text: None)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_an_unfinished_run_is_told_how_to_go_on(tmp_path, small_run):
+    (tmp_path / "config.json").write_bytes((small_run / "config.json").read_bytes())
+    with pytest.raises(FileNotFoundError, match="static.* holds no finished version; train.py goes on there"):
+        judging.judge(tmp_path)

@@ -1,0 +1,123 @@
+"""A version in the hands of a notebook: the numbers it gives are the numbers of the records."""
+
+import jax
+import numpy as np
+import pytest
+
+from metapers import evaluate, experiment, records
+from metapers.experiment import assembly
+from metapers.tasks import user_hash
+
+
+@pytest.fixture(scope="module")
+def judged(small_run):
+    return records.read_file(small_run / "records" / "test.parquet").to_pylist()
+
+
+def support_and_query(stream, cohort, user, shots=4, horizon=4):
+    first, last = cohort.offsets[user : user + 2]
+    start = int(evaluate.query_starts(np.array([last - first]), horizon)[0])
+    rows = np.arange(first, last)
+    take = min(shots, start)
+    return rows[:take], rows[start:]
+
+
+@pytest.mark.parametrize(("strategy", "version", "seed"), [("continual", -1, 0), ("naive", 1, 1)])
+def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, strategy, version, seed):
+    served = experiment.load(small_run, strategy=strategy, version=version, seed=seed)
+    stream = served.stream()
+    cohort = stream.held_out("test", None)
+    for user in range(3):
+        support, query = support_and_query(stream, cohort, user)
+        path = served.adapt(cohort.inputs[support], cohort.targets[support])
+        for steps in (0, 2):
+            personal = jax.tree.map(lambda leaf, steps=steps: leaf[steps], path)
+            outputs = np.asarray(served.predict(cohort.inputs[query], personal))
+            rmse = np.sqrt(np.mean(np.square(outputs - cohort.targets[query])))
+            row = only(
+                judged,
+                strategy=strategy,
+                trained_stage=2 if version == -1 else version,
+                evaluated_stage=-1,
+                seed=seed,
+                shots=4,
+                steps=steps,
+                metric="rmse",
+                start="fresh",
+                user=user_hash(stream.users[cohort.users[user]]),
+            )
+            assert row["n_support"] == len(support) and row["n_query"] == len(query)
+            np.testing.assert_allclose(rmse, row["value"], rtol=1e-10)
+
+
+def only(rows, **where):
+    found = [row for row in rows if all(row[key] == value for key, value in where.items())]
+    assert len(found) == 1, (len(found), where)
+    return found[0]
+
+
+def test_a_returning_user_starts_from_the_row_of_the_bank(small_run, judged):
+    served, before = (experiment.load(small_run, "continual", version) for version in (2, 1))
+    stream = served.stream()
+    cohort = stream.held_out("test", 2)
+    user = int(np.flatnonzero(cohort.returning)[0])
+    row = cohort.users[user]
+    assert before.bank["stage"][row] in (0, 1) and served.bank["stage"][row] == 2
+    start = jax.tree.map(lambda leaf: leaf[row], before.bank["personal"])
+    support, query = support_and_query(stream, cohort, user)
+    path = served.adapt(cohort.inputs[support], cohort.targets[support], start=start)
+    jax.tree.map(lambda leaf, first: np.testing.assert_array_equal(leaf[0], first), path, start)
+    outputs = np.asarray(served.predict(cohort.inputs[query], jax.tree.map(lambda leaf: leaf[2], path)))
+    value = only(
+        judged,
+        strategy="continual",
+        trained_stage=2,
+        evaluated_stage=2,
+        seed=0,
+        shots=4,
+        steps=2,
+        metric="rmse",
+        start="banked",
+        user=user_hash(stream.users[row]),
+    )["value"]
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(outputs - cohort.targets[query]))), value, rtol=1e-10)
+
+
+def test_what_is_loaded_says_where_it_comes_from(small_run):
+    served = experiment.load(small_run, "naive", 0)
+    assert served.lineage["strategy"] == "naive" and served.lineage["stage"] == 0
+    assert jax.tree.leaves(served.params)[0].ndim == jax.tree.leaves(served.model.init(jax.random.key(0)))[0].ndim
+    outputs = served.predict(np.zeros((3, served.lineage["sizes"]["width"])))
+    assert outputs.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"strategy": "continul"}, ValueError, "did you mean 'continual'"),
+        ({"seed": 2}, ValueError, "seed must be between 0 and 1, got 2"),
+        ({"version": 5}, FileNotFoundError, r"number 5 is not among \[0, 1, 2\]"),
+    ],
+)
+def test_what_is_not_there_is_named(small_run, given, error, message):
+    with pytest.raises(error, match=message):
+        experiment.load(small_run, **given)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run in .*config.json is missing"):
+        experiment.load(tmp_path)
+
+
+def test_an_empty_or_ragged_support_is_refused(small_run):
+    served = experiment.load(small_run)
+    width = served.lineage["sizes"]["width"]
+    with pytest.raises(ValueError, match="same number of examples >= 1, got 0"):
+        served.adapt(np.zeros((0, width)), np.zeros(0))
+    with pytest.raises(ValueError, match="same number of examples >= 1, got 3"):
+        served.adapt(np.zeros((3, width)), np.zeros(2))
+
+
+def test_serving_reads_no_data(small_run, monkeypatch):
+    monkeypatch.setattr(assembly, "stream", lambda config: pytest.fail("read the data"))
+    assert experiment.load(small_run).params.shared

@@ -1,0 +1,86 @@
+"""A sweep: members that differ in what the state carries are one program, and are what training alone gives."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from metapers import stage, store
+from metapers.experiment import assembly, scoring, sweep
+from metapers.experiment.training import train
+from tests import runs
+
+
+def options(**changes):
+    return runs.quick(seeds=2, devices=1, learner__rates="learned", steps=4, **changes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("learner.inner_rate=0.1,1", ("learner.inner_rate", (0.1, 1.0))),
+        ("steps=3,5", ("steps", (3, 5))),
+        ("learner.name=maml,reptile", ("learner.name", ("maml", "reptile"))),
+        ("continual.penalty=('anchor',),('anchor','ewc')", ("continual.penalty", (("anchor",), ("anchor", "ewc")))),
+    ],
+)
+def test_specs_are_read_as_values_of_the_keys_type(spec, expected):
+    assert sweep.parse(runs.small(), spec) == expected
+
+
+def test_only_what_the_state_carries_is_grouped():
+    config = runs.small(learner__rates="learned")
+    combinations = [
+        {"optimizer.param.rate": rate, "learner.inner_rate": inner, "learner.inner_steps": steps}
+        for rate in (0.1, 0.2)
+        for inner in (0.3, 0.4)
+        for steps in (1, 2)
+    ]
+    assert [len(group) for group in sweep.grouped(config, combinations)] == [4, 4]
+    fixed = runs.small(learner__rates="fixed")
+    assert [len(group) for group in sweep.grouped(fixed, combinations)] == [2, 2, 2, 2]
+
+
+def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, monkeypatch):
+    chunks = []
+    build = stage.program
+
+    def counted(*given, **named):
+        compiled = build(*given, **named)
+        return compiled._replace(chunk=lambda *arguments: chunks.append(id(compiled)) or compiled.chunk(*arguments))
+
+    config = options()
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "program", counted)
+        assert sweep.run(config, ["optimizer.personal.rate=0.02,0.2", "learner.inner_rate=0.05,0.3"], tmp_path) == 0
+    assert len(set(chunks)) == 1 and len(chunks) == 2 * 2  # two stages of two chunks for all four
+    told = json.loads((tmp_path / "sweep.json").read_text())
+    assert len(told["rows"]) == 4 and told["strategy"] == "continual"
+    assert [row["rmse"] for row in told["rows"]] == sorted(row["rmse"] for row in told["rows"])
+    assert len({row["rmse"] for row in told["rows"]}) == 4
+
+    row = next(r for r in told["rows"] if r["optimizer.personal.rate"] == 0.2 and r["learner.inner_rate"] == 0.3)
+    alone = options(optimizer__personal__rate=0.2, learner__inner_rate=0.3)
+    train(alone, tmp_path / "alone")
+    versions = scoring.versions_of(tmp_path / "alone", "continual")
+    params, _ = store.load_version(versions, 1)
+    parts = assembly.parts(alone)
+    lived = jax.tree.map(np.asarray, sweep.lived(parts, [alone], "continual"))
+    for name, leaf in runs.flat(lived).items():
+        kept = params["params"]
+        for part in name.split("/"):
+            kept = kept[part]
+        np.testing.assert_allclose(leaf, kept, atol=1e-10)
+    _, values = scoring.scorer(parts).life(lived, "continual")
+    np.testing.assert_allclose(row["over_seeds"], values[1], rtol=1e-9)
+    np.testing.assert_allclose(row["rmse_start"], values[0].mean(), rtol=1e-9)
+
+
+def test_members_of_other_shapes_are_trained_one_after_the_other(tmp_path, capsys):
+    assert sweep.run(options(seeds=1), ["learner.inner_steps=1,2"], tmp_path) == 0
+    told = json.loads((tmp_path / "sweep.json").read_text())
+    assert sorted(row["learner.inner_steps"] for row in told["rows"]) == [1, 2]
+    out = capsys.readouterr().out
+    assert "learner.inner_steps" in out and "validation users" in out and f"sweep: {tmp_path / 'sweep.json'}" in out
+    assert not list(tmp_path.rglob("test*"))  # test users were not looked at
