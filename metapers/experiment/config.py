@@ -7,11 +7,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+Config = Any  # an ml_collections.ConfigDict: its keys are known at run time only
+
 OPERATIONAL = ("checkpoint_every", "log_every", "profile", "progress", "tensorboard", "validate_every", "devices")
 """Top-level keys that cannot change a number: they may differ between a run and its resume."""
 
 
-def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> ConfigDict:
+def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
     """Every key of a config with its default; ``data`` and ``model`` are the options of the chosen source and model.
 
     A shipped config starts from this (``experiment.config_for``) and sets values; the result is locked, so a
@@ -82,7 +84,7 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> ConfigDict:
     return config.lock()
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check(config: Config) -> Config:
     """The same config, after every value has been held against its bound.
 
     Raises:
@@ -134,7 +136,7 @@ def one_of(key: str, name: str, known: Iterable[str]) -> str:
     return name
 
 
-def unknown_key(config: ConfigDict, key: str) -> str:
+def unknown_key(config: Config, key: str) -> str:
     """What to say of a key that a config does not have: its nearest known one.
 
     >>> unknown_key(ConfigDict({"learner": {"inner_steps": 5}}), "learner.inner_step")
@@ -143,7 +145,7 @@ def unknown_key(config: ConfigDict, key: str) -> str:
     return f"unknown config key {key!r}{_nearest(key, [name for name, _ in leaves(config)])}"
 
 
-def merged(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+def merged(config: Config, overrides: Mapping[str, Any]) -> Config:
     """A copy of ``config`` with dotted keys set; ints may stand for floats, lists for tuples.
 
     Raises:
@@ -163,7 +165,7 @@ def merged(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     return copy
 
 
-def leaves(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Config | Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf, in order of the keys."""
     for key in sorted(config.keys()):
         inner = config[key]
@@ -173,14 +175,14 @@ def leaves(config: ConfigDict | Mapping[str, Any], prefix: str = "") -> Iterator
             yield f"{prefix}{key}", inner
 
 
-def value(config: ConfigDict, key: str) -> Any:
+def value(config: Config, key: str) -> Any:
     """The value of a dotted key."""
     for part in key.split("."):
         config = config[part]
     return config
 
 
-def plain(config: ConfigDict) -> dict[str, Any]:
+def plain(config: Config) -> dict[str, Any]:
     """Nested dicts with tuples as lists, as config.json keeps it."""
     return {
         key: plain(inner) if isinstance(inner, ConfigDict) else list(inner) if isinstance(inner, tuple) else inner
@@ -188,7 +190,7 @@ def plain(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def from_plain(saved: Mapping[str, Any]) -> ConfigDict:
+def from_plain(saved: Mapping[str, Any]) -> Config:
     """The config that ``plain`` wrote down."""
 
     def tuples(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,12 +202,12 @@ def from_plain(saved: Mapping[str, Any]) -> ConfigDict:
     return ConfigDict(tuples(saved)).lock()
 
 
-def binding(config: ConfigDict) -> dict[str, Any]:
+def binding(config: Config) -> dict[str, Any]:
     """The part of a config that can change a number: all but the operational keys."""
     return {key: inner for key, inner in plain(config).items() if key not in OPERATIONAL}
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> tuple[list[str], list[str]]:
+def differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """Differences as "key: old -> new": (those that can change a number, the operational ones)."""
     a, b = dict(leaves(old)), dict(leaves(new))
     binding_ones, operational = [], []
@@ -216,7 +218,7 @@ def differences(old: ConfigDict, new: ConfigDict) -> tuple[list[str], list[str]]
     return binding_ones, operational
 
 
-def _bound(key: str, config: ConfigDict, least: int) -> None:
+def _bound(key: str, config: Config, least: int) -> None:
     if not (math.isfinite(value(config, key)) and value(config, key) >= least):
         raise ValueError(f"{key} must be >= {least}, got {value(config, key)}")
 

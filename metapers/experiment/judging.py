@@ -9,19 +9,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pyarrow as pa
-from ml_collections import ConfigDict
 
 from metapers import baselines, evaluate, records, store, workdir
 from metapers.base import Params, Tree
-from metapers.experiment import assembly, lineage, scoring, summary
+from metapers.experiment import assembly, lineage, printing, scoring, summary
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES
+from metapers.experiment.config import Config
 from metapers.experiment.scoring import Scorer, versions_of
 from metapers.journal import Meter, meter
 from metapers.report import write_report
 
-STRENGTHS = {"user_mean": {"shrink": (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)}}
-STRENGTHS["item_user_bias"] = {"item": (2.0, 3.0, 4.0, 5.0), "user": (8.0, 10.0, 12.0, 15.0)}
+STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
+    "user_mean": {"shrink": (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)},
+    "item_user_bias": {"item": (2.0, 3.0, 4.0, 5.0), "user": (8.0, 10.0, 12.0, 15.0)},
+}
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of fine-tuning the joint model
 
 
@@ -63,7 +65,7 @@ def judge(
             if strategy or version is not None:
                 whole = pa.concat_tables(tables)
                 save(folder, whole, f"{split}-{strategy or 'all'}-{'all' if version is None else version}-only")
-                say(summary.plain_table(whole, config, split))
+                say(printing.plain_table(whole, config, split))
                 return None
             tables += [of_init(scorer, name, split) for name in found if name != BASELINE]
             told.advance(1, "initialisation")
@@ -73,7 +75,7 @@ def judge(
         save(folder, whole, split)
         seconds = lineage.add_seconds(folder, "evaluate", seconds=time.monotonic() - began, compile_seconds=clock())
     if split != "test":
-        say(summary.plain_table(whole, config, split))
+        say(printing.plain_table(whole, config, split))
         return None
     told_all = summary.summarise(
         pa.concat_tables([whole, validation_records(folder)]),
@@ -84,12 +86,12 @@ def judge(
     )
     workdir.write_json(folder / "summary.json", told_all)
     report = write_report(folder, told_all, whole, configs.plain(config))
-    say(summary.text(told_all))
+    say(printing.text(told_all))
     say(f"\nsummary: {folder / 'summary.json'}\nreport:  {report}")
     return told_all
 
 
-def opened(folder: Path) -> ConfigDict:
+def opened(folder: Path) -> Config:
     """The config of a run's folder; FileNotFoundError if there is none."""
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -97,7 +99,7 @@ def opened(folder: Path) -> ConfigDict:
     return configs.from_plain(json.loads(path.read_text()))
 
 
-def existing(folder: Path, config: ConfigDict, strategy: str | None, version: int | None) -> dict[str, list[int]]:
+def existing(folder: Path, config: Config, strategy: str | None, version: int | None) -> dict[str, list[int]]:
     """The finished versions to judge by strategy, or FileNotFoundError naming what is missing."""
     names = [*dict.fromkeys((*config.strategies, BASELINE))]
     if strategy:
@@ -179,7 +181,7 @@ def of_baselines(scorer: Scorer, split: str) -> list[pa.Table]:
 
 
 def fit_baselines(scorer: Scorer) -> dict[str, baselines.Predictor]:
-    """The baselines fitted on all training users, strengths chosen by the headline metric on validation users' lives."""
+    """The baselines fitted on all training users, strengths chosen by the headline metric on validation lives."""
     stream, chosen = scorer.parts.stream, scorer.parts.config.evaluation
     training, judges = stream.training(None), stream.held_out("validation", None)
     score_of = evaluate.predicted(scorer.parts.objective, shots=(chosen.headline_shots,), horizon=max(scorer.shots))
@@ -188,7 +190,7 @@ def fit_baselines(scorer: Scorer) -> dict[str, baselines.Predictor]:
         return float(score_of(predictor.predict, judges).scores[chosen.metric].mean())
 
     found = {"global_mean": baselines.global_mean(training)}
-    fits = {"user_mean": baselines.user_mean}
+    fits: dict[str, Callable[..., baselines.Predictor]] = {"user_mean": baselines.user_mean}
     if isinstance(training.inputs, dict) and "item" in training.inputs:
         fits["item_user_bias"] = baselines.item_user_bias
     for name, fit in fits.items():

@@ -76,9 +76,9 @@ def compile_clock() -> Iterator[Callable[[], float]]:
     """While inside, adds up the seconds that XLA compiles; the yielded function reads them."""
     spent = [0.0]
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event.endswith("backend_compile_duration"):
-            spent[0] += seconds
+            spent[0] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from ml_collections import ConfigDict
-
 from metapers import workdir
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import Parts
+from metapers.experiment.config import Config
 
 
 class Interrupted(Exception):
@@ -22,7 +21,7 @@ class Interrupted(Exception):
         self.signal = signal_number
 
 
-def agree(config: ConfigDict, folder: Path) -> list[str]:
+def agree(config: Config, folder: Path) -> list[str]:
     """Holds a config against the run's in the folder, if there is one; returns operational differences.
 
     Raises:

@@ -208,5 +208,3 @@ def sentence(scores: Mapping[str, Any]) -> str:
         f"validation {scores['metric']} over all stages {start:.4f} at the start, {adapted:.4f} after "
         f"{scores['steps']} steps on {scores['shots']} examples ({better})"
     )
-
-

@@ -8,19 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from metapers import store
 from metapers.base import Array, Batch, InnerLoop, Model, Objective, Params, Stream, Tree
 from metapers.experiment import assembly, judging
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
+from metapers.experiment.config import Config
 
 
 class Served(NamedTuple):
     """One seed of one version, ready to adapt and to predict."""
 
-    config: ConfigDict
+    config: Config
     model: Model
     objective: Objective
     params: Params  # one seed's: no leading axis

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from ml_collections import ConfigDict
 
 from metapers import records, scores
 from metapers.experiment.assembly import BASELINE
+from metapers.experiment.config import Config
 from metapers.scores import Interval, sign
 
 SCHEMA_VERSION = 1
@@ -19,7 +19,7 @@ LIFE = -1  # the evaluated stage of a whole life
 
 def summarise(
     table: pa.Table,
-    config: ConfigDict,
+    config: Config,
     *,
     provenance: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
@@ -70,9 +70,9 @@ class View:
     """Per-user scores by strategy from a table of records, at a fixed metric, shots and headline steps."""
 
     def __init__(self, table: pa.Table, metric: str, shots: int, steps: int, stages: int, draws: int):
-        rows = table.filter(pc.and_(pc.equal(table["metric"], metric), pc.equal(table["shots"], shots)))
-        self.test = rows.filter(pc.equal(rows["split"], "test"))
-        self.validation = rows.filter(pc.equal(rows["split"], "validation"))
+        rows = table.filter((pc.field("metric") == metric) & (pc.field("shots") == shots))
+        self.test = rows.filter(pc.field("split") == "test")
+        self.validation = rows.filter(pc.field("split") == "validation")
         self.metric, self.shots, self.steps, self.stages, self.draws = metric, shots, steps, stages, draws
         self.names = set(self.test["strategy"].to_pylist())
 
@@ -123,15 +123,9 @@ class View:
 
     def short(self, name: str) -> int:
         """Test users with fewer examples to adapt on than the headline's shots, all stages and lives together."""
-        rows = self.test.filter(
-            pc.and_(
-                pc.and_(pc.equal(self.test["strategy"], name), pc.equal(self.test["steps"], 0)),
-                pc.and_(
-                    pc.equal(self.test["trained_stage"], self.stages - 1),
-                    pc.and_(pc.less(self.test["n_support"], self.shots), pc.equal(self.test["start"], "fresh")),
-                ),
-            )
-        )
+        last = (pc.field("strategy") == name) & (pc.field("trained_stage") == self.stages - 1)
+        once = (pc.field("steps") == 0) & (pc.field("start") == "fresh")
+        rows = self.test.filter(last & once & (pc.field("n_support") < self.shots))
         return len(set(zip(rows["user"].to_pylist(), rows["evaluated_stage"].to_pylist(), strict=True)))
 
 
@@ -219,7 +213,7 @@ def _stages(view: View, present: list[str], stages: int) -> list[dict[str, float
 
 def _banked(view: View, leader: str) -> list[dict[str, float]]:
     """Users who returned, in each stage: from the row that the bank kept of them, and from a fresh start."""
-    rows = view.test.filter(pc.and_(pc.equal(view.test["strategy"], leader), pc.equal(view.test["start"], "banked")))
+    rows = view.test.filter((pc.field("strategy") == leader) & (pc.field("start") == "banked"))
     found = []
     for stage in sorted(set(rows["evaluated_stage"].to_pylist())):
         where = {"strategy": leader, "trained_stage": stage, "evaluated_stage": stage}
@@ -243,74 +237,3 @@ def _regret(view: View, present: list[str]) -> dict[str, dict[str, float]] | Non
     others |= {name: view.life(name, 0) for name in TRIVIAL if view.has(name)}
     factor = -sign(view.metric)
     return {name: _interval(view.mean(factor * (values - best))) for name, values in others.items()}
-
-
-def text(summary: Mapping[str, Any]) -> str:
-    """The tables that eval.py prints."""
-    head = summary["headline"]
-    users, seeds = summary["users"]["test"], summary["seeds"]
-    lines = [
-        f"{head['metric']} of {users} test users (fold {', '.join(map(str, summary['folds']))}; seeds {seeds}), "
-        f"{head['shots']} support examples, {head['steps']} inner steps, last version of {head['strategy']}",
-        "intervals: 95 % bootstrap over users; difference: ours minus theirs, paired",
-        "",
-        f"{'':24}{'mean':>8}  {'95 % interval':^18}{'worst 10 %':>12}   {'difference (95 %)'}",
-        _row(f"{head['strategy']}, adapted", head["adapted"]),
-    ]
-    lines += [_row(name, values) for name, values in head["baselines"].items()]
-    lines += ["", f"hurt by adapting: {summary['hurt_fraction']:.1%} of users"]
-    lines += [f"worse than {name}: {share:.1%} of users" for name, share in summary["hurt_fraction_against"].items()]
-    if head["over_seeds"]:
-        over = head["over_seeds"]
-        lines.append(f"over {len(seeds)} seeds (t): {over['mean']:.4f} [{over['low']:.4f}, {over['high']:.4f}]")
-    if summary["short"]:
-        lines.append(f"{summary['short']} users and stages had fewer than {head['shots']} support examples (masked)")
-    lines += ["", *_continual_lines(summary)]
-    if summary["regret"]:
-        lines += ["", "regret against the Bayes-optimal prediction (0 is perfect)"]
-        lines += [f"  {name:22}{row['mean']:8.4f} [{row['low']:.4f}, {row['high']:.4f}]" for name, row in summary["regret"].items()]
-    return "\n".join(lines)
-
-
-def _row(name: str, values: Mapping[str, float]) -> str:
-    interval = f"[{values['low']:.4f}, {values['high']:.4f}]"
-    gap = ""
-    if "difference" in values:
-        gap = f"{values['difference']:+.4f} [{values['difference_low']:+.4f}, {values['difference_high']:+.4f}]"
-    return f"{name:24}{values['mean']:8.4f}  {interval:^18}{values['worst_decile']:12.4f}   {gap}".rstrip()
-
-
-def _continual_lines(summary: Mapping[str, Any]) -> list[str]:
-    names = list(summary["continual"])
-    metrics = list(dict.fromkeys(key for name in names for key in summary["continual"][name]))
-    if not names:
-        return []
-    lines = ["continual metrics of R (larger is better: a loss enters as its negative; forgetting > 0 is worse)"]
-    lines.append(f"{'':18}" + "".join(f"{name:>16}" for name in names) + "   definition")
-    for metric in metrics:
-        cells = "".join(f"{summary['continual'][name].get(metric, float('nan')):>16.4f}" for name in names)
-        lines.append(f"{metric:18}{cells}   {summary['definitions'][metric]}")
-    gap = summary["gap"]
-    if gap:
-        gain = gap["gain_over_naive"]
-        lines.append(
-            f"continual closes {gap['closed']:.0%} of the gap from naive to joint_so_far in average; gain over naive "
-            f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
-        )
-    return lines
-
-
-def plain_table(table: pa.Table, config: ConfigDict, split: str) -> str:
-    """Mean score by strategy, version, shots and steps on whole lives, for a look at a part of a run."""
-    metric = config.evaluation.metric
-    rows = table.filter(
-        pc.and_(
-            pc.and_(pc.equal(table["metric"], metric), pc.equal(table["evaluated_stage"], LIFE)),
-            pc.equal(table["start"], "fresh"),
-        )
-    )
-    grouped = rows.group_by(["strategy", "trained_stage", "shots", "steps"]).aggregate([("value", "mean"), ("value", "count")])
-    lines = [f"{metric} on {split} users' whole lives", f"{'strategy':18}{'version':>8}{'shots':>6}{'steps':>6}{'mean':>10}"]
-    for row in sorted(grouped.to_pylist(), key=lambda row: tuple(str(row[k]).zfill(6) for k in ("strategy", "trained_stage", "shots", "steps"))):
-        lines.append(f"{row['strategy']:18}{row['trained_stage']:>8}{row['shots']:>6}{row['steps']:>6}{row['value_mean']:>10.4f}")
-    return "\n".join(lines)

@@ -13,18 +13,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from metapers import stage, workdir
 from metapers.base import Params, Tree
 from metapers.experiment import assembly, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES, Parts
+from metapers.experiment.config import Config
 from metapers.journal import meter
 from metapers.scores import sign
 
 
-def run(config: ConfigDict, specs: Sequence[str], folder: Path) -> int:
+def run(config: Config, specs: Sequence[str], folder: Path) -> int:
     """Trains every combination of ``specs`` ("key=value,value") and writes ``sweep.json``, best first; returns 0.
 
     The strategy is continual, or the config's first. The rank is that of the headline score on the validation
@@ -49,7 +49,7 @@ def run(config: ConfigDict, specs: Sequence[str], folder: Path) -> int:
     return 0
 
 
-def parse(config: ConfigDict, spec: str) -> tuple[str, tuple[Any, ...]]:
+def parse(config: Config, spec: str) -> tuple[str, tuple[Any, ...]]:
     """("key", values) of "key=value,value"; values are read as Python literals, or as text where they are none."""
     key, _, listed = spec.partition("=")
     if not listed:
@@ -65,14 +65,14 @@ def _literal(text: str) -> Any:
         return text
 
 
-def in_state(config: ConfigDict, key: str) -> bool:
+def in_state(config: Config, key: str) -> bool:
     """Whether a key's value is carried in the learner's state, so that it may differ along a vmapped axis."""
     if key == "learner.inner_rate":
         return config.learner.rates != "fixed"
     return key.startswith("optimizer.") and key.endswith(".rate")
 
 
-def grouped(config: ConfigDict, combinations: Sequence[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+def grouped(config: Config, combinations: Sequence[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
     """Combinations that share one program, together."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in combinations:
@@ -81,7 +81,7 @@ def grouped(config: ConfigDict, combinations: Sequence[dict[str, Any]]) -> Itera
     return groups.values()
 
 
-def scored(config: ConfigDict, group: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+def scored(config: Config, group: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """Trains a group in one program; one row for each combination: its settings and its validation scores."""
     first = configs.check(configs.merged(config, group[0]))
     parts = assembly.parts(first)
@@ -103,7 +103,7 @@ def scored(config: ConfigDict, group: Sequence[dict[str, Any]], name: str) -> li
     ]
 
 
-def lived(parts: Parts, members: Sequence[ConfigDict], name: str) -> Params:
+def lived(parts: Parts, members: Sequence[Config], name: str) -> Params:
     """Params after all stages, [members * seeds, ...]; members share the program of the first."""
     config, strategy = members[0], STRATEGIES[name]
     mesh = assembly.mesh_for(configs.merged(config, {"seeds": config.seeds * len(members)}), parts.devices)
@@ -127,7 +127,7 @@ def lived(parts: Parts, members: Sequence[ConfigDict], name: str) -> Params:
     return learner.params(state)
 
 
-def _starts(parts: Parts, members: Sequence[ConfigDict], strategy: Any, initial: Params, mesh: Any) -> Tree:
+def _starts(parts: Parts, members: Sequence[Config], strategy: Any, initial: Params, mesh: Any) -> Tree:
     config = members[0]
     data = parts.stream.family.data(strategy.window(0), 0, 0)
     states = []

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from metapers import stage, store, users, workdir
 from metapers.base import Array, Cohort, Learner, Params, Tree
 from metapers.experiment import assembly, lineage, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES, Parts, Strategy
+from metapers.experiment.config import Config
 from metapers.experiment.resuming import Interrupted, agree, interruptions, keep, same_data
 from metapers.experiment.scoring import versions_of
 from metapers.journal import Journal, Meter, meter
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     asked: Callable[[], int]  # the signal that asked to stop, or 0
 
 
-def train(config: ConfigDict, folder: Path) -> None:
+def train(config: Config, folder: Path) -> None:
     """Trains all of ``config.strategies`` (and the joint baseline) into ``folder``, or goes on where it was.
 
     Raises:
@@ -86,7 +86,7 @@ def train(config: ConfigDict, folder: Path) -> None:
             journal.event("end")
 
 
-def strategies(config: ConfigDict) -> list[str]:
+def strategies(config: Config) -> list[str]:
     """The run's strategies in order, the joint baseline last; ValueError for an unknown name."""
     named = [configs.one_of("strategies", name, STRATEGIES) for name in config.strategies]
     return [*dict.fromkeys(name for name in named if name != BASELINE), BASELINE]

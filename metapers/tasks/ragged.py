@@ -44,8 +44,9 @@ def stream(
     A (stage, user) segment of one example can hold no task: it is left out of training and of that stage's
     cohorts, and counted; whole lives (of two examples or more) and ``training`` keep its example. ``returning``: the
     user has a segment that was kept in an earlier stage. Floats become JAX's default float, integers int32.
-    Inputs in ``examples.known`` join the others as they stood at the end of a stage: for training at the end of the
-    window, for cohorts as asked. ``about``: what the source says of itself (source, version, boundaries of stages), first in the provenance. The
+    Inputs in ``examples.known`` join the others as they stood at the end of a stage: for training that of the
+    window, for cohorts as asked. ``about``: what the source says of itself (source, version, boundaries of stages),
+    first in the provenance. The
     sizes and shares of tasks are those of ``segments.family``.
 
     Raises:

@@ -42,8 +42,9 @@ def family(
     ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform in 0..a-1
     (systematic sampling: every later row is as likely as any other, and they keep their order).
     Inputs in ``known`` are those of the end of the window; where there are such, notes carry ``support_rows`` [n,
-    support] and ``query_rows`` [n, query], by which ``renew`` finds them again in a later stage. Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place in the
-    batch), not on n.
+    support] and ``query_rows`` [n, query], by which ``renew`` finds them again in a later stage. Shapes are [n,
+    support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place in the batch), not
+    on n.
 
     Raises:
       ValueError: for sizes below 1, probabilities outside 0..1, ``by_length`` below 0; in ``data``, for a window

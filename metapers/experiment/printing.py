@@ -1,0 +1,85 @@
+"""What eval.py prints: the tables of a summary, or of a part of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from metapers.experiment.config import Config
+from metapers.experiment.summary import LIFE
+
+
+def text(summary: Mapping[str, Any]) -> str:
+    """The tables that eval.py prints."""
+    head = summary["headline"]
+    users, seeds = summary["users"]["test"], summary["seeds"]
+    lines = [
+        f"{head['metric']} of {users} test users (fold {', '.join(map(str, summary['folds']))}; seeds {seeds}), "
+        f"{head['shots']} support examples, {head['steps']} inner steps, last version of {head['strategy']}",
+        "intervals: 95 % bootstrap over users; difference: ours minus theirs, paired",
+        "",
+        f"{'':24}{'mean':>8}  {'95 % interval':^18}{'worst 10 %':>12}   {'difference (95 %)'}",
+        _row(f"{head['strategy']}, adapted", head["adapted"]),
+    ]
+    lines += [_row(name, values) for name, values in head["baselines"].items()]
+    lines += ["", f"hurt by adapting: {summary['hurt_fraction']:.1%} of users"]
+    lines += [f"worse than {name}: {share:.1%} of users" for name, share in summary["hurt_fraction_against"].items()]
+    if head["over_seeds"]:
+        over = head["over_seeds"]
+        lines.append(f"over {len(seeds)} seeds (t): {over['mean']:.4f} [{over['low']:.4f}, {over['high']:.4f}]")
+    if summary["short"]:
+        lines.append(f"{summary['short']} users and stages had fewer than {head['shots']} support examples (masked)")
+    lines += ["", *_continual_lines(summary)]
+    if summary["regret"]:
+        lines += ["", "regret against the Bayes-optimal prediction (0 is perfect)"]
+        lines += [
+            f"  {name:22}{row['mean']:8.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+            for name, row in summary["regret"].items()
+        ]
+    return "\n".join(lines)
+
+
+def _row(name: str, values: Mapping[str, float]) -> str:
+    interval = f"[{values['low']:.4f}, {values['high']:.4f}]"
+    gap = ""
+    if "difference" in values:
+        gap = f"{values['difference']:+.4f} [{values['difference_low']:+.4f}, {values['difference_high']:+.4f}]"
+    return f"{name:24}{values['mean']:8.4f}  {interval:^18}{values['worst_decile']:12.4f}   {gap}".rstrip()
+
+
+def _continual_lines(summary: Mapping[str, Any]) -> list[str]:
+    names = list(summary["continual"])
+    metrics = list(dict.fromkeys(key for name in names for key in summary["continual"][name]))
+    if not names:
+        return []
+    lines = ["continual metrics of R (larger is better: a loss enters as its negative; forgetting > 0 is worse)"]
+    lines.append(f"{'':18}" + "".join(f"{name:>16}" for name in names) + "   definition")
+    for metric in metrics:
+        cells = "".join(f"{summary['continual'][name].get(metric, float('nan')):>16.4f}" for name in names)
+        lines.append(f"{metric:18}{cells}   {summary['definitions'][metric]}")
+    gap = summary["gap"]
+    if gap:
+        gain = gap["gain_over_naive"]
+        lines.append(
+            f"continual closes {gap['closed']:.0%} of the gap from naive to joint_so_far in average; gain over naive "
+            f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        )
+    return lines
+
+
+def plain_table(table: pa.Table, config: Config, split: str) -> str:
+    """Mean score by strategy, version, shots and steps on whole lives, for a look at a part of a run."""
+    metric = config.evaluation.metric
+    lives = (pc.field("evaluated_stage") == LIFE) & (pc.field("start") == "fresh")
+    rows = table.filter(lives & (pc.field("metric") == metric))
+    keys = ("strategy", "trained_stage", "shots", "steps")
+    found = rows.group_by(list(keys)).aggregate([("value", "mean")]).to_pylist()
+    lines = [
+        f"{metric} on {split} users' whole lives",
+        f"{'strategy':18}{'version':>8}{'shots':>6}{'steps':>6}{'mean':>10}",
+    ]
+    for row in sorted(found, key=lambda row: tuple(row[key] for key in keys)):
+        strategy, version, shots, steps = (row[key] for key in keys)
+        lines.append(f"{strategy:18}{version:>8}{shots:>6}{steps:>6}{row['value_mean']:>10.4f}")
+    return "\n".join(lines)
