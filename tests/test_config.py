@@ -37,7 +37,7 @@ def test_a_misspelt_key_is_refused_where_it_is_written():
         ({"evaluation.steps": (-1, 2)}, r"evaluation.steps must be increasing integers >= 0, got \(-1, 2\)"),
         (
             {"evaluation.headline_shots": 3},
-            r"evaluation.headline_shots must be one of evaluation.shots \(1, 4\), got 3",
+            r"headline_shots must be one of evaluation.shots \(1, 4\), got 3",
         ),
         ({"evaluation.headline_steps": 9}, "evaluation.headline_steps must be one of evaluation.steps"),
         ({"strategies": ()}, "strategies must name at least one strategy"),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
@@ -12,6 +13,8 @@ from metapers import aggregate, base, inner, learners, memory, models, penalties
 from metapers.base import Aggregator, InnerLoop, Learner, Memory, Model, Objective, Params, Penalty, Stream, Tree
 from metapers.experiment.catalogue import MODELS, SOURCES
 from metapers.experiment.config import Config, default, one_of
+
+Device = Any  # a jax.Device, which type checkers take for a variable
 
 
 class Strategy(NamedTuple):
@@ -73,7 +76,7 @@ class Parts(NamedTuple):
     sizes: Mapping[str, int]
     model: Model
     objective: Objective
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Device, ...]
 
 
 def parts(config: Config) -> Parts:
@@ -83,7 +86,7 @@ def parts(config: Config) -> Parts:
     return Parts(config, built, sizes, model(config, sizes), objective(config), tuple(devices(config.devices)))
 
 
-def devices(count: int) -> list[jax.Device]:
+def devices(count: int) -> list[Device]:
     """The first ``count`` devices, or all for 0.
 
     Raises:
@@ -153,7 +156,7 @@ def optimizer(config: Config, groups: Callable[[Params], Tree]) -> optax.Gradien
     def labels(params: Params) -> Tree:
         return jax.tree.map(lambda group: group if group in one_by_one else "param", groups(params))
 
-    links = [optax.partition(one_by_one, labels)]
+    links: list[optax.GradientTransformation] = [optax.partition(one_by_one, labels)]
     if config.clip_norm:
         links.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if one_of("schedule", config.schedule, SCHEDULES) == "cosine":
@@ -165,7 +168,7 @@ def cosine(steps: int, warmup: int) -> optax.Schedule:
     """The share of the rate by outer step: up over ``warmup`` steps, down a cosine to 2 %, anew in each stage."""
     warmup = min(warmup, steps - 1)
     within = optax.warmup_cosine_decay_schedule(0.0 if warmup else 1.0, 1.0, warmup, steps, 0.02)
-    return lambda count: within(count % steps)
+    return lambda count: within(jnp.asarray(count) % steps)
 
 
 def aggregator(config: Config, mesh: Mesh | None) -> Aggregator:
@@ -227,7 +230,7 @@ def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None)
     return made if kept is None else learners.replay(made, kept, chosen.replayed, draws=chosen.draws)
 
 
-def mesh_for(config: Config, there: tuple[jax.Device, ...]) -> Mesh | None:
+def mesh_for(config: Config, there: tuple[Device, ...]) -> Mesh | None:
     """Several devices share the seeds where they divide evenly, else each step's users."""
     if len(there) < 2:
         return None

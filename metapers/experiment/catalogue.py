@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from metapers import models, scores, tasks
 from metapers.base import Model, Objective, Stream
 from metapers.experiment.config import one_of
+from metapers.tasks import synthetic
 
 
 class Source(NamedTuple):
@@ -37,16 +38,17 @@ def _movielens(options: dict[str, Any]) -> Stream:
     dates = [datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp() for date in options.pop("boundaries")]
     if dates:
         options |= {"stages": None, "boundaries": dates}
-    return tasks.movielens(ratings, **options | {"min_ratings": options["min_ratings"] or None})
+    options["min_ratings"] = options["min_ratings"] or None
+    return tasks.movielens(ratings, **options)
 
 
 def _synthetic(options: dict[str, Any]) -> Stream:
     stages = options["stages"]
     drifts = {
-        "none": tasks.synthetic.none,
-        "gradual": lambda: tasks.synthetic.gradual(stages),
-        "sudden": lambda: tasks.synthetic.sudden(stages),
-        "recurring": tasks.synthetic.recurring,
+        "none": synthetic.none,
+        "gradual": lambda: synthetic.gradual(stages),
+        "sudden": lambda: synthetic.sudden(stages),
+        "recurring": synthetic.recurring,
     }
     drift = drifts[one_of("data.drift", options.pop("drift"), drifts)]()
     return tasks.linear_gaussian(drift=drift, **options)

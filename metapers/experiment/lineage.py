@@ -14,7 +14,7 @@ import jax
 import metapers
 from metapers import store, workdir
 from metapers.experiment import config as configs
-from metapers.experiment.assembly import Parts
+from metapers.experiment.assembly import Device, Parts
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
 
@@ -49,7 +49,7 @@ def libraries() -> dict[str, str]:
     return {"python": platform.python_version(), "metapers": metapers.__version__, **found}
 
 
-def machine(devices: tuple[jax.Device, ...]) -> dict[str, Any]:
+def machine(devices: tuple[Device, ...]) -> dict[str, Any]:
     """The kind and the number of devices: bit-identity is promised on these alone."""
     return {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)}
 

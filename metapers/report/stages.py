@@ -132,7 +132,11 @@ def regret(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
 
 
 def _before_and_since(axis: Axes, scores: np.ndarray, stage: int, name: str, colour: str, width: float) -> None:
-    style = {"color": colour, "marker": palette.MARKERS.get(name, "o"), "markeredgecolor": light("paper")}
+    style: dict[str, Any] = {
+        "color": colour,
+        "marker": palette.MARKERS.get(name, "o"),
+        "markeredgecolor": light("paper"),
+    }
     axis.plot(range(stage + 1), scores[: stage + 1], linewidth=0.6 * width, alpha=0.55, **style)
     axis.plot(range(stage, len(scores)), scores[stage:], linewidth=width, label=name, **style)
 

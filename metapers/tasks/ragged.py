@@ -179,8 +179,10 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
 def _segments(ordered: Examples, table: _Table) -> Segments:
     chosen = table.kept & (table.split == "train")
     part = _take(ordered, _rows(table, chosen))
-    numbers = (_offsets(table.length[chosen])[:-1], table.length[chosen], table.user[chosen], table.stage[chosen])
-    return Segments(part.inputs, part.targets, *(x.astype(np.int32) for x in numbers), part.known)
+    lengths = table.length[chosen]
+    numbers = (_offsets(lengths)[:-1], lengths, table.user[chosen], table.stage[chosen])
+    start, length, user, stage = (x.astype(np.int32) for x in numbers)
+    return Segments(part.inputs, part.targets, start, length, user, stage, part.known)
 
 
 def _cohort(ordered: Examples, table: _Table, wanted: str, stage: int, stages: int) -> Cohort:

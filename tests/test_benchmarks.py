@@ -1,0 +1,125 @@
+"""The benchmark compares like with like: metapers and the bare-JAX yardstick take the same outer steps."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import meta_step, ours, timing, workloads, yardstick
+from metapers.base import Batch
+
+STEPS = 4
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def smaller(name: str, tasks: int, examples: int) -> workloads.Workload:
+    work = workloads.make(name)
+    data = jax.tree.map(lambda leaf: leaf[:tasks, :examples], work.data)
+    return work._replace(tasks=tasks, data=data)
+
+
+def losses(step, number: int = STEPS) -> np.ndarray:
+    return np.array([step() for _ in range(number)])
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("name", ["W1", "W3"])
+def test_the_same_losses_as_bare_jax(name, devices):
+    work = smaller(name, 6, 10)
+    bare = losses(yardstick.stepper(work, devices=devices))
+    assert bare[0] > 1.01 * bare[-1]  # something is learned, so equal losses mean equal gradients
+    np.testing.assert_allclose(losses(ours.stepper(work, devices=devices)), bare, rtol=1e-11)
+
+
+def test_the_same_losses_as_bare_jax_on_images():
+    work = smaller("W2-5w1s", 2, 5)
+    layers = [{name: leaf[..., :4] for name, leaf in layer.items()} for layer in work.layers[:-1]]
+    layers = [layers[0], *({**layer, "w": layer["w"][:, :, :4]} for layer in layers[1:])]
+    work = work._replace(layers=[*layers, {**work.layers[-1], "w": work.layers[-1]["w"][:4]}])
+    bare = losses(yardstick.stepper(work, patches=True), 2)
+    np.testing.assert_allclose(losses(yardstick.stepper(work), 2), bare, rtol=1e-9)
+    np.testing.assert_allclose(losses(ours.stepper(work), 2), bare, rtol=1e-9)
+
+
+def test_second_order_and_five_steps_are_in_the_loss():
+    # the yardstick's own loss, by hand: plain gradient steps of one task in a Python loop, then Adam's first move
+    work = smaller("W1", 1, 10)
+    data = jax.tree.map(lambda leaf: leaf[0], work.data)
+
+    def loss(layers, x, y):
+        return yardstick.squares(yardstick.mlp(layers, x), y)
+
+    def adapted(layers, differentiable):
+        for _ in range(5):
+            slope = jax.grad(loss)(layers, data.support_x, data.support_y)
+            slope = slope if differentiable else jax.lax.stop_gradient(slope)
+            layers = jax.tree.map(lambda p, g: p - 0.01 * g, layers, slope)
+        return loss(layers, data.query_x, data.query_y)
+
+    value, slope = jax.value_and_grad(lambda layers: adapted(layers, True))(work.layers)
+    first_order = jax.grad(lambda layers: adapted(layers, False))(work.layers)
+    told, given = jax.value_and_grad(yardstick.mean_loss(work, yardstick.conv_lax, 1))((work.layers, None), work.data)
+    np.testing.assert_allclose(told, value, rtol=1e-12)
+    for a, b, c in zip(jax.tree.leaves(given[0]), jax.tree.leaves(slope), jax.tree.leaves(first_order)):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
+    assert max(float(jnp.max(jnp.abs(b - c))) for b, c in zip(jax.tree.leaves(slope), jax.tree.leaves(first_order))) > 1e-5
+
+
+def test_steps_in_the_training_scan_are_the_same_steps():
+    work = smaller("W1", 4, 10)
+    alone = losses(ours.stepper(work), 6)
+    np.testing.assert_allclose(losses(ours.chunks(work, chunk=3), 2), alone[[2, 5]], rtol=1e-11)
+
+
+def test_the_model_gets_every_parameter_of_the_workload():
+    for name in workloads.NAMES:
+        work = workloads.make(name)
+        params, model = ours.params_of(work), ours.model_of(work)
+        born = jax.eval_shape(model.init, jax.random.key(0))
+        assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, born)
+        task, mask = ours.tasks_of(work)
+        assert isinstance(task.support, Batch) and bool(jnp.all(mask)) and bool(jnp.all(task.query.mask))
+
+
+def test_another_workload_is_refused():
+    with pytest.raises(ValueError, match="workload must be one of .*, got 'W9'"):
+        workloads.make("W9")
+
+
+def test_timing_counts_warm_steps_and_stops_by_the_clock(capsys):
+    count = iter(range(10**9))
+    measured = timing.timed(lambda: float(next(count)), began=0.0, steps=1000, max_s=0.0)
+    assert measured["steps_timed"] == 5 and measured["loss"] == 7.0 and measured["losses"] == [float(i) for i in range(8)]
+    timing.answer("W1", "someone", "1", 25, measured | {"ms_per_step": 5.0, "ms_min": 2.0})
+    line = json.loads(capsys.readouterr().out)
+    assert line["tasks_per_s"] == 5000 and line["tasks_per_s_best"] == 12500 and line["peak_rss_mb"] > 10
+
+
+def test_ratios_and_verdicts():
+    base = {"ms_per_step": 1.0, "cpu_ms_per_step": 1.0, "first_step_s": 1.0, "peak_rss_mb": 1.0, "load1": 0.0}
+    lines = [base | {"tasks_per_s": speed} for speed in (100.0, 400.0, 200.0)]
+    row = meta_step.summary("yardstick", lines, [100.0, 100.0, 190.0])
+    assert row["ratio"] == 0.5 and row["ratio_low"] == 0.25 and row["ratio_high"] == 1.0
+    assert row["ratio_of_best"] == 190 / 400
+    assert meta_step.targets("W1", [row]) == ["- at least 0.9 x yardstick: 0.50, MISSED"]
+    assert meta_step.targets("W1", [row | {"ratio": 0.9}]) == ["- at least 0.9 x yardstick: 0.90, met"]
+
+
+def test_a_failing_contender_is_named_with_its_own_words():
+    with pytest.raises(RuntimeError, match="(?s)ended with 3:.*broken"):
+        meta_step.run([sys.executable, "-c", "import sys; print('broken', file=sys.stderr); sys.exit(3)"])
+
+
+def test_a_contender_answers_with_one_line():
+    command = [sys.executable, "-m", "benchmarks.ours", "-w", "W1", "--steps", "1", "--max-s", "0"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_ENABLE_X64": "0"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert line["framework"] == "metapers" and line["steps_timed"] == 1 and len(line["losses"]) == 4
+    assert line["losses"][0] == pytest.approx(0.14525855, rel=1e-5)  # the outside yardstick's first loss, float32
