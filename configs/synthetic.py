@@ -1,4 +1,30 @@
-"""Linear-Gaussian users under drift."""
+"""Linear-Gaussian users under drift: the truth is known, so every table shows regret against the Bayes optimum.
+
+Command:  python train.py --config=configs/synthetic.py --workdir=runs/synthetic && python eval.py --workdir=runs/synthetic
+          with --config.data.drift=sudden, gradual or none for the other drifts (recurring: A B A B).
+Minutes:  about 1 on 2 cores.
+
+Expected: test users of fold 0, two seeds, RMSE after 5 steps on 16 examples, mean over the stages of the last version.
+
+  drift      oracle  naive   joint_so_far  continual  gap closed   gain over naive, 95 %
+  recurring  0.5507  0.5900        0.5539     0.5535       101 %   0.036 [0.028, 0.045]
+  sudden     0.5574  0.8122        0.5598     0.5607       100 %   0.252 [0.223, 0.281]
+  gradual    0.5507  0.7244        0.5559     0.5553       100 %   0.169 [0.147, 0.192]
+
+forgetting_first of naive and continual: recurring 0.048 and -0.001, sudden 0.337 and 0.001, gradual 0.227 and 0.001.
+The memory holds 256 of about 1,110 user-tasks (23 %).
+
+The stream: 16 examples must not tell all about a user, or adapting hides what was forgotten. With taste 0.5, noise
+0.5 and overlap 0.5 five steps close any offset and recurring leaves no gap (0.001); with taste 0.3 the start counts.
+``overlap`` makes regimes interfere: the gap on recurring is 0.015 at 0.8 and 0.031 at 0.9 (spread 1.5), and 0.040
+with spread 2.
+
+Chosen on the validation users of fold 0, by hand, some on an easier stream (taste 0.5, noise 0.3 or 0.5, overlap 0.5):
+``clip_norm`` 1 (joint_so_far 0.551; 0.564 without: a rare user with large inputs makes a step that spoils the rates),
+``shrink`` 4 (0.362; 0.611 at 0, beside an oracle of 0.342: rates that suit 16 examples are too large for one or two).
+On this stream ``replayed`` 32 (0.5654 on recurring; 64: 0.5660). ``pull`` 2 is about noise^2 overlap / taste^2, the
+ridge of the best prediction; on whole lives pull 0 gives 0.567 to 0.568 with personal rates of 0.01, 0.03 and 0.1.
+"""
 
 from metapers import experiment
 
