@@ -1,7 +1,8 @@
 """Linear-Gaussian users under drift: the truth is known, so every table shows regret against the Bayes optimum.
 
-Command:  python train.py --config=configs/synthetic.py --workdir=runs/synthetic && python eval.py --workdir=runs/synthetic
-          with --config.data.drift=sudden, gradual or none for the other drifts (recurring: A B A B).
+Command:  python train.py --config=configs/synthetic.py --workdir=runs/synthetic
+          python eval.py --workdir=runs/synthetic
+          and train.py with --config.data.drift=sudden, gradual or none for the other drifts (recurring: A B A B).
 Minutes:  about 1 on 2 cores.
 
 Expected: test users of fold 0, two seeds, RMSE after 5 steps on 16 examples, mean over the stages of the last version.
@@ -10,6 +11,7 @@ Expected: test users of fold 0, two seeds, RMSE after 5 steps on 16 examples, me
   recurring  0.5507  0.5900        0.5539     0.5535       101 %   0.036 [0.028, 0.045]
   sudden     0.5574  0.8122        0.5598     0.5607       100 %   0.252 [0.223, 0.281]
   gradual    0.5507  0.7244        0.5559     0.5553       100 %   0.169 [0.147, 0.192]
+  none       0.5474  0.5492        0.5489     0.5493    no gap   0.000 [-0.001, 0.001]
 
 forgetting_first of naive and continual: recurring 0.048 and -0.001, sudden 0.337 and 0.001, gradual 0.227 and 0.001.
 The memory holds 256 of about 1,110 user-tasks (23 %).

@@ -80,22 +80,20 @@ class View:
         """Whether a strategy or baseline has test records."""
         return name in self.names
 
-    def life(self, name: str, steps: int, split: str = "test") -> np.ndarray:
+    def life(self, name: str, steps: int) -> np.ndarray:
         """[seeds, users]: the last version's score on whole lives, users in the order of their hash."""
-        return self.at(name, steps, LIFE, split)
+        return self.at(name, steps, LIFE)
 
-    def at(self, name: str, steps: int, stage: int, split: str = "test", start: str = "fresh") -> np.ndarray:
-        """[seeds, users]: the last version's score on a stage's users."""
-        _, values = records.per_user(
-            self.test if split == "test" else self.validation,
-            self.metric,
-            strategy=name,
-            steps=steps,
-            trained_stage=self.stages - 1,
-            evaluated_stage=stage,
-            start=start,
-        )
-        return values
+    def at(self, name: str, steps: int, stage: int) -> np.ndarray:
+        """[seeds, users]: the last version's score on a stage's users, from a fresh start."""
+        where = {"trained_stage": self.stages - 1, "evaluated_stage": stage, "start": "fresh"}
+        return records.per_user(self.test, self.metric, strategy=name, steps=steps, **where)[1]
+
+    def validated(self, name: str, steps: int) -> float:
+        """Mean of the last version's score on validation users' lives; in pooled folds a user stands several times."""
+        last = (pc.field("strategy") == name) & (pc.field("trained_stage") == self.stages - 1)
+        rows = self.validation.filter(last & (pc.field("steps") == steps) & (pc.field("evaluated_stage") == LIFE))
+        return float(np.mean(rows["value"].to_numpy()))
 
     def mean(self, values: np.ndarray) -> Interval:
         """Mean over users with its bootstrap interval."""
@@ -132,7 +130,7 @@ class View:
 def _headline(view: View, leader: str, adapted: np.ndarray, present: list[str]) -> dict[str, Any]:
     starts = [name for name in (leader, BASELINE) if name in present]
     better = sign(view.metric)
-    unadapted_of = max(starts, key=lambda name: better * float(view.life(name, 0, "validation").mean()))
+    unadapted_of = max(starts, key=lambda name: better * view.validated(name, 0))
     unadapted = view.life(unadapted_of, 0)
     others = {"unadapted": unadapted}
     if BASELINE in present:
