@@ -13,16 +13,18 @@ import argparse
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
-import time
-from importlib import metadata
 from statistics import median
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # run as a script
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import machine  # noqa: E402
+
 OUTSIDE = ROOT.parent / "shared" / "bench"  # where the issue's own yardstick and peers lie, if they are here
 BEST = {  # the yardstick's best flags
     "W1": [],
@@ -39,6 +41,7 @@ TARGETS = {
     ("W2-20w1s", "yardstick"): 0.9,
     ("W3", "yardstick"): 0.9,
 }
+QUIET = 0.2  # cores that others may use while a run counts: with more, a ratio says nothing about the contenders
 AGREE, CHECKED = 1e-4, 5  # relative difference of losses allowed; timed steps of the comparison (three come before)
 
 
@@ -52,7 +55,7 @@ class Contender(NamedTuple):
 def main() -> int:
     given = arguments()
     peers = peers_python(given)
-    results: dict[str, Any] = {"machine": machine(peers), "command": command_line(), "workloads": {}}
+    results: dict[str, Any] = {"machine": about(peers), "command": command_line(), "workloads": {}}
     with tempfile.TemporaryDirectory() as folder:
         for workload in given.workloads:
             agreement = agree(workload, given)
@@ -155,11 +158,13 @@ def timed(workload: str, every: list[Contender], given: argparse.Namespace) -> l
     runs: dict[str, list[dict]] = {contender.name: [] for contender in every}
     for turn in range(given.rounds):
         for contender in every:
-            wait_quiet(given.wait_quiet)
-            line = run([*contender.command, *limits]) | {"load1_before": os.getloadavg()[0]}
+            machine.wait_quiet(given.wait_quiet, QUIET)
+            with machine.Others() as others:
+                line = run([*contender.command, *limits])
+            line |= {"others": others.cores}
             line.pop("losses", None)
             runs[contender.name].append(line)
-            told = f"{line['tasks_per_s']:10.1f} tasks/s   load {line['load1']:.1f}"
+            told = f"{line['tasks_per_s']:10.1f} tasks/s   others on {others.cores:.2f} cores"
             print(f"{workload} round {turn + 1} {contender.name:32s} {told}", file=sys.stderr, flush=True)
     ours = [line["tasks_per_s"] for line in runs["metapers"]]
     return [summary(name, lines, ours) for name, lines in runs.items()]
@@ -169,7 +174,7 @@ def summary(name: str, lines: list[dict], ours: list[float]) -> dict[str, Any]:
     """Medians and ranges over the rounds; ``ratio``: metapers' tasks per second over this contender's."""
     speeds = [line["tasks_per_s"] for line in lines]
     ratios = [mine / theirs for mine, theirs in zip(ours, speeds)]
-    fields = ("ms_per_step", "cpu_ms_per_step", "first_step_s", "peak_rss_mb", "load1")
+    fields = ("ms_per_step", "cpu_ms_per_step", "first_step_s", "peak_rss_mb", "others")
     row: dict[str, Any] = {"name": name, "tasks_per_s": median(speeds), "lowest": min(speeds), "highest": max(speeds)}
     row |= {"ratio": median(ours) / median(speeds), "ratio_low": min(ratios), "ratio_high": max(ratios)}
     row |= {"ratio_of_best": max(ours) / max(speeds)}
@@ -190,44 +195,14 @@ def environment(bits: int = 32) -> dict[str, str]:
     return kept | {"JAX_ENABLE_X64": str(int(bits == 64)), "JAX_PLATFORMS": kept.get("JAX_PLATFORMS", "cpu")}
 
 
-def wait_quiet(seconds: float) -> None:
-    """Returns when a second passed in which the cores were at least 90 % idle, or when ``seconds`` have passed."""
-    stop = time.monotonic() + seconds
-    while time.monotonic() < stop:
-        before = processor_times()
-        time.sleep(1)
-        idle, total = (after - then for after, then in zip(processor_times(), before))
-        if total == 0 or idle >= 0.9 * total:
-            return
-
-
-def processor_times() -> tuple[float, float]:
-    """(idle, total) in ticks since the start of the machine; zeros where the system does not tell."""
-    try:
-        numbers = [float(word) for word in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    except OSError:
-        return 0.0, 0.0
-    return numbers[3] + numbers[4], sum(numbers)
-
-
-def machine(peers: str | None) -> dict[str, Any]:
-    info = pathlib.Path("/proc/cpuinfo")
-    models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []  # fmt: skip
-    packages = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+def about(peers: str | None) -> dict[str, Any]:
+    """The machine and all versions, the peers' too."""
+    told = machine.describe(ROOT)
     if peers is not None:
         ask = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in ('torch', 'higher')}))"
-        packages |= json.loads(subprocess.run([peers, "-c", ask], capture_output=True, text=True, check=True).stdout)
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "revision": revision.strip(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "device": os.environ.get("JAX_PLATFORMS", "cpu"),
-        "python": platform.python_version(),
-        "packages": packages,
-    }
+        found = subprocess.run([peers, "-c", ask], capture_output=True, text=True, check=True).stdout
+        told["packages"] |= json.loads(found)
+    return told
 
 
 def command_line() -> str:
@@ -237,16 +212,17 @@ def command_line() -> str:
 
 
 def report(results: dict[str, Any]) -> str:
-    about = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    where = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
     lines = [
         "# One outer step, timed",
         "",
-        f"`{results['command']}` at {about['revision']}, {about['date']}: {about['cores']} cores of {about['processor']} "
-        f"({about['system']}, JAX on {about['device']}), Python {about['python']}, {versions}.",
+        f"`{results['command']}` at {where['revision']}, {where['date']}: {where['cores']} cores of {where['processor']} "
+        f"({where['system']}, JAX on {where['device']}), Python {where['python']}, {versions}.",
         "",
         "Tasks per second: median of the rounds (lowest to highest). Ratio: metapers' median over theirs (lowest to "
-        "highest of the rounds; best: both at their best round). The other columns are medians.",
+        "highest of the rounds; best: both at their best round). Others: cores busy with other work meanwhile; above "
+        f"{QUIET} no target is judged. The other columns are medians.",
     ]
     for workload, part in results["workloads"].items():
         lines += ["", f"## {workload}", "", *table(part["contenders"]), "", *targets(workload, part["contenders"])]
@@ -255,7 +231,7 @@ def report(results: dict[str, Any]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    titles = "tasks/s|metapers ÷ it|best|ms a step|CPU ms a step|first step, s|peak memory, MB|load".split("|")
+    titles = "tasks/s|metapers ÷ it|best|ms a step|CPU ms a step|first step, s|peak memory, MB|others, cores".split("|")
     lines = [f"| | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
     for row in rows:
         cells = [
@@ -264,18 +240,20 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             f"{row['ratio_of_best']:.2f}",
             *(f"{row[field]:.4g}" for field in ("ms_per_step", "cpu_ms_per_step", "first_step_s")),
             f"{row['peak_rss_mb']:.0f}",
-            f"{row['load1']:.1f}",
+            f"{row['others']:.2f}",
         ]
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     return lines
 
 
 def targets(workload: str, rows: list[dict[str, Any]]) -> list[str]:
-    lines = []
+    """One line a target. Busy cores slow some contenders far more than others, so then nothing is judged."""
+    lines, ours = [], rows[0]["others"]
     for row in rows:
         wanted = TARGETS.get((workload, row["name"]))
         if wanted is not None:
             word = "met" if row["ratio"] >= wanted else "MISSED"
+            word = word if max(row["others"], ours) <= QUIET else "not judged: the machine was busy with other work"
             lines.append(f"- at least {wanted} x {row['name']}: {row['ratio']:.2f}, {word}")
     return lines
 
