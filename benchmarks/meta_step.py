@@ -44,6 +44,9 @@ TARGETS = {
 QUIET = 0.2  # cores that others may use while a run counts: with more, a ratio says nothing about the contenders
 AGREE, CHECKED = 1e-4, 5  # relative difference of losses allowed; timed steps of the comparison (three come before)
 
+SCRIPT = "a script of the same command line, or 'own' (default: the shared one where it is beside the checkout)"
+WAIT = "before each run wait up to so long for others to leave the cores"
+
 
 class Contender(NamedTuple):
     """One who runs: ``command`` prints a JSON line and takes --steps and --max-s."""
@@ -76,23 +79,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs")
     parser.add_argument("--steps", type=int, default=500, help="at most so many timed steps a run")
     parser.add_argument("--max-s", type=float, default=5.0, help="and at most about so many seconds")
-    found = OUTSIDE / "ref_maml_jax.py"
-    parser.add_argument("--reference", default=str(found) if found.exists() else "own", metavar="PATH",
-                        help="a yardstick script of the same command line, or 'own' (default: the shared one if here)")  # fmt: skip
-    found = OUTSIDE / "peer_maml_torch.py"
-    parser.add_argument("--peers-script", default=str(found) if found.exists() else "own", metavar="PATH",
-                        help="a script of PyTorch peers, or 'own' (default: the shared one if here)")  # fmt: skip
+    parser.add_argument("--reference", default=outside("ref_maml_jax.py"), metavar="PATH", help=SCRIPT)
+    parser.add_argument("--peers-script", default=outside("peer_maml_torch.py"), metavar="PATH", help=SCRIPT)
     parser.add_argument("--peers-python", metavar="PATH", help="a Python that has torch and higher")
-    parser.add_argument("--make-peers-venv", metavar="DIR", type=pathlib.Path, help="make such a one, if DIR is not there")  # fmt: skip
+    parser.add_argument("--make-peers-venv", metavar="DIR", type=pathlib.Path, help="make one there, if none is")
     parser.add_argument("--peers", nargs="*", choices=["torch.func", "higher"], default=["torch.func", "higher"])
-    parser.add_argument("--wait-quiet", type=float, default=0.0, metavar="SECONDS",
-                        help="before each run wait up to so long for the cores to be idle")  # fmt: skip
+    parser.add_argument("--wait-quiet", type=float, default=0.0, metavar="SECONDS", help=WAIT)
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--dry", action="store_true", help="write no files")
     given = parser.parse_args()
     if given.rounds < 1:
         parser.error(f"--rounds must be >= 1, got {given.rounds}")
     return given
+
+
+def outside(name: str) -> str:
+    return str(OUTSIDE / name) if (OUTSIDE / name).exists() else "own"
 
 
 def peers_python(given: argparse.Namespace) -> str | None:
@@ -217,8 +219,8 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         "# One outer step, timed",
         "",
-        f"`{results['command']}` at {where['revision']}, {where['date']}: {where['cores']} cores of {where['processor']} "
-        f"({where['system']}, JAX on {where['device']}), Python {where['python']}, {versions}.",
+        f"`{results['command']}` at {where['revision']}, {where['date']}: {where['cores']} cores of "
+        f"{where['processor']} ({where['system']}, JAX on {where['device']}), Python {where['python']}, {versions}.",
         "",
         "Tasks per second: median of the rounds (lowest to highest). Ratio: metapers' median over theirs (lowest to "
         "highest of the rounds; best: both at their best round). Others: cores busy with other work meanwhile; above "

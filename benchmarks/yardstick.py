@@ -86,7 +86,8 @@ def mean_loss(work: Workload, conv: Callable, unroll: int) -> Callable[[tuple, E
 def stepper(work: Workload, *, devices: int = 1, patches: bool = False, unroll: int = 1) -> Callable[[], float]:
     """A function that takes one outer step each time it is called and returns the loss before that step."""
     value_and_grad = jax.value_and_grad(mean_loss(work, conv_patches if patches else conv_lax, unroll))
-    params, data = (work.layers, work.table), work.data
+    params: Any = (work.layers, work.table)
+    data = work.data
     if devices > 1:
         mesh = jax.make_mesh((devices,), ("tasks",), axis_types=(AxisType.Auto,))
         data = jax.device_put(data, NamedSharding(mesh, P("tasks")))

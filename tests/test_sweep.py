@@ -13,7 +13,7 @@ from tests import runs
 
 
 def options(**changes):
-    return runs.quick(seeds=2, devices=1, learner__rates="learned", steps=4, **changes)
+    return runs.quick(**{"seeds": 2, "devices": 1, "learner__rates": "learned", "steps": 4} | changes)
 
 
 @pytest.mark.parametrize(
