@@ -1,12 +1,15 @@
 """The doors: flags in, one clear line out when something is wrong, and how to go on after an interruption."""
 
+import asyncio
 import logging
 import os
 import pathlib
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, NoReturn
 
 from absl import flags
@@ -240,9 +243,30 @@ def _failed(error: Exception) -> int:
 def _quiet() -> None:
     for name in ("absl", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("asyncio", "concurrent.futures"):  # threads of a save that failed; the failure itself is told
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    asyncio.BaseEventLoop.call_soon_threadsafe = _unless_closed(asyncio.BaseEventLoop.call_soon_threadsafe)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.excepthook = _from_threads
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def _unless_closed(schedule: Callable) -> Callable:
+    """A save that fails in one of its arrays closes its event loop under the others, whose threads then print
+    tracebacks over the one error that counts: what comes too late is dropped."""
+
+    def quietly(self: asyncio.BaseEventLoop, callback: Callable, *given: Any, context: Any = None) -> Any:
+        return None if self.is_closed() else schedule(self, callback, *given, context=context)
+
+    return quietly
+
+
+def _from_threads(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
+    else:  # of tensorstore's own threads, whose event loop is gone after a failed save; the failure itself is told
+        logging.getLogger("metapers").debug("in a thread: %r", error)
 
 
 def _cache() -> None:

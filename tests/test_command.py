@@ -1,5 +1,10 @@
 """The doors: help, wrong calls, missing things; one clear line and an exit code, never a traceback."""
 
+import sys
+
+import sys
+import threading
+
 import pytest
 
 import metapers
@@ -16,6 +21,8 @@ def door(monkeypatch, capsys):
         monkeypatch.setattr(command, name, lambda: None)
     monkeypatch.setattr(metapers, "use_all_cores", lambda: 2)
     monkeypatch.setattr(command, "_resume_hint", [])
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # config_flags loads a file over the one before
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # the config file of the call before
 
     def call(main, *arguments):
         with pytest.raises(SystemExit) as stopped:
@@ -63,8 +70,8 @@ def test_the_version_is_printed(door):
             [SYNTHETIC, "--workdir=WORK", "--config.steps=5", "--config.leaner.inner_steps=3"],
             "unknown config key 'leaner.inner_steps'; did you mean 'learner.inner_steps'?",
         ),
-        ([SYNTHETIC, "--workdir=WORK", "--config.steps=many"], "steps must be int (now 400), got 'many'"),
-        ([SYNTHETIC, "--workdir=WORK", "--config.steps=1.5"], "steps must be int (now 400), got '1.5'"),
+        ([SYNTHETIC, "--workdir=WORK", "--config.steps=many"], "steps must be int (now 600), got 'many'"),
+        ([SYNTHETIC, "--workdir=WORK", "--config.steps=1.5"], "steps must be int (now 600), got '1.5'"),
         ([SYNTHETIC, "--workdir=WORK", "--config.learner.inner_rate=fast"], "learner.inner_rate must be float"),
         ([SYNTHETIC, "--workdir=WORK", "--config.learner=3"], "config key 'learner' holds others: set one of them"),
     ],
@@ -91,7 +98,7 @@ def test_a_wrong_call_is_told_in_one_line_with_exit_code_2(door, tmp_path, argum
         ),
     ],
 )
-@pytest.mark.parametrize("more", [[], ["--config.steps=3"]])
+@pytest.mark.parametrize("more", [(), ("--config.steps=3",)])
 def test_a_broken_config_file_is_told_in_one_line(door, tmp_path, text, message, more):
     path = tmp_path / "mine.py"
     path.write_text(text)
@@ -170,3 +177,13 @@ def test_cores_are_devices_only_before_jax_is_used():
     assert "already has 2 devices, wanted 3" in out
     with pytest.raises(ValueError, match="count must be >= 1, got -1"):
         metapers.use_all_cores(-1)
+
+
+def test_what_a_librarys_thread_raises_is_not_shown_but_the_doors_own_errors_are(capsys):
+    error = RuntimeError("Event loop is closed")
+    thread = threading.Thread(target=command._from_threads, args=(RuntimeError, error, None))
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().err == ""
+    command._from_threads(RuntimeError, error, None)
+    assert "Event loop is closed" in capsys.readouterr().err

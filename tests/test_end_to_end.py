@@ -86,7 +86,7 @@ def check_summary(told, config):
 
 
 def killable(folder):
-    changes = {"strategies": ("continual",), "steps": 60, "chunk": 2, "checkpoint_every": 4, "data.stages": 2}
+    changes = {"strategies": ("continual",), "steps": 40, "chunk": 2, "checkpoint_every": 6, "data.stages": 2}
     arguments = runs.overrides("linear_gaussian", **changes)
     return ["train.py", "--config=configs/synthetic.py", f"--workdir={folder}", *arguments]
 
@@ -114,7 +114,7 @@ def wait_for_start(process, folder, starts):
 def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_path):
     whole, trained, _ = uninterrupted
     moments, killed = random.Random(7), 0
-    for _ in range(4):
+    for _ in range(3):
         starts = sum(line["kind"] == "start" for line in runs.journal(tmp_path)) if killed else 0
         with runs.child(*killable(tmp_path)) as process:
             wait_for_start(process, tmp_path, starts)

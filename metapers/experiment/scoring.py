@@ -119,9 +119,12 @@ class Scorer(NamedTuple):
         return found, grid[:, [self.steps.index(0), self.steps.index(chosen.headline_steps)]].T
 
     def curve_point(self, params: Params, name: str, stage: int) -> dict[str, float]:
-        """The headline score of the stage's validation users, adapted and at the start."""
+        """The headline score of the stage's validation users, adapted and at the start; nothing without any."""
         chosen = self.parts.config.evaluation
-        found = self.curves(params, name, self.parts.stream.held_out("validation", stage, stage))
+        cohort = self.parts.stream.held_out("validation", stage, stage)
+        if not len(cohort.users):
+            return {}
+        found = self.curves(params, name, cohort)
         grid = found.scores[chosen.metric].mean(axis=(0, 1))
         row = grid[self.shots.index(chosen.headline_shots)]
         return {
