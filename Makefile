@@ -45,7 +45,7 @@ results: $(STAMP) ## MovieLens on all five folds and the synthetic drifts, poole
 	$(BIN)/python benchmarks/results.py --workdir=$(RESULTS)
 
 kill-test: $(STAMP) ## real SIGKILLs at random moments, for every member of the contract table
-	$(BIN)/python benchmarks/kill_test.py
+	$(BIN)/python benchmarks/kill_test.py --all
 
 flip-test: $(STAMP) ## single bit flips over the files of a version
 	$(BIN)/python benchmarks/flip_test.py

@@ -86,7 +86,8 @@ def save(name: str, path: str) -> None:
     arrays |= {f"layer/{i}/{part}": value for i, layer in enumerate(made.layers) for part, value in layer.items()}
     if made.table is not None:
         arrays["table"] = made.table
-    np.savez(path, rate=made.rate, **{part: np.asarray(value) for part, value in arrays.items()})
+    given: dict[str, Any] = {part: np.asarray(value) for part, value in arrays.items()}
+    np.savez(path, rate=made.rate, **given)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def use_all_cores(count: int | None = None) -> int:
     """
     import jax
 
-    wanted = count or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = cores if count is None else count
     if wanted < 1:
         raise ValueError(f"count must be >= 1, got {count}")
     try:

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+import shlex
 import sys
 import threading
 import warnings
@@ -68,7 +69,7 @@ def _train(own: flags.FlagValues, holder: Any, argv: list[str]) -> int:
     config = configs.check(_config(holder, argv))
     config.profile = own.profile or config.profile
     workdir = pathlib.Path(own.workdir)
-    _resume_hint.append("python " + " ".join(argv))
+    _resume_hint.append(shlex.join([sys.executable, *argv] if argv[0].endswith(".py") else argv))
     if own.sweep:
         return sweep.run(config, own.sweep, workdir)
     training.train(config, workdir)
@@ -245,7 +246,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("asyncio", "concurrent.futures"):  # threads of a save that failed; the failure itself is told
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    asyncio.BaseEventLoop.call_soon_threadsafe = _unless_closed(asyncio.BaseEventLoop.call_soon_threadsafe)
+    loop: Any = asyncio.BaseEventLoop
+    loop.call_soon_threadsafe = _unless_closed(loop.call_soon_threadsafe)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.excepthook = _from_threads

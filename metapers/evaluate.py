@@ -20,6 +20,10 @@ from metapers.records import Curves
 _NARROWEST, _GROWTH = 32, 4  # widths of query blocks: 32, 128, 512, 2048, ...
 
 
+class NotFinite(ValueError):
+    """A score is NaN or infinite."""
+
+
 def query_starts(sizes: np.ndarray, horizon: int) -> np.ndarray:
     """How many of a user's first examples may be support: ``horizon`` if there are more, else half, at least one.
 
@@ -78,7 +82,7 @@ def curves(
 def adapted(
     inner_loop: InnerLoop, *, shots: int, steps: int, users: int = 256, mesh: Mesh | None = None
 ) -> Callable[..., Tree]:
-    """Personal parameters after ``steps`` inner steps on each user's first min(shots, n) examples: for the bank.
+    """Personal parameters after ``steps`` inner steps on each user's support, of ``query_starts``: for the bank.
 
     The result is called as (params [seeds, ...], cohort, start=None) -> personal, numpy [seeds, users, ...]. One
     compilation for all cohorts: blocks of ``users``. Raises ValueError for steps beyond the inner loop's path.
@@ -99,7 +103,7 @@ def adapted(
         multiple = 1 if mesh is None else mesh.size
         pending = []
         for part in _parts(np.zeros_like(sizes), users * _NARROWEST, multiple):
-            support = _batch(cohort, part.members, np.zeros_like(sizes), np.minimum(sizes, shots), shots)
+            support = _batch(cohort, part.members, np.zeros_like(sizes), query_starts(sizes, shots), shots)
             mine = _placed(mesh, jax.tree.map(lambda leaf, at=part: leaf[:, at.members], start), _users(mesh, 1))
             done = block(params, mine, _placed(mesh, support, _users(mesh, 0)))
             pending.append((part, done))
@@ -275,7 +279,7 @@ def _gathered(pending: list, cohort: Cohort, shots: tuple[int, ...], steps: tupl
     for name, values in scores.items():
         if not np.isfinite(values).all():
             seed, user, shot, step = np.argwhere(~np.isfinite(values))[0]
-            raise ValueError(
+            raise NotFinite(
                 f"{name} must be finite, got {values[seed, user, shot, step]} for user row {cohort.users[user]} "
                 f"(stage {cohort.stages[user]}, seed {seed}, {shots[shot]} shots, {steps[step]} steps)"
             )

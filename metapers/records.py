@@ -1,6 +1,5 @@
 """Scores as Parquet records (docs/records.md), and the way back: the matrix and per-user scores from records."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from metapers.base import Cohort
 from metapers.scores.cohorts import sign
 from metapers.scores.matrix import Scored, cells
+from metapers.tasks.splits import user_hash
 
 SCHEMA = pa.schema(
     [
@@ -45,15 +45,6 @@ class Curves(NamedTuple):
     short: np.ndarray  # int [shots]: how many users had fewer examples to adapt on
     shots: tuple[int, ...]
     steps: tuple[int, ...]
-
-
-def user_hash(name: str) -> str:
-    """The name under which a user enters records: the first 16 hex digits of SHA-256("metapers-1:<id>").
-
-    >>> user_hash("1") == hashlib.sha256(b"metapers-1:1").hexdigest()[:16]
-    True
-    """
-    return hashlib.sha256(f"metapers-1:{name}".encode()).hexdigest()[:16]
 
 
 def records(

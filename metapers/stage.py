@@ -74,7 +74,7 @@ def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mes
             tasks, mask = draw(step_key, data, now)
             after, info = learner.update(state, tasks, mask, keys.named(step_key, "update"))
             live = now < last
-            return trees.select(live, after, state), _told(info, mask, live)
+            return trees.select(live, after, state), _told(info, learner.params(after), mask, live)
 
         return jax.lax.scan(body, state, jnp.arange(chunk, dtype=jnp.int32))
 
@@ -126,10 +126,11 @@ def run(
         yield Progress(step + done, state, told)
 
 
-def _told(info: dict, mask: Array, live: Array) -> dict[str, Array]:
+def _told(info: dict, params: Params, mask: Array, live: Array) -> dict[str, Array]:
     """Scalars of a step for people: the mean loss over the fresh users, whether all is finite, what is scalar."""
     fresh = info["losses"][: mask.shape[0]]
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(info[name])) for name in info if name.endswith("losses")]))
+    watched = [info[name] for name in info if name.endswith("losses")] + jax.tree.leaves(params)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in watched]))
     scalars = {name: value for name, value in info.items() if jnp.ndim(value) == 0}
     count = jnp.maximum(jnp.sum(mask, dtype=fresh.dtype), 1)
     return scalars | {

@@ -1,4 +1,4 @@
-"""The bank: what each user's last adaptation left, by row, so that a returning user starts where they stopped."""
+"""The bank: the personal parameters that adapting each user left, by row, for a user who returns."""
 
 from typing import NamedTuple
 

@@ -1,8 +1,6 @@
 """The doors: help, wrong calls, missing things; one clear line and an exit code, never a traceback."""
 
 import sys
-
-import sys
 import threading
 
 import pytest
@@ -22,7 +20,6 @@ def door(monkeypatch, capsys):
     monkeypatch.setattr(metapers, "use_all_cores", lambda: 2)
     monkeypatch.setattr(command, "_resume_hint", [])
     monkeypatch.delitem(sys.modules, "config_config", raising=False)  # config_flags loads a file over the one before
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # the config file of the call before
 
     def call(main, *arguments):
         with pytest.raises(SystemExit) as stopped:

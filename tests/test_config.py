@@ -96,8 +96,8 @@ def test_differences_tell_what_binds_from_what_does_not():
     binding, operational = configs.differences(
         runs.small(), runs.small(steps=41, log_every=11, devices=1, continual__penalty=("ewc",))
     )
-    assert binding == ["continual.penalty: ('anchor',) -> ('ewc',)", "steps: 40 -> 41"]
-    assert operational == ["devices: 0 -> 1", "log_every: 10 -> 11"]
+    assert binding == ["continual.penalty: ('anchor',) -> ('ewc',)", "devices: 0 -> 1", "steps: 40 -> 41"]
+    assert operational == ["log_every: 10 -> 11"]
 
 
 def test_the_digest_is_of_what_binds():

@@ -23,6 +23,7 @@ class Strategy(NamedTuple):
     window: Callable[[int], tuple[int, int]]  # stage -> first and last stage to draw from
     trains: Callable[[int, int], bool]  # (stage, stages) -> does it take outer steps in this stage?
     saves: Callable[[int, int], bool]  # (stage, stages) -> does the stage leave a version?
+    known: Callable[[int], int] = lambda stage: stage  # its version's inputs are as known after this stage
     restarts: bool = False  # each stage from the same initialisation
     remembers: bool = False  # with the config's penalty and memory
     learner: str = ""  # instead of the config's
@@ -32,17 +33,13 @@ def _always(stage: int, stages: int) -> bool:
     return True
 
 
-def _last(stage: int, stages: int) -> bool:
-    return stage == stages - 1
-
-
 STRATEGIES: dict[str, Strategy] = {
-    "static": Strategy(lambda stage: (0, 0), lambda stage, stages: stage == 0, _always),
+    "static": Strategy(lambda stage: (0, 0), lambda stage, stages: stage == 0, _always, lambda stage: 0),
     "naive": Strategy(lambda stage: (stage, stage), _always, _always),
     "joint_so_far": Strategy(lambda stage: (0, stage), _always, _always, restarts=True),
     "continual": Strategy(lambda stage: (stage, stage), _always, _always, remembers=True),
-    # the baseline without an inner loop, on all data, once
-    "joint": Strategy(lambda stage: (0, stage), _last, _last, restarts=True, learner="joint"),
+    # the baseline without an inner loop, on all data so far, with as many steps as the others take in all
+    "joint": Strategy(lambda stage: (0, stage), _always, _always, learner="joint"),
 }
 BASELINE = "joint"
 

@@ -39,56 +39,66 @@ def judge(
 ) -> dict | None:
     """Scores a run's versions and the baselines on ``split``; writes records, summary.json, pictures, report.html.
 
-    With ``strategy`` or ``version`` only those are scored and their table is said; the summary, which needs all,
-    is then left as it is and None returned. Each use of the test split adds a line to ``test_uses.jsonl``.
+    With ``strategy`` or ``version`` only those are scored, and on the validation split nothing is summarised: such a
+    look says its table, puts its records under ``looks/`` and returns None. Each use of the test split adds a line
+    to ``test_uses.jsonl``.
 
     Raises:
       FileNotFoundError: if the folder holds no run, or not the version asked for.
       ValueError: for an unknown strategy, or shots or steps out of range.
       CorruptVersion: if a version is not what was saved.
+      WorkdirInUse: if another process trains or judges there.
     """
     began = time.monotonic()
     config = opened(folder)
     found = existing(folder, config, strategy, version)
-    with lineage.compile_clock() as clock:
-        parts = assembly.parts(config)
-        scorer = scoring.scorer(parts, shots=shots, steps=steps)
+    part = strategy is not None or version is not None
+    with workdir.lock(folder), lineage.compile_clock() as clock:
+        scorer = scoring.scorer(assembly.parts(config), shots=shots, steps=steps)
         log_use(folder, split, strategy, version)
-        total = sum(len(numbers) for numbers in found.values()) + 2
-        with meter(total, title=f"evaluate on {split}", shown=config.progress) as told:
-            rate = fine_tuning_rate(folder, scorer) if BASELINE in found else 0.0
-            tables = [
-                table
-                for name, numbers in found.items()
-                for table in of_strategy(folder, scorer, name, numbers, split, rate, told)
-            ]
-            if strategy or version is not None:
-                whole = pa.concat_tables(tables)
-                save(folder, whole, f"{split}-{strategy or 'all'}-{'all' if version is None else version}-only")
-                say(printing.plain_table(whole, config, split))
-                return None
-            tables += [of_init(scorer, name, split) for name in found if name != BASELINE]
-            told.advance(1, "initialisation")
-            tables += of_baselines(scorer, split)
-            told.advance(1, "baselines")
-        whole = pa.concat_tables(tables)
-        save(folder, whole, split)
+        table = scored(folder, scorer, found, split, part)
+        if part or split != "test":
+            name = f"{split}-{strategy or 'all'}-{'all' if version is None else version}"
+            records.write_records(Path(folder) / "looks" / f"{name}.parquet", table)
+            say(printing.plain_table(table, config, split))
+            return None
+        records.write_records(Path(folder) / "records" / "test.parquet", table)
         seconds = lineage.add_seconds(folder, "evaluate", seconds=time.monotonic() - began, compile_seconds=clock())
-    if split != "test":
-        say(printing.plain_table(whole, config, split))
-        return None
-    told_all = summary.summarise(
-        pa.concat_tables([whole, validation_records(folder)]),
+        return told(folder, scorer, table, seconds, say)
+
+
+def scored(folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool) -> pa.Table:
+    """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part."""
+    names = [] if part else [name for name in found if name != BASELINE]
+    total = sum(len(numbers) for numbers in found.values()) + len(names) + 1
+    with meter(total, title=f"evaluate on {split}", shown=scorer.parts.config.progress) as progress:
+        rate = fine_tuning_rate(folder, scorer) if BASELINE in found else 0.0
+        tables = []
+        for name, numbers in found.items():
+            tables += of_strategy(folder, scorer, name, numbers, split, rate, progress)
+        for name in names:
+            tables.append(of_init(scorer, name, split))
+            progress.advance(1, f"{name}, initialisation")
+        tables += of_baselines(scorer, split)
+        progress.advance(1, "baselines")
+    return pa.concat_tables(tables)
+
+
+def told(folder: Path, scorer: Scorer, table: pa.Table, seconds: dict[str, float], say: Callable[[str], None]) -> dict:
+    """Writes summary.json, pictures and report.html from the records of all versions, and says the tables."""
+    config, stream = scorer.parts.config, scorer.parts.stream
+    found = summary.summarise(
+        pa.concat_tables([table, validation_records(folder)]),
         config,
-        provenance=[dict(parts.stream.provenance)],
+        provenance=[dict(stream.provenance)],
         seconds=seconds,
-        stages=parts.stream.stages,
+        stages=stream.stages,
     )
-    workdir.write_json(folder / "summary.json", told_all)
-    report = write_report(folder, told_all, whole, configs.plain(config))
-    say(printing.text(told_all))
+    workdir.write_json(folder / "summary.json", found)
+    report = write_report(folder, found, table, configs.plain(config))
+    say(printing.text(found))
     say(f"\nsummary: {folder / 'summary.json'}\nreport:  {report}")
-    return told_all
+    return found
 
 
 def opened(folder: Path) -> Config:
@@ -129,7 +139,7 @@ def of_strategy(
     tables = []
     for number in numbers:
         params = load_params(folder, name, number)
-        cohort = scoring.everyone(scorer.parts.stream, split, number)
+        cohort = scoring.everyone(scorer.parts.stream, split, STRATEGIES[name].known(number))
         tables.append(scorer.table(params, name, cohort, split=split, trained_stage=number, rate=rate))
         if number > 0 and STRATEGIES[name].learner != "joint":
             tables += of_bank(folder, scorer, name, number, params, split)
@@ -139,7 +149,7 @@ def of_strategy(
 
 def of_bank(folder: Path, scorer: Scorer, name: str, number: int, params: Params, split: str) -> list[pa.Table]:
     """Records of the users who return in a stage, started from the row that the version before it kept of them."""
-    cohort = scorer.parts.stream.held_out(split, number, number)
+    cohort = scorer.parts.stream.held_out(split, number, STRATEGIES[name].known(number))
     returning = np.flatnonzero(cohort.returning)
     if number - 1 not in store.versions(versions_of(folder, name)) or not returning.size:
         return []
@@ -161,7 +171,7 @@ def of_baselines(scorer: Scorer, split: str) -> list[pa.Table]:
     cohort = scoring.everyone(stream, split, stages - 1)
     if not isinstance(cohort.targets, np.ndarray) or cohort.targets.ndim != 1:
         return []
-    horizon = max(scorer.shots)
+    horizon = scoring.horizon(scorer.parts, scorer.shots)
     predicted = evaluate.predicted(scorer.parts.objective, shots=scorer.shots, horizon=horizon)
     predictors = {name: fitted.predict for name, fitted in fit_baselines(scorer).items()}
     if stream.oracle is not None:
@@ -184,7 +194,9 @@ def fit_baselines(scorer: Scorer) -> dict[str, baselines.Predictor]:
     """The baselines fitted on all training users, strengths chosen by the headline metric on validation lives."""
     stream, chosen = scorer.parts.stream, scorer.parts.config.evaluation
     training, judges = stream.training(None), stream.held_out("validation", None)
-    score_of = evaluate.predicted(scorer.parts.objective, shots=(chosen.headline_shots,), horizon=max(scorer.shots))
+    score_of = evaluate.predicted(
+        scorer.parts.objective, shots=(chosen.headline_shots,), horizon=scoring.horizon(scorer.parts, scorer.shots)
+    )
 
     def score(predictor: baselines.Predictor) -> float:
         return float(score_of(predictor.predict, judges).scores[chosen.metric].mean())
@@ -211,7 +223,7 @@ def fine_tuning_rate(folder: Path, scorer: Scorer) -> float:
     def score(rate: float) -> float:
         try:
             found = scorer.curves(params, BASELINE, judges, rate=rate)
-        except ValueError:  # a rate that diverges is a bad rate, not an error
+        except evaluate.NotFinite:  # a rate that diverges is a bad rate, not an error
             return np.inf
         return summary.sign(chosen.metric) * -float(found.scores[chosen.metric][:, :, place[0], place[1]].mean())
 
@@ -230,15 +242,10 @@ def params_of(tree: Tree) -> Params:
     return Params(*(held.get(part, {}) for part in Params._fields))
 
 
-def save(folder: Path, table: pa.Table, name: str) -> None:
-    """Writes records under ``judged/``, which a later evaluation replaces."""
-    records.write_records(Path(folder) / "records" / f"{name}.parquet", table)
-
-
 def validation_records(folder: Path) -> pa.Table:
     """What training wrote of the validation users: the last version of each strategy chooses among baselines."""
     files = sorted((Path(folder) / "records").glob("validation-*-[0-9]*.parquet"))
-    return pa.concat_tables([records.read_file(path) for path in files if not path.stem.endswith("-only")])
+    return pa.concat_tables([records.read_file(path) for path in files])
 
 
 def log_use(folder: Path, split: str, strategy: str | None, version: int | None) -> None:

@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 
 from metapers.experiment.config import Config
 from metapers.experiment.summary import LIFE
+from metapers.records import per_user
+from metapers.scores import mean_interval
 
 
 def text(summary: Mapping[str, Any]) -> str:
@@ -54,10 +56,11 @@ def _continual_lines(summary: Mapping[str, Any]) -> list[str]:
     if not names:
         return []
     lines = ["continual metrics of R (larger is better: a loss enters as its negative; forgetting > 0 is worse)"]
-    lines.append(f"{'':18}" + "".join(f"{name:>16}" for name in names) + "   definition")
+    lines.append(f"{'':18}" + "".join(f"{name:>28}" for name in names))
     for metric in metrics:
-        cells = "".join(f"{summary['continual'][name].get(metric, float('nan')):>16.4f}" for name in names)
-        lines.append(f"{metric:18}{cells}   {summary['definitions'][metric]}")
+        cells = "".join(f"{_cell(summary['continual_intervals'][name].get(metric)):>28}" for name in names)
+        lines.append(f"{metric:18}{cells}")
+    lines += [f"  {metric} = {summary['definitions'][metric]}" for metric in metrics]
     gap = summary["gap"]
     if gap:
         gain = gap["gain_over_naive"]
@@ -68,18 +71,24 @@ def _continual_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _cell(row: Mapping[str, float] | None) -> str:
+    return f"{row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" if row else "-"
+
+
 def plain_table(table: pa.Table, config: Config, split: str) -> str:
     """Mean score by strategy, version, shots and steps on whole lives, for a look at a part of a run."""
     metric = config.evaluation.metric
     lives = (pc.field("evaluated_stage") == LIFE) & (pc.field("start") == "fresh")
     rows = table.filter(lives & (pc.field("metric") == metric))
     keys = ("strategy", "trained_stage", "shots", "steps")
-    found = rows.group_by(list(keys)).aggregate([("value", "mean")]).to_pylist()
+    found = rows.group_by(list(keys)).aggregate([]).to_pylist()
     lines = [
         f"{metric} on {split} users' whole lives",
-        f"{'strategy':18}{'version':>8}{'shots':>6}{'steps':>6}{'mean':>10}",
+        f"{'strategy':18}{'version':>8}{'shots':>6}{'steps':>6}{'mean':>10}   95 % over users",
     ]
     for row in sorted(found, key=lambda row: tuple(row[key] for key in keys)):
         strategy, version, shots, steps = (row[key] for key in keys)
-        lines.append(f"{strategy:18}{version:>8}{shots:>6}{steps:>6}{row['value_mean']:>10.4f}")
+        where = dict(zip(keys, (strategy, version, shots, steps), strict=True))
+        mean, low, high = mean_interval(per_user(rows, metric, **where)[1])
+        lines.append(f"{strategy:18}{version:>8}{shots:>6}{steps:>6}{mean:>10.4f}   [{low:.4f}, {high:.4f}]")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from types import FrameType
 
 from metapers import workdir
 from metapers.experiment import config as configs
+from metapers.experiment import lineage
 from metapers.experiment.assembly import Parts
 from metapers.experiment.config import Config
 
@@ -37,6 +38,16 @@ def agree(config: Config, folder: Path) -> list[str]:
                 "Resume with the same one, or choose a new workdir"
             )
     return operational
+
+
+def another_machine(parts: Parts, folder: Path) -> list[str]:
+    """What differs from the machine that the run in the folder began on: then its end is not bit for bit the same."""
+    path = folder / "machine.json"
+    now = lineage.machine(parts.devices) | {"jax": lineage.libraries()["jax"]}
+    was = json.loads(path.read_text()) if path.exists() else now
+    if not path.exists():
+        workdir.write_json(path, now)
+    return [f"{name} (not bit for bit): {was.get(name)} -> {now[name]}" for name in now if was.get(name) != now[name]]
 
 
 def same_data(parts: Parts, folder: Path) -> None:

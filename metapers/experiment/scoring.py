@@ -92,7 +92,7 @@ class Scorer(NamedTuple):
 
     def validation(self, params: Params, name: str, stage: int) -> tuple[pa.Table, dict[str, Any]]:
         """Records of the validation users of every stage and of their whole lives, and their headline scores."""
-        cohort = everyone(self.parts.stream, "validation", stage)
+        cohort = everyone(self.parts.stream, "validation", STRATEGIES[name].known(stage))
         table = self.table(params, name, cohort, split="validation", trained_stage=stage)
         chosen = self.parts.config.evaluation
 
@@ -121,7 +121,7 @@ class Scorer(NamedTuple):
     def curve_point(self, params: Params, name: str, stage: int) -> dict[str, float]:
         """The headline score of the stage's validation users, adapted and at the start; nothing without any."""
         chosen = self.parts.config.evaluation
-        cohort = self.parts.stream.held_out("validation", stage, stage)
+        cohort = self.parts.stream.held_out("validation", stage, STRATEGIES[name].known(stage))
         if not len(cohort.users):
             return {}
         found = self.curves(params, name, cohort)
@@ -145,7 +145,7 @@ def scorer(parts: Parts, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] 
             _loop(parts, max(steps), None, tunes),
             shots=shots,
             steps=steps,
-            horizon=max(shots),
+            horizon=horizon(parts, shots),
             mesh=users_mesh(parts),
         )
         for tunes in (False, True)
@@ -157,6 +157,14 @@ def _loop(parts: Parts, steps: int, rate: float | None, tunes: bool) -> InnerLoo
     """The config's inner loop; one that ``tunes`` reads its rate from the inner parameters, whatever the config."""
     rates = "learned" if tunes and parts.config.learner.rates == "fixed" else None
     return assembly.inner_loop(parts.config, parts.model, steps=steps, rate=rate, rates=rates)
+
+
+def horizon(parts: Parts, shots: tuple[int, ...]) -> int:
+    """Where queries begin: after the config's largest support, whatever shots are asked for; ValueError beyond it."""
+    most = max(parts.config.evaluation.shots)
+    if max(shots) > most:
+        raise ValueError(f"shots must be <= {most}, the most of the run's config, got {max(shots)}")
+    return most
 
 
 def roots(parts: Parts) -> Array:

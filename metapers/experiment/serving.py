@@ -11,7 +11,7 @@ import numpy as np
 
 from metapers import store
 from metapers.base import Array, Batch, InnerLoop, Model, Objective, Params, Stream, Tree
-from metapers.experiment import assembly, judging
+from metapers.experiment import assembly, judging, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
 from metapers.experiment.config import Config
@@ -67,7 +67,8 @@ def load(workdir: str | Path, strategy: str = "continual", version: int = -1, se
     one = jax.tree.map(lambda leaf: leaf[seed], {"params": tree["params"], "bank": tree["bank"]})
     model = assembly.model(config, told["sizes"])
     params = jax.tree.map(jnp.asarray, judging.params_of(one))
-    loop = assembly.inner_loop(config, model)
+    rate = scoring.CAUTIOUS if STRATEGIES[strategy].learner == "joint" else None
+    loop = assembly.inner_loop(config, model, rate=rate)
     if not jax.tree.leaves(params.inner):
         params = params._replace(inner=loop.init(params))
     return Served(config, model, assembly.objective(config), params, told, one["bank"], loop)

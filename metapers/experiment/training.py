@@ -15,7 +15,7 @@ from metapers.experiment import assembly, lineage, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES, Parts, Strategy
 from metapers.experiment.config import Config
-from metapers.experiment.resuming import Interrupted, agree, interruptions, keep, same_data
+from metapers.experiment.resuming import Interrupted, agree, another_machine, interruptions, keep, same_data
 from metapers.experiment.scoring import versions_of
 from metapers.journal import Journal, Meter, meter
 from metapers.users import Bank
@@ -72,7 +72,7 @@ def train(config: Config, folder: Path) -> None:
             lineage.trace(config.profile),
         ):
             journal.event("start", config=configs.plain(config), provenance=parts.stream.provenance)
-            for change in operational:
+            for change in (*operational, *another_machine(parts, folder)):
                 journal.say(f"resumed with another {change}")
             run = prepare(parts, folder, journal, told, asked)
             for name in names:
@@ -125,6 +125,7 @@ def live(run: Run, name: str) -> None:
         works = strategy.trains(now, stages)
         if now in done:
             run.meter.advance(config.steps if works else 0, worked=False)
+            before = None
         elif strategy.saves(now, stages):
             if run.asked():
                 raise Interrupted(f"stopped by signal {run.asked()} before stage {now} of {name}", run.asked())
@@ -230,7 +231,10 @@ def placed(run: Run, window: tuple[int, int]) -> Tree:
 def banked(run: Run, name: str, params: Params, bank: Bank, now: int) -> Bank:
     """The bank after a stage: every training user so far, and the stage's held-out users by their support alone."""
     stream = run.parts.stream
-    for cohort in (stream.training(now), *(stream.held_out(split, now, now) for split in ("validation", "test"))):
+    for cohort in (
+        stream.training(now),
+        *(stream.held_out(split, now, STRATEGIES[name].known(now)) for split in ("validation", "test")),
+    ):
         bank = _write(run, name, params, bank, cohort, now)
     return bank
 

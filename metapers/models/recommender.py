@@ -22,7 +22,7 @@ class Recommender(nnx.Module):
         self.output = Dense(hidden, 1 + features, rngs, scale=0.1 * hidden**0.5)
         if rows:
             self.bias = Embed(rows, 1, rngs, kind=Table, scale=0.0)
-            self.embed = Embed(rows, features, rngs, kind=Table, scale=0.1)
+            self.embed = Embed(rows, features, rngs, kind=Table, scale=0.0)
         self.weights = seam.Personal(jnp.zeros(1 + features + described + (rows > 0)))
 
     def __call__(self, inputs: dict[str, Array], *, mask: Array, key: Key | None = None) -> Array:
