@@ -24,7 +24,7 @@ STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
     "user_mean": {"shrink": (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)},
     "item_user_bias": {"item": (2.0, 3.0, 4.0, 5.0), "user": (8.0, 10.0, 12.0, 15.0)},
 }
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of fine-tuning the joint model
+RATES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3)  # of fine-tuning the joint model
 
 
 def judge(
