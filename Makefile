@@ -56,7 +56,7 @@ test-tfds: ## prepare movielens/latest-small through TFDS, in an environment of 
 	.venv-tfds/bin/python -m pytest tests/test_movielens_tfds.py -q
 
 bench: $(STAMP) ## the outer step of W1, W2, W3 against the yardstick and the peers
-	$(BIN)/python benchmarks/meta_step.py
+	$(BIN)/python benchmarks/meta_step.py --make-peers-venv .venv-peers
 
 lock: ## pin every dependency with hashes, without naming a package host
 	$(PYTHON) -m venv .venv-lock

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def test_asked_to_stop_a_run_saves_says_how_to_resume_and_ends_with_its_code(num
     assert process.returncode == code, err
     assert f"stopped by signal {int(number)}" in err and "Traceback" not in err
     again = err.splitlines()[-1]
-    assert again.startswith("to go on:  python train.py") and f"--workdir={tmp_path}" in again
+    assert again.startswith(f"to go on:  {sys.executable} train.py") and f"--workdir={tmp_path}" in again
     told, _, err = runs.call(*command)
     assert told == 0, err
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []

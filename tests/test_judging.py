@@ -68,9 +68,14 @@ def test_a_part_of_a_run_on_request_leaves_the_summary_alone_and_is_logged(copy)
     said = []
     told = experiment.judge(copy, strategy="naive", version=-1, steps=(0, 2), shots=(1,), say=said.append)
     assert told is None and (copy / "summary.json").read_text() == before
-    rows = records.read_file(copy / "records" / "test-naive--1-only.parquet").to_pylist()
-    assert {row["strategy"] for row in rows} == {"naive"} and {row["trained_stage"] for row in rows} == {2}
+    rows = records.read_file(copy / "looks" / "test-naive--1.parquet").to_pylist()
+    assert {row["strategy"] for row in rows} >= {"naive", "user_mean"} and "static" not in {r["strategy"] for r in rows}
+    rows = [row for row in rows if row["strategy"] == "naive"]
+    assert {row["trained_stage"] for row in rows} == {2}
     assert {row["steps"] for row in rows} == {0, 2} and {row["shots"] for row in rows} == {1, 4}
+    # the run's own records stay whole: nobody stands in them twice
+    where = {"strategy": "naive", "split": "test", "shots": 4, "steps": 0, "start": "fresh"}
+    records.per_user(records.read_records(copy / "records"), "rmse", trained_stage=2, evaluated_stage=-1, **where)
     assert "rmse on test users' whole lives" in said[0] and "naive" in said[0]
     assert len(uses(copy)) == lines + 1
     assert uses(copy)[-1]["strategy"] == "naive" and uses(copy)[-1]["version"] == -1

@@ -75,7 +75,7 @@ def test_a_kind_of_learner_compiles_once_for_the_whole_stream_and_a_stage_is_few
         assert compiled.consolidate._cache_size() <= 1 and compiled.renew._cache_size() == 1
     chunks = -(-config.steps // config.chunk)
     trained = {key: calls for key, calls in watch.by_stage.items() if key[0] != "static" or key[1] == 0}
-    assert len(trained) == 1 + 3 + 3 + 3 + 1
+    assert len(trained) == 1 + 3 + 3 + 3 + 3
     assert all(chunks < calls <= chunks + 5 for calls in trained.values()), trained
 
 

@@ -134,12 +134,12 @@ def live(run: Run, name: str) -> None:
 
 def begin(run: Run, strategy: Strategy, name: str, number: int) -> Kept:
     """What a strategy starts a stage from: its version ``number``, or the initialisation for -1."""
-    _, compiled = program(run, strategy)
+    learner, compiled = program(run, strategy)
     data = placed(run, strategy.window(0))
     state = stage.place(compiled.init(run.init, data), run.mesh, by_seed=True)
     rows = len(run.parts.stream.users)
     bank = jax.vmap(lambda params: users.empty(params, rows))(scoring.host(run.init))
-    fresh = Kept(run.init, state, bank, run.keys)
+    fresh = Kept(learner.params(state), state, bank, run.keys)
     if number < 0:
         return fresh
     kept, _ = store.load_version(versions_of(run.folder, name), number, like=fresh)
