@@ -6,6 +6,7 @@ program, so a model needs to say nothing and the numbers are the same.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.extend.core as jex
@@ -60,4 +61,5 @@ def _needed(after: list, outputs: list, level: dict) -> list:
 def _run(program: jex.Jaxpr, inputs: list, equations: list, outputs: list, values: list) -> list:
     about = jex.DebugInfo("once", program.debug_info.func_src_info, None, None)
     part = jex.Jaxpr([], inputs, outputs, equations, program.effects, about)
-    return jex.jaxpr_as_fun(jex.ClosedJaxpr(part, []))(*values)
+    closed: Any = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
+    return jex.jaxpr_as_fun(closed(part, []))(*values)
