@@ -110,8 +110,17 @@ def model(config: Config, sizes: Mapping[str, int]) -> Model:
     """The model for inputs of the stream's ``sizes``; no data is read."""
     options = config.model.to_dict()
     build = MODELS[one_of("model.name", options.pop("name"), MODELS)].build
-    adapts = one_of("learner.adapts", config.learner.adapts, ("all", "personal"))
-    return build(options, sizes, adapts=models.EVERYTHING if adapts == "all" else (models.Personal,))
+    return build(options, sizes, adapts=adapts(config.learner.adapts))
+
+
+def adapts(names: str) -> tuple[type, ...]:
+    """The Variable types of a layer set, or of several joined by "+".
+
+    >>> [kind.__name__ for kind in adapts("head+biases")]
+    ['Head', 'Bias']
+    """
+    sets = [one_of("learner.adapts", name.strip(), models.ADAPTS) for name in names.split("+")]
+    return tuple(dict.fromkeys(kind for name in sets for kind in models.ADAPTS[name]))
 
 
 def inner_loop(

@@ -40,7 +40,7 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
                 "shrink": 0.0,  # pseudo-examples of no loss in the support loss
                 "pull": 0.0,  # weight of the squared distance from the start in it
                 "root": 0.0,  # > 0: a user's loss is sqrt(mean + root)
-                "adapts": "personal",  # or "all"
+                "adapts": "personal",  # a layer set, or several joined by "+"
                 "aggregator": "mean",
                 "clip": 0.0,  # of "clipped": the norm of one user's gradient
                 "block": 0,  # users held in memory at once; 0: all

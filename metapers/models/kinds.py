@@ -1,0 +1,70 @@
+"""Variable types: what a parameter is, said where it is born, so that a config can name what adapts.
+
+A config's ``learner.adapts`` picks types: ``Head`` alone is ANIL (Raghu et al. 2020, arXiv:1909.09157), ``Body`` alone
+BOIL (Oh et al. 2021, arXiv:2008.08882), ``Context`` alone CAVIA (Zintgraf et al. 2019, arXiv:1810.03642), ``Bias``
+alone BitFit (Ben Zaken et al. 2022, arXiv:2106.10199), ``LowRank`` LoRA (Hu et al. 2022, arXiv:2106.09685).
+``group`` names the optimizer that moves a type; a type without one is a group of its own (its lower-case name).
+"""
+
+from flax import nnx
+
+from metapers.models.seam import EVERYTHING, Personal
+
+
+class Body(nnx.Param):
+    """What is below the last layer."""
+
+    group = "param"
+
+
+class Head(Personal):
+    """The last layer: personal where nothing else is asked for."""
+
+    group = "personal"
+
+
+class Bias(nnx.Param):
+    """An offset that is added."""
+
+    group = "param"
+
+
+class BodyBias(Body, Bias):
+    """An offset below the last layer."""
+
+
+class HeadBias(Head, Bias):
+    """An offset of the last layer."""
+
+
+class Context(Personal):
+    """A vector beside the inputs, zero at every user's start."""
+
+    group = "personal"
+
+
+class Film(Personal):
+    """Scale and shift of features, one and zero at first."""
+
+    group = "personal"
+
+
+class LowRank(Personal):
+    """A product of two thin matrices on top of a shared one, zero at first."""
+
+    group = "personal"
+
+
+BIASES = {Body: BodyBias, Head: HeadBias}  # the type of the offset that belongs to weights of a type
+
+ADAPTS: dict[str, tuple[type[nnx.Variable], ...]] = {
+    "all": EVERYTHING,
+    "personal": (Personal,),
+    "head": (Head,),
+    "body": (Body,),
+    "biases": (Bias,),
+    "context": (Context,),
+    "film": (Film,),
+    "low_rank": (LowRank,),
+}
+"""Names of layer sets; several are joined by "+" in a config."""
