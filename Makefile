@@ -61,7 +61,7 @@ bench: $(STAMP) ## the outer step of W1, W2, W3 against the yardstick and the pe
 lock: ## pin every dependency with hashes, without naming a package host
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
-	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra notebook --extra movielens --universal \
+	.venv-lock/bin/uv pip compile pyproject.toml --extra dev --extra notebook --extra movielens --extra shakespeare --universal \
 	  --python-version 3.11 --no-emit-index-url --generate-hashes --custom-compile-command 'make lock' -q -o requirements.lock
 
 clean: ## remove environments and caches; runs/ stays

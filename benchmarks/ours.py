@@ -2,6 +2,7 @@
 
 --devices N splits the users over N CPU devices (``aggregate.sharded``); --chunk K > 1 takes K steps per dispatch
 in the scan in which a stage is trained (``metapers.stage.program``) instead of one call of ``learner.update``.
+--mode adapt and --mode one: see ``ours_adapt.py``.
 """
 
 import time
@@ -18,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import timing, workloads
 from benchmarks.workloads import Examples, Workload
 from metapers import aggregate, inner, keys, learners, models, stage
-from metapers.base import Batch, Learner, Model, Params, Task, TaskFamily, example_loss
+from metapers.base import Batch, Learner, Model, Objective, Params, Task, TaskFamily, example_loss
 from metapers.scores import objectives
 
 
@@ -59,9 +60,12 @@ def tasks_of(work: Workload) -> tuple[Task, jax.Array]:
     return Task(support, query, users, {"stage": jnp.zeros_like(users)}), jnp.ones(work.tasks, bool)
 
 
+def objective_of(work: Workload) -> Objective:
+    return objectives.cross_entropy() if work.name.startswith("W2") else objectives.squared_error()
+
+
 def learner_of(work: Workload, mesh: Mesh | None, unroll: int = 1) -> Learner:
-    objective = objectives.cross_entropy() if work.name.startswith("W2") else objectives.squared_error()
-    loss_fn = example_loss(model_of(work), objective)
+    loss_fn = example_loss(model_of(work), objective_of(work))
     aggregator = aggregate.mean() if mesh is None else aggregate.sharded(aggregate.mean(), mesh)
     adapt = inner.gradient(loss_fn, workloads.INNER_STEPS, work.rate, unroll=unroll)
     return learners.maml(loss_fn, adapt, optax.adam(workloads.OUTER_RATE), aggregator=aggregator)
@@ -113,23 +117,31 @@ def chunks(work: Workload, *, devices: int = 1, chunk: int, unroll: int = 1) -> 
 
 
 def main() -> None:
+    from benchmarks import ours_adapt
+
     parser = timing.arguments(__doc__, workloads.NAMES)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--unroll", type=int, default=1)
     parser.add_argument("--chunk", type=int, default=1)
+    parser.add_argument("--path", choices=[ours_adapt.SERVED, ours_adapt.PROGRAM], default=ours_adapt.SERVED)
     given = parser.parse_args()
     if given.devices > 1:
         jax.config.update("jax_num_cpu_devices", given.devices)
-    began = time.perf_counter()
-    work = workloads.make(given.workload)
-    if given.chunk > 1:
-        step = chunks(work, devices=given.devices, chunk=given.chunk, unroll=given.unroll)
+    began, proof = time.perf_counter(), None
+    work, options = workloads.make(given.workload), {"devices": given.devices, "unroll": given.unroll}
+    if given.mode == "adapt":
+        step, proof = ours_adapt.everybody(work, **options)
+    elif given.mode == "one":
+        step = ours_adapt.one_user(work, given.path, unroll=given.unroll)
     else:
-        step = stepper(work, devices=given.devices, unroll=given.unroll)
+        step = chunks(work, chunk=given.chunk, **options) if given.chunk > 1 else stepper(work, **options)
     measured = timing.timed(step, began=began, steps=given.steps, max_s=given.max_s)
     measured |= {name: measured[name] / given.chunk for name in ("ms_per_step", "ms_min", "cpu_ms_per_step")}
-    name = "metapers" if given.chunk == 1 else f"metapers, {given.chunk} steps a dispatch"
-    timing.answer(given.workload, name, jax.__version__, work.tasks, measured)
+    if proof is not None:
+        measured |= {"loss": proof(), "losses": [proof()]}
+    measured |= timing.on_device(jax.devices()[0].memory_stats())
+    tasks = 1 if given.mode == "one" else work.tasks
+    timing.answer(given.workload, "metapers", jax.__version__, tasks, measured)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The same outer step in PyTorch: torch.func (vmap over tasks, all at once) and higher (one task after another).
+"""The same steps in PyTorch: torch.func (vmap over tasks, all at once) and higher (one task after another).
 
 Runs in an environment of its own, which has torch, higher and numpy but neither JAX nor metapers; ``--data`` is a
 workload written by ``python -m benchmarks.workloads --save``.
@@ -6,11 +6,13 @@ workload written by ``python -m benchmarks.workloads --save``.
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import higher
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.func import functional_call, grad, grad_and_value, vmap
 
 from benchmarks import timing
@@ -33,9 +35,28 @@ class Conv4(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
 
-def load(path: str) -> tuple[nn.Module, torch.Tensor | None, list[torch.Tensor], float, bool]:
-    """(network with the file's weights, item table or None, data, inner rate, whether the inputs are images)."""
+class Given(NamedTuple):
+    """A workload: network with its first weights, item table or None, support and query, inner rate, mean loss."""
+
+    network: nn.Module
+    table: torch.Tensor | None
+    data: list[torch.Tensor]
+    rate: float
+    loss: Callable
+
+    def inputs(self, part: torch.Tensor, table: torch.Tensor | None = None) -> torch.Tensor:
+        table = self.table if table is None else table
+        return part if table is None else table[part]
+
+    def moved(self) -> list[torch.Tensor]:
+        return list(self.network.parameters()) + ([] if self.table is None else [self.table])
+
+
+def load(path: str, device: str) -> Given:
+    """The file's workload, in its own precision."""
     file = np.load(path)
+    torch.set_default_dtype(torch.from_numpy(file["layer/0/w"]).dtype)
+    torch.set_default_device(device)
     data = [torch.tensor(file[f"data/{part}"]) for part in ("support_x", "support_y", "query_x", "query_y")]
     layers = [
         {part: torch.tensor(file[f"layer/{i}/{part}"]) for part in ("w", "b", "gain", "offset") if has(file, i, part)}
@@ -56,82 +77,133 @@ def load(path: str) -> tuple[nn.Module, torch.Tensor | None, list[torch.Tensor],
             module.weight.copy_(weight.permute(axes))
             module.bias.copy_(bias)
     table = torch.tensor(file["table"]).requires_grad_() if "table" in file.files else None
-    return network, table, data, float(file["rate"]), images
+    return Given(network, table, data, float(file["rate"]), functional.cross_entropy if images else functional.mse_loss)
 
 
 def has(file, layer: int, part: str) -> bool:
     return f"layer/{layer}/{part}" in file.files
 
 
-def with_func(network: nn.Module, table: torch.Tensor | None, data: list, rate: float, loss: Callable) -> Callable:
-    def value(weights: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return loss(functional_call(network, weights, (x,)), y)
+Steps = tuple[Callable[[], float], Callable[[], float] | None]  # (step, proof of what adapting alone came to)
 
-    def one(weights: dict, xs, ys, xq, yq) -> torch.Tensor:
+
+def with_func(given: Given, mode: str, compiled: bool) -> Steps:
+    network, (xs, ys, xq, yq) = given.network, given.data
+    compile_ = torch.compile if compiled else lambda function: function
+
+    def value(weights: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return given.loss(functional_call(network, weights, (x,)), y)
+
+    def adapted(weights: dict, x: torch.Tensor, y: torch.Tensor) -> dict:
         for _ in range(INNER_STEPS):
-            slope = grad(value)(weights, xs, ys)
-            weights = {name: weight - rate * slope[name] for name, weight in weights.items()}
-        return value(weights, xq, yq)
+            slope = grad(value)(weights, x, y)
+            weights = {name: weight - given.rate * slope[name] for name, weight in weights.items()}
+        return weights
+
+    def current() -> dict:
+        return {name: weight.detach() for name, weight in network.named_parameters()}
+
+    if mode == "one":
+        one_user = compile_(lambda x, y, q: functional_call(network, adapted(current(), x, y), (q,)))
+        return lambda: float(with_rows(given, one_user).flatten()[0]), None
+    if mode == "adapt":
+        everybody, held = compile_(vmap(adapted, (None, 0, 0))), {}
+
+        def all_users() -> float:
+            with torch.no_grad():
+                held.update(everybody(current(), given.inputs(xs).detach(), ys))
+            finish()
+            return 0.0
+
+        return all_users, lambda: float(vmap(value)(held, given.inputs(xq), yq).mean())
 
     def mean(weights: dict, rows: dict) -> torch.Tensor:
-        xs, ys, xq, yq = data
-        if rows:
-            xs, xq = rows["table"][xs], rows["table"][xq]
-        return vmap(one, (None, 0, 0, 0, 0))(weights, xs, ys, xq, yq).mean()
+        one = lambda weights, x, y, q, t: value(adapted(weights, x, y), q, t)
+        table = rows.get("table")
+        return vmap(one, (None, 0, 0, 0, 0))(weights, given.inputs(xs, table), ys, given.inputs(xq, table), yq).mean()
 
-    moved = list(network.parameters()) + ([table] if table is not None else [])
-    optimizer, outer = torch.optim.Adam(moved, lr=OUTER_RATE), grad_and_value(mean, argnums=(0, 1))
+    optimizer, outer = torch.optim.Adam(given.moved(), lr=OUTER_RATE), compile_(grad_and_value(mean, argnums=(0, 1)))
 
     def step() -> float:
-        weights = {name: weight.detach() for name, weight in network.named_parameters()}
-        (slopes, rows), told = outer(weights, {} if table is None else {"table": table.detach()})
+        (slopes, rows), told = outer(current(), {} if given.table is None else {"table": given.table.detach()})
         for name, weight in network.named_parameters():
             weight.grad = slopes[name]
-        if table is not None:
-            table.grad = rows["table"]
+        if given.table is not None:
+            given.table.grad = rows["table"]
         optimizer.step()
         return float(told)
 
-    return step
+    return step, None
 
 
-def with_higher(network: nn.Module, table: torch.Tensor | None, data: list, rate: float, loss: Callable) -> Callable:
-    moved = list(network.parameters()) + ([table] if table is not None else [])
-    optimizer = torch.optim.Adam(moved, lr=OUTER_RATE)
-    descent = torch.optim.SGD(network.parameters(), lr=rate)
-    tasks = data[0].shape[0]
+def with_higher(given: Given, mode: str) -> Steps:
+    network, (xs, ys, xq, yq) = given.network, given.data
+    optimizer = torch.optim.Adam(given.moved(), lr=OUTER_RATE)
+    descent, tasks, train = torch.optim.SGD(network.parameters(), lr=given.rate), len(xs), mode == "train"
 
-    def one(xs, ys, xq, yq) -> float:
-        if table is not None:
-            xs, xq = table[xs], table[xq]
-        with higher.innerloop_ctx(network, descent, copy_initial_weights=False) as (fast, inner):
+    def adapted(x: torch.Tensor, y: torch.Tensor) -> Callable:
+        told = {"copy_initial_weights": False, "track_higher_grads": train}
+        with higher.innerloop_ctx(network, descent, **told) as (fast, inner):
             for _ in range(INNER_STEPS):
-                inner.step(loss(fast(xs), ys))
-            told = loss(fast(xq), yq) / tasks
-            told.backward()
-            return told.item()
+                inner.step(given.loss(fast(x), y))
+        return fast
+
+    if mode == "one":
+        return lambda: float(with_rows(given, lambda x, y, q: adapted(x, y)(q)).flatten()[0]), None
+    if mode == "adapt":
+        held = []
+
+        def all_users() -> float:
+            held[:] = [adapted(given.inputs(x).detach(), y) for x, y in zip(xs, ys)]
+            finish()
+            return 0.0
+
+        losses = lambda: [given.loss(fast(given.inputs(x)), y).item() for fast, x, y in zip(held, xq, yq)]
+        return all_users, lambda: sum(losses()) / tasks
 
     def step() -> float:
         optimizer.zero_grad()
-        told = sum(one(*(part[task] for part in data)) for task in range(tasks))
+        total = 0.0
+        for x, y, q, t in zip(xs, ys, xq, yq):
+            told = given.loss(adapted(given.inputs(x), y)(given.inputs(q)), t) / tasks
+            told.backward()
+            total += told.item()
         optimizer.step()
-        return told
+        return total
 
-    return step
+    return step, None
+
+
+def with_rows(given: Given, predict: Callable) -> torch.Tensor:
+    """``predict`` for the first user, whose examples come from the host and whose predictions go back there."""
+    device = next(given.network.parameters()).device
+    x, y, q = (torch.from_numpy(given.data[part][0].cpu().numpy()).to(device) for part in (0, 1, 2))
+    return predict(given.inputs(x).detach(), y, given.inputs(q).detach()).detach().cpu()
+
+
+def finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def main() -> None:
     parser = timing.arguments(__doc__, ("W1", "W2-5w1s", "W2-20w1s", "W3"))
     parser.add_argument("-f", "--framework", default="torch.func", choices=["torch.func", "higher"])
+    parser.add_argument("--compile", action="store_true", help="torch.func only")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", required=True, metavar="FILE.npz")
-    given = parser.parse_args()
+    told = parser.parse_args()
     began = time.perf_counter()
-    network, table, data, rate, images = load(given.data)
-    loss = nn.functional.cross_entropy if images else nn.functional.mse_loss
-    build = with_func if given.framework == "torch.func" else with_higher
-    step = build(network, table, data, rate, loss)
-    measured = timing.timed(step, began=began, steps=given.steps, max_s=given.max_s)
-    timing.answer(given.workload, given.framework, torch.__version__, data[0].shape[0], measured)
+    given = load(told.data, told.device)
+    func = told.framework == "torch.func"
+    step, proof = with_func(given, told.mode, told.compile) if func else with_higher(given, told.mode)
+    measured = timing.timed(step, began=began, steps=told.steps, max_s=told.max_s)
+    if proof is not None:
+        measured |= {"loss": proof(), "losses": [proof()]}
+    if told.device != "cpu":
+        measured |= {"device_peak_mb": torch.cuda.max_memory_allocated() / 2**20}
+    tasks = 1 if told.mode == "one" else len(given.data[0])
+    timing.answer(told.workload, told.framework, torch.__version__, tasks, measured)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -59,20 +60,35 @@ def entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(jax.nn.log_softmax(outputs), targets[:, None], 1).mean()
 
 
-def mean_loss(work: Workload, conv: Callable, unroll: int) -> Callable[[tuple, Examples], jax.Array]:
-    """((layers, table), data) -> the mean over tasks of the query loss after five steps on the support."""
+def loss_of(work: Workload, conv: Callable) -> Callable[[list, jax.Array, jax.Array], jax.Array]:
     images = work.name.startswith("W2")
 
     def loss(layers: list, x: jax.Array, y: jax.Array) -> jax.Array:
         return entropy(conv4(layers, x, conv), y) if images else squares(mlp(layers, x), y)
 
-    def one(layers: list, data: Examples) -> jax.Array:
+    return loss
+
+
+def adapter(work: Workload, conv: Callable, unroll: int) -> Callable[[list, Examples], list]:
+    """(layers, one task) -> the layers after five steps on the support."""
+    loss = loss_of(work, conv)
+
+    def adapt(layers: list, data: Examples) -> list:
         def step(layers: list, _) -> tuple[list, None]:
             slope = jax.grad(loss)(layers, data.support_x, data.support_y)
             return jax.tree.map(lambda p, g: p - work.rate * g, layers, slope), None
 
-        layers, _ = jax.lax.scan(step, layers, length=workloads.INNER_STEPS, unroll=unroll)
-        return loss(layers, data.query_x, data.query_y)
+        return jax.lax.scan(step, layers, length=workloads.INNER_STEPS, unroll=unroll)[0]
+
+    return adapt
+
+
+def mean_loss(work: Workload, conv: Callable, unroll: int) -> Callable[[tuple, Examples], jax.Array]:
+    """((layers, table), data) -> the mean over tasks of the query loss after five steps on the support."""
+    loss, adapt = loss_of(work, conv), adapter(work, conv, unroll)
+
+    def one(layers: list, data: Examples) -> jax.Array:
+        return loss(adapt(layers, data), data.query_x, data.query_y)
 
     def mean(params: tuple, data: Examples) -> jax.Array:
         layers, table = params
@@ -118,6 +134,52 @@ def stepper(work: Workload, *, devices: int = 1, patches: bool = False, unroll: 
     return step
 
 
+def everybody(work: Workload, *, devices: int = 1, unroll: int = 1) -> tuple[Callable[[], float], Callable[[], float]]:
+    """(step, proof): all users' inner steps, blocking; the mean loss of their queries, not timed."""
+    adapt, data, params = adapter(work, conv_lax, unroll), work.data, (work.layers, work.table)
+
+    def spread(params: tuple, data: Examples) -> list:
+        layers, table = params
+        if table is not None:
+            data = data._replace(support_x=table[data.support_x])
+        if devices > 1:
+            layers = jax.tree.map(lambda x: jax.lax.pcast(x, "tasks", to="varying"), layers)
+        return jax.vmap(adapt, (None, 0))(layers, data)
+
+    if devices > 1:
+        mesh = jax.make_mesh((devices,), ("tasks",), axis_types=(AxisType.Auto,))
+        data = jax.device_put(data, NamedSharding(mesh, P("tasks")))
+        params = jax.device_put(params, NamedSharding(mesh, P()))
+        program = jax.jit(jax.shard_map(spread, mesh=mesh, in_specs=(P(), P("tasks")), out_specs=P("tasks")))
+    else:
+        program = jax.jit(spread)
+    held = {}
+
+    def step() -> float:
+        held["layers"] = jax.block_until_ready(program(params, data))
+        return 0.0
+
+    def proof() -> float:
+        query = data.query_x if work.table is None else work.table[data.query_x]
+        return float(jax.vmap(loss_of(work, conv_lax))(held["layers"], query, data.query_y).mean())
+
+    return step, proof
+
+
+def one_user(work: Workload, *, unroll: int = 1) -> Callable[[], float]:
+    """A function that adapts the first user and returns the first prediction, data and result on the host."""
+    adapt, params = adapter(work, conv_lax, unroll), (work.layers, work.table)
+    first = Examples(*(np.asarray(part[0]) for part in work.data))
+
+    @jax.jit
+    def program(params: tuple, data: Examples) -> jax.Array:
+        layers, table = params
+        seen = data if table is None else data._replace(support_x=table[data.support_x], query_x=table[data.query_x])
+        return mlp(adapt(layers, seen), seen.query_x)
+
+    return lambda: float(np.asarray(program(params, first))[0, 0])
+
+
 def main() -> None:
     parser = timing.arguments(__doc__, workloads.NAMES)
     parser.add_argument("--devices", type=int, default=1)
@@ -126,12 +188,19 @@ def main() -> None:
     given = parser.parse_args()
     if given.devices > 1:
         jax.config.update("jax_num_cpu_devices", given.devices)
-    began = time.perf_counter()
-    work = workloads.make(given.workload)
-    patches = given.conv == "patches"
-    step = stepper(work, devices=given.devices, patches=patches, unroll=given.unroll)
+    began, proof = time.perf_counter(), None
+    work, patches = workloads.make(given.workload), given.conv == "patches"
+    if given.mode == "adapt":
+        step, proof = everybody(work, devices=given.devices, unroll=given.unroll)
+    elif given.mode == "one":
+        step = one_user(work, unroll=given.unroll)
+    else:
+        step = stepper(work, devices=given.devices, patches=patches, unroll=given.unroll)
     measured = timing.timed(step, began=began, steps=given.steps, max_s=given.max_s)
-    timing.answer(given.workload, "bare JAX", jax.__version__, work.tasks, measured)
+    if proof is not None:
+        measured |= {"loss": proof(), "losses": [proof()]}
+    measured |= timing.on_device(jax.devices()[0].memory_stats())
+    timing.answer(given.workload, "bare JAX", jax.__version__, 1 if given.mode == "one" else work.tasks, measured)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from metapers import base, inner, keys
 from metapers.inner.once import once
+from tests.contracts import world
 
 KEY = jax.random.key(0)
 CENTRES = jnp.array([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0], [0.0, 1.5]])
@@ -48,7 +49,7 @@ def rough_params(loop):
     return params._replace(inner=loop.init(params))
 
 
-def close(a, b, tolerance=1e-12):
+def assert_close(a, b, tolerance=1e-12):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
@@ -79,25 +80,28 @@ def finite_differences(value, params, size=1e-5):
 
 LOOPS = {
     "plain": {},
-    "rates": {"learn_rates": True},
-    "log_rates": {"log_rates": True},
+    "rates": {"rate": inner.per_parameter(RATE)},
+    "log_rates": {"rate": inner.log_per_parameter(RATE)},
     "unroll": {"unroll": 2},
-    "shrink": {"shrink": 2.0, "learn_rates": True},
-    "pull": {"shrink": 1.0, "log_rates": True, "pull": 1.5},
+    "shrink": {"shrink": 2.0, "rate": inner.per_parameter(RATE)},
+    "pull": {"shrink": 1.0, "rate": inner.log_per_parameter(RATE), "pull": 1.5},
+    "per_step": {"rate": inner.per_step(RATE, 3)},
+    "remat": {"remat": True},
+    "mixed": {"mixed": True, "pull": 0.5},
 }
 
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_path_on_the_quadratic_is_the_closed_form(name):
-    loop = inner.gradient(bowl, 4, RATE, **LOOPS[name])
+    loop = inner.gradient(bowl, 4, **{"rate": RATE, **LOOPS[name]})
     adapted, path = jax.jit(loop.adapt)(bowl_params(loop), bowl_task(), KEY)
     # Gradient: (4 (theta - mean) + 2 pull (theta - start)) / (4 + shrink).
     pull = LOOPS[name].get("pull", 0.0)
     rate = RATE * (4 + 2 * pull) / (4 + LOOPS[name].get("shrink", 0.0))
     limit = (4 * MEAN + 2 * pull * START) / (4 + 2 * pull)
     expected = limit[None] + (1 - rate) ** jnp.arange(5.0)[:, None] * (START - limit)[None]
-    close(path["theta"], expected)
-    close(adapted.personal["theta"], expected[-1])
+    assert_close(path["theta"], expected)
+    assert_close(adapted.personal["theta"], expected[-1])
     assert path["theta"].shape == (5, 2)
 
 
@@ -109,63 +113,66 @@ def test_meta_gradient_on_the_quadratic(steps):
     for first_order, factor in ((False, (1 - RATE) ** steps), (True, 1.0)):
         loop = inner.gradient(bowl, steps, RATE, first_order=first_order)
         slope = jax.jit(jax.grad(after(loop, bowl, bowl_task(), query)))(bowl_params(loop))
-        close(slope.personal["theta"], factor * gap)
+        assert_close(slope.personal["theta"], factor * gap)
 
 
 def test_meta_gradient_with_the_support_as_query():
     loop = inner.gradient(bowl, 3, RATE)
     slope = jax.grad(after(loop, bowl, bowl_task(), bowl_task()))(bowl_params(loop))
-    close(slope.personal["theta"], (1 - RATE) ** 6 * (START - MEAN))
+    assert_close(slope.personal["theta"], (1 - RATE) ** 6 * (START - MEAN))
 
 
 def test_learned_rates_start_at_the_rate():
-    raw, log = inner.gradient(bowl, 1, RATE, learn_rates=True), inner.gradient(bowl, 1, RATE, log_rates=True)
-    close(bowl_params(raw).inner, {"rates": {"theta": jnp.full(2, RATE)}})
-    close(bowl_params(log).inner, {"log_rates": {"theta": jnp.full(2, np.log(RATE))}})
+    raw, log = (
+        inner.gradient(bowl, 1, inner.per_parameter(RATE)),
+        inner.gradient(bowl, 1, inner.log_per_parameter(RATE)),
+    )
+    assert_close(bowl_params(raw).inner, {"rates": {"theta": jnp.full(2, RATE)}})
+    assert_close(bowl_params(log).inner, {"log_rates": {"theta": jnp.full(2, np.log(RATE))}})
     assert bowl_params(inner.gradient(bowl, 1, RATE)).inner == {}
 
 
 def test_learned_rates_act_on_each_number_and_may_be_negative():
-    loop = inner.gradient(bowl, 2, RATE, learn_rates=True)
+    loop = inner.gradient(bowl, 2, inner.per_parameter(RATE))
     rates = jnp.array([0.5, -0.25])
     params = bowl_params(loop)._replace(inner={"rates": {"theta": rates}})
-    close(loop.adapt(params, bowl_task(), None)[0].personal["theta"], MEAN + (1 - rates) ** 2 * (START - MEAN))
+    assert_close(loop.adapt(params, bowl_task(), None)[0].personal["theta"], MEAN + (1 - rates) ** 2 * (START - MEAN))
 
 
 @pytest.mark.parametrize("name", LOOPS)
 @pytest.mark.parametrize("key", [None, KEY])
 def test_meta_gradient_equals_finite_differences(name, key):
-    loop = inner.gradient(rough, 3, 0.2, **LOOPS[name])
+    loop = inner.gradient(rough, 3, **{"rate": 0.2, **LOOPS[name]})
     params, value = rough_params(loop), after(loop, rough, rough_task(), rough_task(4, 7), key)
     slope = jax.jit(jax.grad(value))(params)
-    close(slope, finite_differences(jax.jit(value), params), 1e-8)
+    assert_close(slope, finite_differences(jax.jit(value), params), 1e-8)
     assert all(jnp.all(jnp.abs(leaf) > 1e-7) for leaf in jax.tree.leaves(slope))
 
 
 def test_first_order_keeps_the_values_and_changes_the_gradient():
-    loops = [inner.gradient(rough, 3, 0.2, learn_rates=True, first_order=first) for first in (False, True)]
+    loops = [inner.gradient(rough, 3, inner.per_parameter(0.2), first_order=first) for first in (False, True)]
     params = rough_params(loops[0])
     values, slopes = zip(
         *(jax.value_and_grad(after(loop, rough, rough_task(), rough_task(4, 7)))(params) for loop in loops), strict=True
     )
-    close(*values)
+    assert_close(*values)
     assert not np.allclose(slopes[0].personal["theta"], slopes[1].personal["theta"], rtol=1e-3)
     # Rates still learn at first order: theta_K = theta_0 - rate * sum of gradients held constant.
     adapted, _ = loops[1].adapt(params, rough_task(), None)
     pull = jax.grad(after(inner.none(), rough, rough_task(), rough_task(4, 7)))(adapted).personal["theta"]
     moved = params.personal["theta"] - adapted.personal["theta"]
-    close(slopes[1].inner["rates"]["theta"], -pull * moved / 0.2)
-    close(slopes[1].personal["theta"], pull)
+    assert_close(slopes[1].inner["rates"]["theta"], -pull * moved / 0.2)
+    assert_close(slopes[1].personal["theta"], pull)
 
 
 def test_padding_changes_nothing_even_nan():
-    loop = inner.gradient(rough, 3, 0.2, learn_rates=True, shrink=1.0)
+    loop = inner.gradient(rough, 3, inner.per_parameter(0.2), shrink=1.0)
     params, query = rough_params(loop), rough_task(4, 7)
     short = rough_task(3)
     pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
     mask = jnp.array([True, True, True, False, False])
     padded = base.Batch(base.hide(pad(short.inputs), mask), base.hide(pad(short.targets), mask), mask)
-    close(
+    assert_close(
         jax.value_and_grad(after(loop, rough, padded, query))(params),
         jax.value_and_grad(after(loop, rough, short, query))(params),
     )
@@ -174,26 +181,26 @@ def test_padding_changes_nothing_even_nan():
 def test_no_support_at_all_keeps_the_start():
     loop = inner.gradient(bowl, 3, RATE)
     adapted, path = loop.adapt(bowl_params(loop), bowl_task((False,) * 4), None)
-    close(adapted.personal["theta"], START, 0)
-    close(path["theta"], jnp.stack([START] * 4), 0)
+    assert_close(adapted.personal["theta"], START, 0)
+    assert_close(path["theta"], jnp.stack([START] * 4), 0)
 
 
 def test_one_example_of_four_moves_by_its_own_gradient_over_one_plus_shrink():
     loop = inner.gradient(bowl, 1, RATE, shrink=3.0)
     adapted, _ = loop.adapt(bowl_params(loop), bowl_task((False, True, False, False)), None)
-    close(adapted.personal["theta"], START - RATE / 4 * (START - CENTRES[1]))
+    assert_close(adapted.personal["theta"], START - RATE / 4 * (START - CENTRES[1]))
 
 
 @pytest.mark.parametrize("loop", [inner.gradient(bowl, 0, RATE), inner.none()])
 def test_no_steps_give_the_start(loop):
     adapted, path = loop.adapt(bowl_params(loop), bowl_task(), None)
-    close(adapted.personal["theta"], START, 0)
-    close(path["theta"], START[None], 0)
+    assert_close(adapted.personal["theta"], START, 0)
+    assert_close(path["theta"], START[None], 0)
 
 
 def test_rates_learned_for_some_steps_adapt_for_others():
-    trained, longer = (inner.gradient(bowl, steps, RATE, log_rates=True) for steps in (1, 5))
-    close(longer.adapt(bowl_params(trained), bowl_task(), None)[1]["theta"][1],
+    trained, longer = (inner.gradient(bowl, steps, inner.log_per_parameter(RATE)) for steps in (1, 5))
+    assert_close(longer.adapt(bowl_params(trained), bowl_task(), None)[1]["theta"][1],
           trained.adapt(bowl_params(trained), bowl_task(), None)[1]["theta"][1])  # fmt: skip
 
 
@@ -202,7 +209,9 @@ def test_write_gives_the_first_entry_of_the_path():
     for steps in (0, 2):
         loop = inner.gradient(bowl, steps, RATE, write=begin)
         _, path = loop.adapt(bowl_params(loop), bowl_task(), None)
-        close(path["theta"], MEAN[None] + (1 - RATE) ** jnp.arange(steps + 1.0)[:, None] * (MEAN[0] - MEAN)[None])
+        assert_close(
+            path["theta"], MEAN[None] + (1 - RATE) ** jnp.arange(steps + 1.0)[:, None] * (MEAN[0] - MEAN)[None]
+        )
 
 
 def test_every_step_has_a_key_of_its_own():
@@ -211,22 +220,22 @@ def test_every_step_has_a_key_of_its_own():
     _, path = loop.adapt(bowl_params(loop), bowl_task(), KEY)
     steps = -jnp.diff(path["theta"][:, 0])
     named = [jnp.mean(jax.random.normal(keys.named(KEY, "inner", step), (4,))) for step in range(3)]
-    close(steps, jnp.stack(named))
+    assert_close(steps, jnp.stack(named))
     assert len(set(np.asarray(steps).tolist())) == 3
 
 
 def test_users_mapped_equal_users_in_a_loop():
-    loop = inner.gradient(rough, 3, 0.2, learn_rates=True)
+    loop = inner.gradient(rough, 3, inner.per_parameter(0.2))
     params, users = rough_params(loop), [rough_task(5, seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *users)
     own = jax.random.split(KEY, 3)
     mapped = jax.vmap(lambda task, key: loop.adapt(params, task, key)[1])(stacked, own)
     alone = [loop.adapt(params, task, key)[1] for task, key in zip(users, own)]
-    close(mapped, jax.tree.map(lambda *x: jnp.stack(x), *alone))
+    assert_close(mapped, jax.tree.map(lambda *x: jnp.stack(x), *alone))
 
 
 def test_users_over_two_devices_equal_one():
-    loop = inner.gradient(rough, 3, 0.2, learn_rates=True)
+    loop = inner.gradient(rough, 3, inner.per_parameter(0.2))
     params = rough_params(loop)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *[rough_task(5, seed) for seed in range(4)])
 
@@ -239,7 +248,7 @@ def test_users_over_two_devices_equal_one():
         lambda params, users: jax.lax.psum(total(params, users), "users"),
         mesh=mesh, in_specs=(everywhere, here), out_specs=everywhere,
     )  # fmt: skip
-    close(jax.jit(jax.value_and_grad(sharded))(params, stacked), jax.value_and_grad(total)(params, stacked))
+    assert_close(jax.jit(jax.value_and_grad(sharded))(params, stacked), jax.value_and_grad(total)(params, stacked))
 
 
 def test_once_computes_the_fixed_part_outside():
@@ -254,14 +263,14 @@ def test_once_computes_the_fixed_part_outside():
     assert "dot_general" not in dots
     assert "exp" not in dots
     other = {"a": jnp.array([-1.0, 0.5])}
-    close(rest(other), fn(other, fixed))
-    close(jax.grad(lambda w: once(fn, moving, {**fixed, "w": w})(other))(fixed["w"]),
+    assert_close(rest(other), fn(other, fixed))
+    assert_close(jax.grad(lambda w: once(fn, moving, {**fixed, "w": w})(other))(fixed["w"]),
           jax.grad(lambda w: fn(other, {**fixed, "w": w}))(fixed["w"]))  # fmt: skip
 
 
 @pytest.mark.parametrize("fn", [lambda m, f: f * 2.0, lambda m, f: m * 3.0, lambda m, f: jnp.ones(()), lambda m, f: m])
 def test_once_where_one_side_is_empty(fn):
-    close(once(fn, jnp.array(5.0), jnp.array(7.0))(jnp.array(2.0)), fn(jnp.array(2.0), jnp.array(7.0)))
+    assert_close(once(fn, jnp.array(5.0), jnp.array(7.0))(jnp.array(2.0)), fn(jnp.array(2.0), jnp.array(7.0)))
 
 
 def test_once_keeps_a_program_with_effects_whole():
@@ -272,7 +281,7 @@ def test_once_keeps_a_program_with_effects_whole():
         return moving * fixed
 
     rest = once(fn, jnp.array(1.0), jnp.array(7.0))
-    close(rest(jnp.array(2.0)), jnp.array(14.0))
+    assert_close(rest(jnp.array(2.0)), jnp.array(14.0))
     jax.effects_barrier()
     assert seen == [7.0]
 
@@ -296,9 +305,72 @@ def test_shared_layers_run_once_however_many_steps():
         ({"shrink": -0.5}, "shrink must be finite and >= 0, got -0.5"),
         ({"pull": float("nan")}, "pull must be finite and >= 0, got nan"),
         ({"unroll": 0}, "unroll must be >= 1, got 0"),
-        ({"learn_rates": True, "log_rates": True}, "one choice, got both"),
+        ({"remat": True, "mixed": True}, "one question, got both"),
     ],
 )
 def test_gradient_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         inner.gradient(bowl, **{"steps": 1, "rate": 0.1, **arguments})
+
+
+@pytest.mark.parametrize("make", [inner.per_parameter, inner.log_per_parameter, lambda rate: inner.per_step(rate, 2)])
+@pytest.mark.parametrize("rate", [0.0, float("nan")])
+def test_rates_refuse(make, rate):
+    with pytest.raises(ValueError, match=f"rate must be finite and > 0, got {rate}"):
+        make(rate)
+
+
+def test_rates_by_step_need_a_step():
+    with pytest.raises(ValueError, match="steps must be >= 1, got 0"):
+        inner.per_step(0.1, 0)
+
+
+def test_rates_by_step_act_on_their_step_and_the_last_one_on_all_later_ones():
+    loop = inner.gradient(bowl, 4, inner.per_step(RATE, 2))
+    params = bowl_params(loop)._replace(inner={"step_rates": {"theta": jnp.array([0.5, 0.25])}})
+    _, path = loop.adapt(params, bowl_task(), None)
+    left = jnp.array([1.0, 0.5, 0.5 * 0.75, 0.5 * 0.75**2, 0.5 * 0.75**3])
+    assert_close(path["theta"], MEAN[None] + left[:, None] * (START - MEAN)[None])
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("choice", [{"remat": True}, {"mixed": True}])
+def test_choices_of_memory_change_no_number(choice, first_order):
+    def slope(**options):
+        loop = inner.gradient(
+            rough, 5, inner.per_parameter(0.2), first_order=first_order, shrink=0.5, pull=0.3, **options
+        )
+        params = rough_params(loop)
+        return jax.jit(jax.value_and_grad(after(loop, rough, rough_task(), rough_task())))(params)
+
+    assert world.distance(slope(), slope(**choice)) < 1e-12
+
+
+def test_mixed_under_vmap_and_keys_is_the_loop():
+    def slopes(**options):
+        loop = inner.gradient(rough, 3, 0.2, **options)
+        params = rough_params(loop)
+
+        def value(params, key):
+            adapted, _ = loop.adapt(params, rough_task(), key)
+            return jnp.mean(rough(adapted, rough_task(), None))
+
+        both = jnp.stack([keys.root(1), keys.root(2)])
+        return jax.vmap(jax.grad(value), in_axes=(None, 0))(params, both)
+
+    assert world.distance(slopes(), slopes(mixed=True)) < 1e-12
+
+
+def test_remat_and_mixed_keep_less_between_the_passes():
+    def kept(**options):
+        loop = inner.gradient(wide, 40, 0.01, **options)
+        slope = jax.jit(jax.grad(lambda params: jnp.sum(wide(loop.adapt(params, batch, None)[0], batch, None))))
+        return slope.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    def wide(params, batch, key):
+        return jnp.square(jnp.sum(jnp.tanh(batch.inputs @ params.personal["w"]), -1) - batch.targets)
+
+    params = base.Params({}, {"w": 0.1 * jax.random.normal(keys.root(0), (8, 64))}, {})
+    batch = base.Batch(jax.random.normal(keys.root(1), (32, 8)), jnp.ones(32), jnp.ones(32, bool))
+    plain = kept()
+    assert kept(remat=True) < 0.6 * plain and kept(mixed=True) < 0.6 * plain

@@ -221,7 +221,7 @@ def test_the_outer_step_costs_what_the_bare_one_costs():
 def test_adapted_parameters_reach_the_penalty_and_keys_are_the_users_own():
     seen = {}
 
-    def user_loss(params, task, key):
+    def user_loss(params, task, step, key):
         loss = jax.random.normal(key) + 0.0 * params.personal["theta"][0]
         return loss, loss, params
 
@@ -321,7 +321,7 @@ def test_replay_renews_what_its_memory_holds():
 
 
 def test_twins_of_a_user_have_keys_of_their_own():
-    def user_loss(params, task, key):
+    def user_loss(params, task, step, key):
         loss = jax.random.normal(key) + 0.0 * params.personal["w"][0]
         return loss, loss, params
 

@@ -51,6 +51,10 @@ def ratings(n, genres=4):
     }
 
 
+def sequences(n):
+    return 1 + jnp.reshape(jnp.arange(4 * n) ** 2 % 5, (n, 4))
+
+
 SMALL = {
     "mlp": (lambda: models.mlp([2, 3, 1]), lambda n: rows(n, 2), (1,)),
     "mlp_scalar": (lambda: models.mlp([2, 3, 1], scalar=True), lambda n: rows(n, 2), ()),
@@ -58,7 +62,17 @@ SMALL = {
     "linear": (lambda: models.linear(3), lambda n: rows(n, 3), ()),
     "point": (lambda: models.point(3), lambda n: rows(n, 1), (3,)),
     "embedding_mlp": (lambda: models.embedding_mlp(6, (2, 3, 1)), lambda n: jnp.arange(n) % 6, (1,)),
+    "mlp_added": (lambda: models.mlp([2, 3, 3, 1], context=2, film=True, low_rank=2), lambda n: rows(n, 2), (1,)),
     "conv4": (lambda: models.conv4(3, 2), lambda n: rows(n, 9, 9, 1), (3,)),
+    "conv4_pool": (lambda: models.conv4(3, 2, pool=True, norm=models.layer_norm()), lambda n: rows(n, 16, 16, 1), (3,)),
+    "conv4_support": (lambda: models.conv4(3, 2, norm=models.support_norm()), lambda n: rows(n, 9, 9, 1), (3,)),
+    "conv4_film": (lambda: models.conv4(3, 2, norm=models.no_norm(), film=True), lambda n: rows(n, 9, 9, 1), (3,)),
+    "gru": (lambda: models.gru(6, embed=2, hidden=3, film=True, low_rank=1), sequences, (4, 6)),
+    "transformer": (
+        lambda: models.transformer(6, length=4, width=4, heads=2, layers=1, film=True, low_rank=1),
+        sequences,
+        (4, 6),
+    ),
     "recommender": (lambda: models.recommender(6, 4, features=2, hidden=3), ratings, ()),
     "recommender_tables": (lambda: models.recommender(6, 4, tables=True, features=2, hidden=3), ratings, ()),
 }
@@ -237,16 +251,6 @@ def test_conv_patches_refuses():
         layers.conv_patches(rows(1, 4, 4, 1), rows(3, 3, 2, 2))
 
 
-def test_batch_norm_uses_the_statistics_of_the_unmasked_rows():
-    x, mask = rows(4, 3, 5, 2), jnp.array([True, True, False, True])
-    norm = layers.BatchNorm(2)
-    kept = np.asarray(x)[np.asarray(mask)]
-    expected = (np.asarray(x) - kept.mean((0, 1, 2))) / np.sqrt(kept.var((0, 1, 2)) + 1e-5)
-    close(norm(x, mask), expected)
-    norm.scale[...], norm.shift[...] = jnp.array([2.0, 3.0]), jnp.array([5.0, 7.0])
-    close(norm(x, mask), expected * np.array([2.0, 3.0]) + np.array([5.0, 7.0]))
-
-
 def test_embed_row_zero_serves_unknown_ids():
     embed = layers.Embed(4, 2, nnx.Rngs(0))
     table = embed.table[...]
@@ -285,8 +289,9 @@ def test_every_parameter_of_a_model_matters(name):
     slopes = jax.grad(lambda p: jnp.sum(jnp.sin(3.0 * model.apply(p, inputs_of(7), mask, None))))(params)
     largest = [float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(slopes)]
     dead = {path for path, size in zip(trees.names(slopes), largest) if size < 1e-9}
-    # A norm takes the bias of the convolution before it away again.
-    assert dead == ({f"personal/conv_{i}/bias" for i in range(4)} if name == "conv4" else set())
+    # A norm takes the bias of the convolution before it away again; what adds to all scores alike, the softmax.
+    expected = {"conv4": {f"personal/conv_{i}/bias" for i in range(4)}, "transformer": {"shared/block_0/key/bias"}}
+    assert dead == expected.get(name, set())
 
 
 def test_mlp_by_hand():
@@ -299,6 +304,54 @@ def test_mlp_by_hand():
     assert jax.tree.structure(model.init(KEY)) == jax.tree.structure(params)
     scalar = models.mlp([1, 2, 1], scalar=True).apply(params, jnp.array([[2.0], [-3.0]]), jnp.ones(2, bool), None)
     close(scalar, outputs[:, 0])
+
+
+def test_mlp_with_what_is_added_by_hand():
+    model = models.mlp([1, 2, 1], context=2, film=True, low_rank=1)
+    k = iter(range(9))
+    draw = lambda *shape: rows(*shape, seed=next(k))
+    dense = lambda a, b: {"kernel": draw(a, b), "bias": draw(b), "down": draw(a, 1), "up": draw(1, b)}
+    personal = {"context": jnp.array([0.5, -1.0]), "film_0": {"scale": jnp.array([2.0, -1.0]), "shift": draw(2)}}
+    personal |= {"dense_0": dense(3, 2), "dense_1": dense(2, 1)}
+    assert jax.tree.map(jnp.shape, model.init(KEY).personal) == jax.tree.map(jnp.shape, personal)
+    through = lambda layer, x: x @ np.asarray(layer["kernel"] + layer["down"] @ layer["up"]) + np.asarray(layer["bias"])
+    whole = np.array([[2.0, 0.5, -1.0], [-3.0, 0.5, -1.0]])
+    film = jax.tree.map(np.asarray, personal["film_0"])
+    hidden = np.maximum(through(personal["dense_0"], whole) * film["scale"] + film["shift"], 0)
+    outputs = model.apply(base.Params({}, personal, {}), jnp.array([[2.0], [-3.0]]), jnp.ones(2, bool), None)
+    close(outputs, through(personal["dense_1"], hidden))
+
+
+@pytest.mark.parametrize(
+    ("adapts", "personal"),
+    [
+        ("context", {"context": (5,)}),
+        ("film", {"film_0": {"scale": (4,), "shift": (4,)}}),
+        ("head", {"dense_1": {"kernel": (4, 1), "bias": (1,)}}),
+        ("biases", {"dense_0": {"bias": (4,)}, "dense_1": {"bias": (1,)}}),
+        (
+            "low_rank",
+            {"dense_0": {"down": (7, 2), "up": (2, 4)}, "dense_1": {"down": (4, 2), "up": (2, 1)}},
+        ),
+    ],
+)
+def test_mlp_layer_sets_name_what_is_personal_and_change_nothing_at_first(adapts, personal):
+    model = models.mlp([2, 4, 1], context=5, film=True, low_rank=2, adapts=models.ADAPTS[adapts])
+    params, x = model.init(KEY), rows(3, 2)
+    assert jax.tree.map(jnp.shape, params.personal) == personal
+    assert params.shared["dense_0"].get("kernel", jnp.zeros(0)).shape == (7, 4)
+    plain = models.mlp([7, 4, 1]).init(KEY).personal  # the same weights under inputs with five zeros beside them
+    known = model.init(KEY)
+    weights = {
+        name: {
+            leaf: (known.shared | known.personal)[name].get(leaf, known.shared.get(name, {}).get(leaf))
+            for leaf in layer
+        }
+        for name, layer in plain.items()
+    }
+    padded = jnp.concatenate([x, jnp.zeros((3, 5))], 1)
+    expected = models.mlp([7, 4, 1]).apply(base.Params({}, weights, {}), padded, jnp.ones(3, bool), None)
+    close(model.apply(params, x, jnp.ones(3, bool), None), expected)
 
 
 def test_linear_by_hand():
@@ -377,6 +430,9 @@ def test_recommender_starts_near_the_statistics_with_named_groups():
         (lambda: models.mlp([3]), r"sizes must be at least two numbers >= 1, got \[3\]"),
         (lambda: models.mlp([3, 0]), r"sizes must be at least two numbers >= 1, got \[3, 0\]"),
         (lambda: models.mlp([3, 2], scalar=True), r"sizes must end in 1 for scalar outputs, got \[3, 2\]"),
+        (lambda: models.mlp([3, 2], film=True), r"sizes must have a hidden layer for film, got \[3, 2\]"),
+        (lambda: models.mlp([3, 2], context=-1), "context must be >= 0, got -1"),
+        (lambda: models.mlp([3, 2], low_rank=-1), "low_rank must be >= 0, got -1"),
         (lambda: models.linear(0), "dim must be >= 1, got 0"),
         (lambda: models.point(0), "dim must be >= 1, got 0"),
         (lambda: models.embedding_mlp(0), "items must be >= 1, got 0"),

@@ -22,7 +22,14 @@ SHOTS, STEPS, USERS, SEEDS = (1, 4, 16), (0, 1, 5), 30, 2
 STRATEGIES = ("static", "naive", "joint_so_far", "continual")
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 OFFSETS = {"static": 0.3, "naive": 0.1, "joint_so_far": 0.05, "continual": 0.0, "joint": 0.2}
-OFFSETS |= {"global_mean": 0.8, "user_mean": 0.7, "oracle": -0.2}
+OFFSETS |= {
+    "global_mean": 0.8,
+    "user_mean": 0.7,
+    "class_prior": 0.9,
+    "user_frequency": 0.75,
+    "bigram": 0.65,
+    "oracle": -0.2,
+}
 
 
 def block(rng, strategy, split, fold, trained, evaluated, users, *, start="fresh", level=1.0):

@@ -9,9 +9,11 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from metapers import aggregate, base, inner, learners, memory, models, penalties
+from metapers import aggregate, base, learners, memory, models, penalties
 from metapers.base import Aggregator, InnerLoop, Learner, Memory, Model, Objective, Params, Penalty, Stream, Tree
-from metapers.experiment.catalogue import MODELS, SOURCES
+from metapers.experiment.adapting import inner_loop, objective
+from metapers.experiment.architectures import MODELS
+from metapers.experiment.catalogue import SOURCES
 from metapers.experiment.config import Config, default, one_of
 
 Device = Any  # a jax.Device, which type checkers take for a variable
@@ -43,9 +45,12 @@ STRATEGIES: dict[str, Strategy] = {
 }
 BASELINE = "joint"
 
-LEARNERS = {"maml": learners.maml, "reptile": learners.reptile, "joint": learners.joint}
-INNER_LOOPS = ("gradient", "none")
-RATES = ("fixed", "learned", "log")  # of the inner loop; "log": learned, and kept positive by their logarithm
+LEARNERS: dict[str, Callable[..., Learner]] = {
+    "maml": learners.maml,
+    "multi_step": learners.multi_step,
+    "reptile": learners.reptile,
+    "joint": learners.joint,
+}
 AGGREGATORS = ("mean", "clipped")
 PENALTIES = ("none", "anchor", "ewc")
 MEMORIES = ("none", "reservoir")
@@ -56,6 +61,17 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     ),
 }
 SCHEDULES = ("constant", "cosine")  # over a stage; each stage begins anew
+
+
+def strategies(config: Config) -> list[str]:
+    """The run's strategies in order, last the joint baseline where one model can serve all users.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    named = [one_of("strategies", name, STRATEGIES) for name in config.strategies]
+    comparable = SOURCES[one_of("data.source", config.data.source, SOURCES)].joint
+    return [*dict.fromkeys(name for name in named if name != BASELINE), *([BASELINE] if comparable else [])]
 
 
 def config_for(source: str, model_name: str) -> Config:
@@ -101,16 +117,11 @@ def stream(config: Config) -> Stream:
     return SOURCES[one_of("data.source", options.pop("source"), SOURCES)].build(options)
 
 
-def objective(config: Config) -> Objective:
-    """What the outputs mean for this source."""
-    return SOURCES[one_of("data.source", config.data.source, SOURCES)].objective()
-
-
 def model(config: Config, sizes: Mapping[str, int]) -> Model:
     """The model for inputs of the stream's ``sizes``; no data is read."""
     options = config.model.to_dict()
     build = MODELS[one_of("model.name", options.pop("name"), MODELS)].build
-    return build(options, sizes, adapts=adapts(config.learner.adapts))
+    return build(options, sizes, adapts(config.learner.adapts))
 
 
 def adapts(names: str) -> tuple[type, ...]:
@@ -121,32 +132,6 @@ def adapts(names: str) -> tuple[type, ...]:
     """
     sets = [one_of("learner.adapts", name.strip(), models.ADAPTS) for name in names.split("+")]
     return tuple(dict.fromkeys(kind for name in sets for kind in models.ADAPTS[name]))
-
-
-def inner_loop(
-    config: Config,
-    built: Model,
-    *,
-    steps: int | None = None,
-    rate: float | None = None,
-    rates: str | None = None,
-) -> InnerLoop:
-    """The inner loop of ``config.learner``; what is given here stands in place of the config's."""
-    chosen = config.learner
-    if one_of("learner.inner", chosen.inner, INNER_LOOPS) == "none":
-        return inner.none()
-    kind = one_of("learner.rates", rates or chosen.rates, RATES)
-    return inner.gradient(
-        base.example_loss(built, objective(config)),
-        chosen.inner_steps if steps is None else steps,
-        chosen.inner_rate if rate is None else rate,
-        learn_rates=kind == "learned",
-        log_rates=kind == "log",
-        first_order=chosen.first_order,
-        shrink=chosen.shrink,
-        pull=chosen.pull,
-        write=built.write,
-    )
 
 
 def optimizer(config: Config, groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
@@ -230,8 +215,12 @@ def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None)
     steps = optimizer(config, built.groups)
     if name == "maml" and config.learner.root:
         options["root"] = config.learner.root
+    if name == "multi_step":
+        first = inner_loop(config, built, first_order=True) if config.learner.second_from else None
+        options |= {"anneal": config.learner.anneal, "second_from": config.learner.second_from, "first_order": first}
     needed = (loss_fn, steps) if name == "joint" else (loss_fn, loop, steps)
     made = LEARNERS[name](*needed, **options)
+    made = learners.serial(made) if config.learner.serial else made
     kept, chosen = remembered(config) if strategy.remembers else None, config.continual
     return made if kept is None else learners.replay(made, kept, chosen.replayed, draws=chosen.draws)
 

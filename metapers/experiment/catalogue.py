@@ -1,11 +1,11 @@
-"""The sources of users and the models by name, with their options and the defaults of these."""
+"""The sources of users by name, with their options and the defaults of these."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from metapers import models, scores, tasks
-from metapers.base import Model, Objective, Stream
+from metapers import scores, tasks
+from metapers.base import Objective, Stream
 from metapers.experiment.config import one_of
 from metapers.tasks import synthetic
 
@@ -17,13 +17,7 @@ class Source(NamedTuple):
     build: Callable[[dict[str, Any]], Stream]
     objective: Callable[[], Objective]
     sizes: Callable[[Stream], dict[str, int]]  # what a model must know of the inputs
-
-
-class Architecture(NamedTuple):
-    """A model: its options with their defaults, and the model they build for a stream's sizes."""
-
-    options: Mapping[str, Any]
-    build: Callable[..., Model]  # (options, sizes, **adapts)
+    joint: bool = True  # one model may answer for all users; False where every task names its classes anew
 
 
 def _movielens(options: dict[str, Any]) -> Stream:
@@ -52,6 +46,23 @@ def _synthetic(options: dict[str, Any]) -> Stream:
     }
     drift = drifts[one_of("data.drift", options.pop("drift"), drifts)]()
     return tasks.linear_gaussian(drift=drift, **options)
+
+
+def _omniglot(options: dict[str, Any]) -> Stream:
+    origin = one_of("data.origin", options.pop("origin"), ("folder", "tfds"))
+    path, drawn = options.pop("path"), {name: options.pop(name) for name in ("size", "smooth")}
+    if origin == "folder":
+        return tasks.omniglot(tasks.characters_from_folder(path, **drawn), **options)
+    return tasks.omniglot(tasks.characters_from_tfds(path or None, **drawn), **options)
+
+
+def _shakespeare(options: dict[str, Any]) -> Stream:
+    options["min_examples"] = options["min_examples"] or None
+    return tasks.shakespeare(options.pop("path"), **options)
+
+
+def _classes(stream: Stream) -> dict[str, int]:
+    return {"classes": int(stream.provenance["classes"]), "width": int(stream.training(0).inputs.shape[-1])}
 
 
 _CUTTING = {"support": 16, "query": 32, "full": 0.5, "from_start": 0.0, "by_length": 0.0}
@@ -128,17 +139,43 @@ SOURCES: dict[str, Source] = {
         scores.squared_error,
         lambda stream: {"width": int(stream.training(0).targets.shape[1])},
     ),
-}
-
-MODELS: dict[str, Architecture] = {
-    "recommender": Architecture(
-        {"features": 8, "hidden": 16, "offset": 3.5, "tables": True},
-        lambda options, sizes, **adapts: models.recommender(sizes["items"], sizes["genres"], **options, **adapts),
+    "omniglot": Source(
+        {
+            "origin": "folder",
+            "path": "",  # of the folder with the original archives; of TFDS's data_dir
+            "size": 28,
+            "smooth": True,
+            "classes": (1100, 100, 423),
+            "split_seed": 0,
+            "ways": 5,
+            "shots": 1,
+            "queries": 1,
+            "rotations": (0, 1, 2, 3),
+            "stages": 1,
+            "episodes": 600,
+            "seed": 0,
+        },
+        _omniglot,
+        scores.cross_entropy,
+        lambda stream: {"classes": int(stream.provenance["ways"]), "width": 1},
+        joint=False,
     ),
-    "linear": Architecture({}, lambda options, sizes, **adapts: models.linear(sizes["width"], **adapts)),
-    "mlp": Architecture(
-        {"hidden": (40, 40)},
-        lambda options, sizes, **adapts: models.mlp((sizes["width"], *options["hidden"], 1), scalar=True, **adapts),
+    "writers": Source(
+        {"path": "", "size": 28, "stages": 1, "fold": 0, **_CUTTING},
+        lambda options: tasks.writers(options.pop("path"), **options),
+        scores.cross_entropy,
+        _classes,
     ),
-    "point": Architecture({}, lambda options, sizes, **adapts: models.point(sizes["width"], **adapts)),
+    "wisdm": Source(
+        {"path": "", "fold": 0, **_CUTTING},
+        lambda options: tasks.wisdm(options.pop("path"), **options),
+        scores.cross_entropy,
+        _classes,
+    ),
+    "shakespeare": Source(
+        {"path": "", "length": 40, "min_examples": 0, "fold": 0, **_CUTTING},
+        _shakespeare,
+        scores.next_token,
+        lambda stream: {name: int(stream.provenance[name]) for name in ("vocabulary", "length")},
+    ),
 }

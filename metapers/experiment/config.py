@@ -28,6 +28,7 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
             "steps": 100,  # outer steps in a stage, the same for every strategy
             "users": 32,  # fresh tasks in an outer step
             "chunk": 50,  # outer steps in one dispatch
+            "bank": True,  # a version keeps what every user adapted to, for one who returns
             "data": dict(data),
             "model": dict(model),
             "learner": {
@@ -35,10 +36,22 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
                 "inner": "gradient",
                 "inner_steps": 5,
                 "inner_rate": 0.1,
-                "rates": "fixed",  # or "learned", one for each personal number (Meta-SGD), or "log": kept positive
+                "inner_optimizer": "sgd",  # of "optimized" and "implicit"
+                "inner_clip": 0.0,  # of these: the norm of a user's gradient in a step; 0: none
+                "strength": 1.0,  # of "implicit": weight of half the squared distance from the start
+                "cg_steps": 5,  # of "implicit": conjugate gradients in the outer derivative
+                "keep": "always",  # or "if_it_helps", "gated": how far a user adapts, from his support alone
+                "folds": 4,  # of these two: parts of the support held back in turn
+                "margin": 0.0,  # of "if_it_helps": standard errors by which adapting must gain
+                "rates": "fixed",  # or "learned", one for each personal number (Meta-SGD), or "log": kept positive;
+                # "per_step": one for each layer and step (MAML++)
                 "first_order": False,
+                "backward": "plain",  # or "remat", "mixed": less memory in the outer derivative, the same result
                 "shrink": 0.0,  # pseudo-examples of no loss in the support loss
                 "pull": 0.0,  # weight of the squared distance from the start in it
+                "anneal": 0,  # of "multi_step": outer steps until only the last inner step counts
+                "second_from": 0,  # of "multi_step": the outer step from which on the derivative is of second order
+                "serial": False,  # one outer step for each user of the batch, one after the other
                 "root": 0.0,  # > 0: a user's loss is sqrt(mean + root)
                 "adapts": "personal",  # a layer set, or several joined by "+"
                 "aggregator": "mean",
@@ -95,13 +108,15 @@ def check(config: Config) -> Config:
         _bound(key, config, 1)
     for key in ("seed", "devices", "warmup", "clip_norm", "continual.replayed"):
         _bound(key, config, 0)
-    for key in ("shrink", "pull", "root", "clip", "block"):
+    for key in ("shrink", "pull", "root", "clip", "block", "anneal", "second_from", "inner_clip", "margin"):
         _bound(f"learner.{key}", config, 0)
+    _bound("learner.folds", config, 2)
+    _bound("learner.cg_steps", config, 1)
     for key in ("continual.anchor_strength", "continual.ewc_strength"):
         _bound(key, config, 0)
     for group in config.optimizer:
         _bound(f"optimizer.{group}.weight_decay", config, 0)
-    for key in ("learner.inner_rate", *(f"optimizer.{group}.rate" for group in config.optimizer)):
+    for key in ("learner.inner_rate", "learner.strength", *(f"optimizer.{group}.rate" for group in config.optimizer)):
         if not (math.isfinite(value(config, key)) and value(config, key) > 0):
             raise ValueError(f"{key} must be finite and > 0, got {value(config, key)}")
     for key, least in (("evaluation.shots", 1), ("evaluation.steps", 0)):

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from metapers import baselines, evaluate, records, store, workdir
-from metapers.base import Params, Tree
-from metapers.experiment import assembly, lineage, printing, scoring, summary
+from metapers.base import Cohort, Params, Tree
+from metapers.experiment import adapting, assembly, lineage, printing, scoring, summary
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES
 from metapers.experiment.config import Config
@@ -23,6 +24,8 @@ from metapers.report import write_report
 STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
     "user_mean": {"shrink": (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)},
     "item_user_bias": {"item": (2.0, 3.0, 4.0, 5.0), "user": (8.0, 10.0, 12.0, 15.0)},
+    "user_frequency": {"shrink": (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 300.0, 1000.0)},
+    "bigram": {"shrink": (1.0, 10.0, 100.0)},
 }
 RATES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3)  # of fine-tuning the joint model
 
@@ -93,6 +96,7 @@ def told(folder: Path, scorer: Scorer, table: pa.Table, seconds: dict[str, float
         provenance=[dict(stream.provenance)],
         seconds=seconds,
         stages=stream.stages,
+        transductive=scorer.transductive(),
     )
     workdir.write_json(folder / "summary.json", found)
     report = write_report(folder, found, table, configs.plain(config))
@@ -111,7 +115,7 @@ def opened(folder: Path) -> Config:
 
 def existing(folder: Path, config: Config, strategy: str | None, version: int | None) -> dict[str, list[int]]:
     """The finished versions to judge by strategy, or FileNotFoundError naming what is missing."""
-    names = [*dict.fromkeys((*config.strategies, BASELINE))]
+    names = assembly.strategies(config)
     if strategy:
         names = [configs.one_of("strategy", strategy, names)]
     found = {name: store.versions(versions_of(folder, name)) for name in names}
@@ -149,6 +153,8 @@ def of_strategy(
 
 def of_bank(folder: Path, scorer: Scorer, name: str, number: int, params: Params, split: str) -> list[pa.Table]:
     """Records of the users who return in a stage, started from the row that the version before it kept of them."""
+    if not scorer.parts.config.bank:
+        return []
     cohort = scorer.parts.stream.held_out(split, number, STRATEGIES[name].known(number))
     returning = np.flatnonzero(cohort.returning)
     if number - 1 not in store.versions(versions_of(folder, name)) or not returning.size:
@@ -169,11 +175,11 @@ def of_baselines(scorer: Scorer, split: str) -> list[pa.Table]:
     """Records of the trivial baselines, strengths chosen on validation users, and of the oracle where there is one."""
     stream, stages = scorer.parts.stream, scorer.parts.stream.stages
     cohort = scoring.everyone(stream, split, stages - 1)
-    if not isinstance(cohort.targets, np.ndarray) or cohort.targets.ndim != 1:
+    predictors = {name: fitted.predict for name, fitted in fit_baselines(scorer).items()}
+    if not predictors:
         return []
     horizon = scoring.horizon(scorer.parts, scorer.shots)
-    predicted = evaluate.predicted(scorer.parts.objective, shots=scorer.shots, horizon=horizon)
-    predictors = {name: fitted.predict for name, fitted in fit_baselines(scorer).items()}
+    predicted = evaluate.predicted(adapting.plain_objective(scorer.parts.config), shots=scorer.shots, horizon=horizon)
     if stream.oracle is not None:
         predictors["oracle"] = stream.oracle
     return [
@@ -195,20 +201,41 @@ def fit_baselines(scorer: Scorer) -> dict[str, baselines.Predictor]:
     stream, chosen = scorer.parts.stream, scorer.parts.config.evaluation
     training, judges = stream.training(None), stream.held_out("validation", None)
     score_of = evaluate.predicted(
-        scorer.parts.objective, shots=(chosen.headline_shots,), horizon=scoring.horizon(scorer.parts, scorer.shots)
+        adapting.plain_objective(scorer.parts.config),
+        shots=(chosen.headline_shots,),
+        horizon=scoring.horizon(scorer.parts, scorer.shots),
     )
 
     def score(predictor: baselines.Predictor) -> float:
-        return float(score_of(predictor.predict, judges).scores[chosen.metric].mean())
+        return -summary.sign(chosen.metric) * float(score_of(predictor.predict, judges).scores[chosen.metric].mean())
 
-    found = {"global_mean": baselines.global_mean(training)}
-    fits: dict[str, Callable[..., baselines.Predictor]] = {"user_mean": baselines.user_mean}
+    found = {}
+    sizes = scorer.parts.sizes
+    for name, fit in baselines_for(training, sizes.get("classes", sizes.get("vocabulary"))).items():
+        grid = STRENGTHS.get(name)
+        choice = baselines.choose(lambda fit=fit, **given: fit(training, **given), grid, score) if grid else None
+        found[name] = choice.predictor if choice else fit(training)
+    return found
+
+
+def baselines_for(training: Cohort, classes: int | None = None) -> dict[str, Callable[..., baselines.Predictor]]:
+    """The baselines that targets of this kind have: of classes, of sequences, of single numbers, or none.
+
+    ``classes``: how many there are, where training users need not have met them all.
+    """
+    targets = training.targets
+    if not isinstance(targets, np.ndarray):
+        return {}
+    if np.issubdtype(targets.dtype, np.integer):
+        fits = {"class_prior": baselines.class_prior, "user_frequency": baselines.user_frequency}
+        if targets.ndim == 2 and isinstance(training.inputs, np.ndarray) and training.inputs.shape == targets.shape:
+            fits["bigram"] = baselines.bigram
+        return {name: partial(fit, classes=classes) for name, fit in fits.items()}
+    if targets.ndim != 1:
+        return {}
+    found = {"global_mean": baselines.global_mean, "user_mean": baselines.user_mean}
     if isinstance(training.inputs, dict) and "item" in training.inputs:
-        fits["item_user_bias"] = baselines.item_user_bias
-    for name, fit in fits.items():
-        found[name] = baselines.choose(
-            lambda fit=fit, **given: fit(training, **given), STRENGTHS[name], score
-        ).predictor
+        found["item_user_bias"] = baselines.item_user_bias
     return found
 
 

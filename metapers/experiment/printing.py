@@ -30,6 +30,8 @@ def text(summary: Mapping[str, Any]) -> str:
     if head["over_seeds"]:
         over = head["over_seeds"]
         lines.append(f"over {len(seeds)} seeds (t): {over['mean']:.4f} [{over['low']:.4f}, {over['high']:.4f}]")
+    if summary["transductive"]:
+        lines.append("transductive: the model saw all queries of a user at once, and they help each other")
     if summary["short"]:
         lines.append(f"{summary['short']} users and stages had fewer than {head['shots']} support examples (masked)")
     lines += ["", *_continual_lines(summary)]

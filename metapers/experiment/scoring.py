@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 from jax.sharding import AxisType, Mesh
 
-from metapers import evaluate, keys, records
+from metapers import evaluate, keys, models, records
 from metapers.base import Array, Cohort, InnerLoop, Params, Stream, Tree
-from metapers.experiment import assembly
+from metapers.experiment import adapting
 from metapers.experiment.assembly import STRATEGIES, Parts
+from metapers.experiment.config import Config
 from metapers.scores.cohorts import sign
 
 CAUTIOUS = 0.001
@@ -111,6 +112,12 @@ class Scorer(NamedTuple):
         }
         return table, scores
 
+    def transductive(self) -> bool:
+        """Whether the answer for one query depends on the others; asked of the model on real inputs."""
+        cohort = self.parts.stream.held_out("validation", None)
+        inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), cohort.inputs)
+        return models.is_transductive(self.parts.model, inputs, keys.root(self.parts.config.seed))
+
     def life(self, params: Params, name: str) -> tuple[records.Curves, np.ndarray]:
         """Curves on the validation users' whole lives, and their headline means [start or adapted, seeds]."""
         chosen = self.parts.config.evaluation
@@ -150,13 +157,20 @@ def scorer(parts: Parts, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] 
         )
         for tunes in (False, True)
     ]
-    return Scorer(parts, shots, steps, both[0], both[1] if parts.config.learner.rates == "fixed" else both[0], {})
+    return Scorer(parts, shots, steps, both[0], both[0] if _one_program(parts.config) else both[1], {})
 
 
 def _loop(parts: Parts, steps: int, rate: float | None, tunes: bool) -> InnerLoop:
     """The config's inner loop; one that ``tunes`` reads its rate from the inner parameters, whatever the config."""
-    rates = "learned" if tunes and parts.config.learner.rates == "fixed" else None
-    return assembly.inner_loop(parts.config, parts.model, steps=steps, rate=rate, rates=rates)
+    if tunes:
+        return adapting.tuning_loop(parts.config, parts.model, steps=steps, rate=rate)
+    return adapting.inner_loop(parts.config, parts.model, steps=steps)
+
+
+def _one_program(config: Config) -> bool:
+    """Whether adapting and tuning are the same computation on other inner parameters."""
+    chosen = config.learner
+    return (chosen.inner, chosen.keep) == ("gradient", "always") and chosen.rates in ("learned", "log")
 
 
 def horizon(parts: Parts, shots: tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from metapers import store
 from metapers.base import Array, Batch, InnerLoop, Model, Objective, Params, Stream, Tree
-from metapers.experiment import assembly, judging, scoring
+from metapers.experiment import adapting, assembly, judging, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
 from metapers.experiment.config import Config
@@ -67,11 +67,12 @@ def load(workdir: str | Path, strategy: str = "continual", version: int = -1, se
     one = jax.tree.map(lambda leaf: leaf[seed], {"params": tree["params"], "bank": tree["bank"]})
     model = assembly.model(config, told["sizes"])
     params = jax.tree.map(jnp.asarray, judging.params_of(one))
-    rate = scoring.CAUTIOUS if STRATEGIES[strategy].learner == "joint" else None
-    loop = assembly.inner_loop(config, model, rate=rate)
+    loop = adapting.inner_loop(config, model)
+    if STRATEGIES[strategy].learner == "joint":
+        loop = adapting.tuning_loop(config, model, steps=config.learner.inner_steps, rate=scoring.CAUTIOUS)
     if not jax.tree.leaves(params.inner):
         params = params._replace(inner=loop.init(params))
-    return Served(config, model, assembly.objective(config), params, told, one["bank"], loop)
+    return Served(config, model, adapting.objective(config), params, told, one["bank"], loop)
 
 
 def provenance(workdir: str | Path) -> dict[str, Any]:

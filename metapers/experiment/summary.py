@@ -13,7 +13,7 @@ from metapers.experiment.config import Config
 from metapers.scores import Interval, sign
 
 SCHEMA_VERSION = 1
-TRIVIAL = ("global_mean", "user_mean", "item_user_bias")
+TRIVIAL = ("global_mean", "user_mean", "item_user_bias", "class_prior", "user_frequency", "bigram")
 LIFE = -1  # the evaluated stage of a whole life
 
 
@@ -24,6 +24,7 @@ def summarise(
     provenance: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
     stages: int,
+    transductive: bool = False,
 ) -> dict[str, Any]:
     """The content of summary.json (docs/summary.md) from the records of one run, or of several folds pooled.
 
@@ -58,6 +59,7 @@ def summarise(
         "banked": _banked(view, leader),
         "regret": _regret(view, present),
         "short": view.short(leader),
+        "transductive": transductive,
         "users": {"test": int(adapted.shape[-1])},
         "seconds": {part: float(seconds.get(part, 0.0)) for part in ("train", "evaluate", "compile")},
         "provenance": provenance[0] if len(provenance) == 1 else list(provenance),

@@ -13,7 +13,7 @@ from metapers import stage, store, users, workdir
 from metapers.base import Array, Cohort, Learner, Params, Tree
 from metapers.experiment import assembly, lineage, scoring
 from metapers.experiment import config as configs
-from metapers.experiment.assembly import BASELINE, STRATEGIES, Parts, Strategy
+from metapers.experiment.assembly import STRATEGIES, Parts, Strategy
 from metapers.experiment.config import Config
 from metapers.experiment.resuming import Interrupted, agree, another_machine, interruptions, keep, same_data
 from metapers.experiment.scoring import versions_of
@@ -54,7 +54,7 @@ def train(config: Config, folder: Path) -> None:
       Diverged: if a loss became NaN or infinite; the last good state is kept.
       Interrupted: after Ctrl-C or SIGTERM, when all is saved.
     """
-    names = strategies(config)
+    names = assembly.strategies(config)
     configs.check(config)
     folder = workdir.open_workdir(folder)
     began = time.monotonic()
@@ -84,12 +84,6 @@ def train(config: Config, folder: Path) -> None:
             finally:
                 lineage.add_seconds(folder, "train", seconds=time.monotonic() - began, compile_seconds=clock())
             journal.event("end")
-
-
-def strategies(config: Config) -> list[str]:
-    """The run's strategies in order, the joint baseline last; ValueError for an unknown name."""
-    named = [configs.one_of("strategies", name, STRATEGIES) for name in config.strategies]
-    return [*dict.fromkeys(name for name in named if name != BASELINE), BASELINE]
 
 
 def prepare(parts: Parts, folder: Path, journal: Journal, told: Meter, asked: Callable[[], int]) -> Run:
@@ -137,7 +131,7 @@ def begin(run: Run, strategy: Strategy, name: str, number: int) -> Kept:
     learner, compiled = program(run, strategy)
     data = placed(run, strategy.window(0))
     state = stage.place(compiled.init(run.init, data), run.mesh, by_seed=True)
-    rows = len(run.parts.stream.users)
+    rows = len(run.parts.stream.users) if run.parts.config.bank else 1
     bank = jax.vmap(lambda params: users.empty(params, rows))(scoring.host(run.init))
     fresh = Kept(learner.params(state), state, bank, run.keys)
     if number < 0:
@@ -229,8 +223,13 @@ def placed(run: Run, window: tuple[int, int]) -> Tree:
 
 
 def banked(run: Run, name: str, params: Params, bank: Bank, now: int) -> Bank:
-    """The bank after a stage: every training user so far, and the stage's held-out users by their support alone."""
+    """The bank after a stage: every training user so far, and the stage's held-out users by their support alone.
+
+    With ``config.bank`` off it has one row, which nobody ever gets.
+    """
     stream = run.parts.stream
+    if not run.parts.config.bank:
+        return bank
     for cohort in (
         stream.training(now),
         *(stream.held_out(split, now, STRATEGIES[name].known(now)) for split in ("validation", "test")),

@@ -22,23 +22,29 @@ def once(fn: Callable[[Tree, Tree], Array], moving: Tree, fixed: Tree) -> Callab
     ``fn`` returns one array. Of the argument ``moving`` only shapes are read. Differentiating the result with
     respect to what went into ``fixed`` is allowed and passes through the shared computation once.
     """
+    rest, ready = cut(fn, moving, fixed)
+    return lambda moved: rest(moved, ready)
+
+
+def cut(fn: Callable[[Tree, Tree], Array], moving: Tree, fixed: Tree) -> tuple[Callable[[Tree, Tree], Array], Tree]:
+    """(rest, ready) with rest(moving, ready) = fn(moving, fixed): the same with what was computed as an argument."""
     traced = jax.make_jaxpr(fn)(moving, fixed)
     program, count = traced.jaxpr, len(jax.tree.leaves(moving))
     moves, rests = program.invars[:count], program.invars[count:]
     level = _levels(program, moves)
     if program.effects:  # an order that must be kept (a print, a callback): leave it whole
-        return lambda moved: fn(moved, fixed)
+        return fn, fixed
 
     before = [equation for equation in program.eqns if _highest(equation, level) < MOVING]
     after = [equation for equation in program.eqns if _highest(equation, level) != FIXED]
     shared = _needed(after, program.outvars, level)
     ready = _run(program, [*program.constvars, *rests], before, shared, [*traced.consts, *jax.tree.leaves(fixed)])
 
-    def rest(moved: Tree) -> Array:
+    def rest(moved: Tree, ready: Tree) -> Array:
         (value,) = _run(program, [*moves, *shared], after, program.outvars, [*jax.tree.leaves(moved), *ready])
         return value
 
-    return rest
+    return rest, ready
 
 
 def _levels(program: jex.Jaxpr, moves: list) -> dict:

@@ -11,8 +11,9 @@ import optax
 from metapers import base, keys, trees
 from metapers.base import Aggregator, Array, Batch, Draw, Key, Learner, Params, Penalty, Task, Tree
 
-UserLoss = Callable[[Params, Task, Key], tuple[Array, Array, Params]]
-"""(params, task, key) -> (surrogate, loss, adapted): what is differentiated, what is told, the user's parameters."""
+UserLoss = Callable[[Params, Task, Array, Key], tuple[Array, Array, Params]]
+"""(params, task, step, key) -> (surrogate, loss, adapted): what is differentiated, what is told, the user's parameters;
+``step``: outer steps taken so far."""
 
 
 class DescentState(NamedTuple):
@@ -55,7 +56,7 @@ def descent(
         return DescentState(params, optimizer.init(params), aggregator.init(params), kept, jnp.zeros((), jnp.int32))
 
     def task_loss(state: DescentState, params: Params, task: Task, key: Key) -> tuple[Array, Tree]:
-        surrogate, loss, adapted = user_loss(params, task, key)
+        surrogate, loss, adapted = user_loss(params, task, state.step, key)
         if penalty is None:
             return surrogate, {"loss": loss}
         extra = penalty.on_task(state.penalty, params, adapted, task, keys.named(key, "penalty"))

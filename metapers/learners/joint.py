@@ -19,7 +19,7 @@ def joint(
     A user weighs the same whatever the number of examples. State: ``DescentState``.
     """
 
-    def user_loss(params: Params, task: Task, key: Key) -> tuple[Array, Array, Params]:
+    def user_loss(params: Params, task: Task, step: Array, key: Key) -> tuple[Array, Array, Params]:
         batch = joined(task)
         loss = base.masked_mean(loss_fn(params, batch, keys.named(key, "query")), batch.mask)
         return loss, loss, params

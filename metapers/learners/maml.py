@@ -30,7 +30,7 @@ def maml(
     if root is not None and not root > 0:
         raise ValueError(f"root must be > 0, got {root}")
 
-    def user_loss(params: Params, task: Task, key: Key) -> tuple[Array, Array, Params]:
+    def user_loss(params: Params, task: Task, step: Array, key: Key) -> tuple[Array, Array, Params]:
         adapted, _ = inner_loop.adapt(params, task.support, keys.named(key, "adapt"))
         losses = loss_fn(adapted, task.query, keys.named(key, "query"))
         loss = base.masked_mean(losses, task.query.mask)

@@ -24,7 +24,7 @@ def reptile(
     loss. State: ``DescentState``. Nichol et al. 2018 (arXiv:1803.02999, algorithm 2).
     """
 
-    def user_loss(params: Params, task: Task, key: Key) -> tuple[Array, Array, Params]:
+    def user_loss(params: Params, task: Task, step: Array, key: Key) -> tuple[Array, Array, Params]:
         # stopped before the inner loop, not after: no derivative of its steps is ever built
         adapted, _ = inner_loop.adapt(jax.lax.stop_gradient(params), joined(task), keys.named(key, "adapt"))
         end = jax.lax.stop_gradient(adapted.personal)

@@ -1,12 +1,30 @@
 """Networks with shared and personal parameters; seam.py is the only door to Flax NNX."""
 
+from metapers.models.bayes_head import bayes_head as bayes_head
+from metapers.models.bayes_mlp import bayes_mlp as bayes_mlp
+from metapers.models.bayes_recommender import bayes_recommender as bayes_recommender
 from metapers.models.conv4 import conv4 as conv4
+from metapers.models.embedded import conv_body as conv_body
+from metapers.models.embedded import dense_body as dense_body
+from metapers.models.embedded import embedded as embedded
 from metapers.models.embedding_mlp import embedding_mlp as embedding_mlp
+from metapers.models.gru import gru as gru
 from metapers.models.kinds import ADAPTS as ADAPTS
 from metapers.models.linear import linear as linear
 from metapers.models.mlp import mlp as mlp
+from metapers.models.neighbours import neighbours as neighbours
+from metapers.models.norms import Norm as Norm
+from metapers.models.norms import batch_norm as batch_norm
+from metapers.models.norms import group_norm as group_norm
+from metapers.models.norms import layer_norm as layer_norm
+from metapers.models.norms import no_norm as no_norm
+from metapers.models.norms import support_norm as support_norm
 from metapers.models.point import point as point
+from metapers.models.prototypes import prototypes as prototypes
 from metapers.models.recommender import recommender as recommender
+from metapers.models.ridge_head import ridge_head as ridge_head
 from metapers.models.seam import EVERYTHING as EVERYTHING
 from metapers.models.seam import Personal as Personal
 from metapers.models.seam import model as model
+from metapers.models.transduction import is_transductive as is_transductive
+from metapers.models.transformer import transformer as transformer

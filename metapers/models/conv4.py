@@ -1,43 +1,81 @@
-"""Four convolutions and a linear layer: the usual network for few-shot images, all of it personal."""
+"""Four convolutions and a linear layer: the usual network for few-shot images, in its two published forms."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metapers.base import Array, Key, Model
+from metapers.base import Array, Batch, Key, Model
 from metapers.models import seam
 from metapers.models.kinds import Body, Head
-from metapers.models.layers import BatchNorm, Conv3x3, Dense
+from metapers.models.layers import Conv3x3, Dense, FilmLayer, max_pool
+from metapers.models.norms import Norm, batch_norm
+
+USUAL = batch_norm()
 
 
 class Conv4(nnx.Module):
-    """``conv_<i>``, ``norm_<i>`` for i in 0..3, then ``head``."""
+    """``conv_<i>``, ``norm_<i>`` (``film_<i>``) for i in 0..3, then ``head``."""
 
-    def __init__(self, ways: int, filters: int, channels: int, rngs: nnx.Rngs):
+    def __init__(self, ways: int, filters: int, channels: int, norm: Norm, pool: bool, film: bool, rngs: nnx.Rngs):
+        self.pool, self.film, stride = pool, film, 1 if pool else 2
         for i in range(4):
-            setattr(self, f"conv_{i}", Conv3x3(channels if i == 0 else filters, filters, rngs, stride=2, kind=Body))
-            setattr(self, f"norm_{i}", BatchNorm(filters, kind=Body))
+            below = channels if i == 0 else filters
+            setattr(self, f"conv_{i}", Conv3x3(below, filters, rngs, stride=stride, kind=Body))
+            setattr(self, f"norm_{i}", norm.build(filters))
+            if film:
+                setattr(self, f"film_{i}", FilmLayer(filters))
         self.head = Dense(filters, ways, rngs, kind=Head)
 
     def __call__(self, x: Array, *, mask: Array, key: Key | None = None) -> Array:
         for i in range(4):
-            x = jax.nn.relu(getattr(self, f"norm_{i}")(getattr(self, f"conv_{i}")(x), mask))
+            x = self._after(i, getattr(self, f"norm_{i}")(getattr(self, f"conv_{i}")(x), mask))
         return self.head(jnp.mean(x, (1, 2)))
 
+    def write(self, support: Batch, *, key: Key | None = None) -> None:
+        x = support.inputs
+        for i in range(4):
+            norm, x = getattr(self, f"norm_{i}"), getattr(self, f"conv_{i}")(x)
+            if not hasattr(norm, "write"):
+                return
+            norm.write(x, support.mask)
+            x = self._after(i, norm(x, support.mask))
 
-def conv4(ways: int, filters: int = 64, *, channels: int = 1) -> Model:
-    """images [n, height, width, channels] -> logits [n, ways]: 4 x (3x3 convolution of stride 2, norm, relu), mean
-    over space, linear; every parameter is personal.
+    def _after(self, i: int, x: Array) -> Array:
+        x = getattr(self, f"film_{i}")(x) if self.film else x
+        # relu and maximum may change places: after the pool there is a quarter to do
+        return jax.nn.relu(max_pool(x) if self.pool else x)
 
-    The predictions are *transductive*: the norm uses the mean and variance of the rows it is called with, so the
-    answer for one query depends on the other unmasked queries beside it. A report on this model must say so.
 
-    Source: Finn, Abbeel, Levine 2017 (arXiv:1703.03400), appendix on Omniglot (strided, no pooling).
+def conv4(
+    ways: int,
+    filters: int = 64,
+    *,
+    channels: int = 1,
+    norm: Norm = USUAL,
+    pool: bool = False,
+    film: bool = False,
+    adapts: tuple[type[nnx.Variable], ...] = seam.EVERYTHING,
+) -> Model:
+    """images [n, height, width, channels] -> logits [n, ways]: 4 x (3x3 convolution, norm, relu), mean over space,
+    linear; by default every parameter is personal.
+
+    Strided (every convolution halves height and width: 28, 14, 7, 4, 2) or with ``pool`` (stride 1, then the largest
+    of each 2x2 square: 28, 14, 7, 3, 1; images of at least 16 x 16). ``film``: a scale and a shift of type ``Film``
+    after each norm.
+
+    ``norm``: ``batch_norm()`` unless said otherwise. With it predictions are *transductive*: the answer for one query
+    depends on the other unmasked queries beside it, and a report on the model must say so (``norm.transductive``).
+    With ``no_norm()``, ``group_norm(groups)``, ``layer_norm()`` and ``support_norm()`` it does not; the last one's
+    statistics are personal whatever ``adapts`` says, and the model's ``write`` measures them.
+
+    Source: Finn, Abbeel, Levine 2017 (arXiv:1703.03400), appendix on Omniglot (strided); Vinyals et al. 2016
+    (arXiv:1606.04080), section 4.1.1 (pooled).
 
     Raises:
-      ValueError: ways, filters or channels < 1.
+      ValueError: ways, filters or channels < 1; at the call, images too small to be pooled four times.
     """
     for name, value in (("ways", ways), ("filters", filters), ("channels", channels)):
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
-    return seam.model(lambda rngs: Conv4(ways, filters, channels, rngs), seam.EVERYTHING)
+    build = lambda rngs: Conv4(ways, filters, channels, norm, pool, film, rngs)
+    return seam.model(build, (*adapts, *norm.keeps))

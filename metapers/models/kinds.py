@@ -55,6 +55,12 @@ class LowRank(Personal):
     group = "personal"
 
 
+class Written(Personal):
+    """What a module's ``write`` computes from a user's support set; empty at the start, and not moved by gradients."""
+
+    group = "written"
+
+
 BIASES = {Body: BodyBias, Head: HeadBias}  # the type of the offset that belongs to weights of a type
 
 ADAPTS: dict[str, tuple[type[nnx.Variable], ...]] = {

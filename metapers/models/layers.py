@@ -8,24 +8,40 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array
-from metapers.models.kinds import BIASES
+from metapers.models.kinds import BIASES, Film, LowRank
 
 
 class Dense(nnx.Module):
-    """y = x W + b over the last axis; W ~ normal of variance 1 / inputs (truncated), b = 0.
+    """y = x (W + A B) + b over the last axis; W ~ normal of variance 1 / inputs (truncated), b = 0.
 
-    ``kernel`` [inputs, outputs] is a Variable of type ``kind``, ``bias`` [outputs] of the type of its offsets
-    (``kinds.BIASES``); ``scale`` multiplies the first weights.
+    ``kernel`` W [inputs, outputs] is a Variable of type ``kind``, ``bias`` [outputs] of the type of its offsets
+    (``kinds.BIASES``); ``scale`` multiplies the first weights. With ``low_rank`` r > 0 there are ``down`` A
+    [inputs, r] ~ N(0, 1 / inputs) and ``up`` B [r, outputs] = 0, both of type ``kinds.LowRank`` (Hu et al. 2022,
+    arXiv:2106.09685): no change at first. A B is never formed, so r stands for what a user costs.
+
+    ``beside`` [k], a vector that is the same for every row: the last k rows of W are for it, x has inputs - k.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, rngs: nnx.Rngs, *, kind: type[nnx.Param] = nnx.Param, scale: float = 1.0
+        self,
+        inputs: int,
+        outputs: int,
+        rngs: nnx.Rngs,
+        *,
+        kind: type[nnx.Param] = nnx.Param,
+        scale: float = 1.0,
+        low_rank: int = 0,
     ):
         self.kernel = kind(scale * nnx.initializers.lecun_normal()(rngs.params(), (inputs, outputs)))
         self.bias = BIASES.get(kind, kind)(jnp.zeros(outputs))
+        self.low_rank = low_rank
+        if low_rank:
+            self.down = LowRank(inputs**-0.5 * jax.random.normal(rngs.params(), (inputs, low_rank)))
+            self.up = LowRank(jnp.zeros((low_rank, outputs)))
 
-    def __call__(self, x: Array) -> Array:
-        return x @ self.kernel[...] + along_last(self.bias[...], x.ndim)
+    def __call__(self, x: Array, beside: Array | None = None) -> Array:
+        y = _through(x, self.kernel[...], beside) + along_last(self.bias[...], x.ndim)
+        return y + _through(x, self.down[...], beside) @ self.up[...] if self.low_rank else y
 
 
 class Embed(nnx.Module):
@@ -60,34 +76,38 @@ class Conv3x3(nnx.Module):
         return conv_patches(x, self.kernel[...], self.stride) + along_last(self.bias[...], x.ndim)
 
 
-class BatchNorm(nnx.Module):
-    """(x - mean) / sqrt(variance + 1e-5) · scale + shift, with the statistics of the unmasked rows at hand.
+class FilmLayer(nnx.Module):
+    """x · scale + shift over the last axis, both [features] of type ``kinds.Film``; 1 and 0 at first: no change.
 
-    Nothing is remembered between calls. x [n, height, width, channels], mask [n]. A row's output depends on the
-    other rows (transduction); masked rows change none of them.
+    Source: Perez et al. 2018 (arXiv:1709.07871).
     """
 
-    def __init__(self, channels: int, *, kind: type[nnx.Param] = nnx.Param):
-        self.scale = kind(jnp.ones(channels))
-        self.shift = BIASES.get(kind, kind)(jnp.zeros(channels))
+    def __init__(self, features: int):
+        self.scale, self.shift = Film(jnp.ones(features)), Film(jnp.zeros(features))
 
-    def __call__(self, x: Array, mask: Array) -> Array:
-        mean = over_rows(jnp.mean(x, (1, 2)), mask)
-        centred = x - along_last(mean, x.ndim)
-        variance = over_rows(jnp.mean(jnp.square(centred), (1, 2)), mask)
-        gain = jax.lax.rsqrt(variance + 1e-5) * self.scale[...]
-        return centred * along_last(gain, x.ndim) + along_last(self.shift[...], x.ndim)
+    def __call__(self, x: Array) -> Array:
+        return x * along_last(self.scale[...], x.ndim) + along_last(self.shift[...], x.ndim)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / sqrt(variance + 1e-5) · scale + shift, mean and variance over the last axis of each row.
+
+    Source: Ba, Kiros, Hinton 2016 (arXiv:1607.06450).
+    """
+
+    def __init__(self, features: int, *, kind: type[nnx.Param] = nnx.Param):
+        self.scale = kind(jnp.ones(features))
+        self.shift = BIASES.get(kind, kind)(jnp.zeros(features))
+
+    def __call__(self, x: Array) -> Array:
+        centred = x - jnp.mean(x, -1, keepdims=True)
+        unit = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + 1e-5)
+        return unit * along_last(self.scale[...], x.ndim) + along_last(self.shift[...], x.ndim)
 
 
 def along_last(vector: Array, ndim: int) -> Array:
     """A vector [c] with axes of size one before it, to stand beside an array of ``ndim`` axes."""
     return jnp.reshape(vector, (1,) * (ndim - 1) + vector.shape)
-
-
-def over_rows(rows: Array, mask: Array) -> Array:
-    """Mean [c] over the unmasked rows of ``rows`` [n, c]; mask [n]."""
-    kept = jnp.where(mask[:, None], rows, jnp.zeros_like(rows))
-    return jnp.sum(kept, 0) / jnp.maximum(jnp.sum(mask, dtype=rows.dtype), 1)
 
 
 def conv_patches(x: Array, kernel: Array, stride: int = 1) -> Array:
@@ -115,3 +135,26 @@ def conv_patches(x: Array, kernel: Array, stride: int = 1) -> Array:
     patches = jnp.concatenate([shifted(down, right) for down in range(3) for right in range(3)], -1)
     flat = jnp.reshape(patches, (n * rows * columns, 9 * channels)) @ jnp.reshape(kernel, (9 * channels, -1))
     return jnp.reshape(flat, (n, rows, columns, kernel.shape[3]))
+
+
+def max_pool(x: Array) -> Array:
+    """The largest of each 2x2 square: [n, height, width, channels] -> [n, height // 2, width // 2, channels].
+
+    An odd last row or column is left out. A reshape and a maximum, so that it stays one reduction under ``vmap`` and in
+    second derivatives. Equal largest values share the gradient.
+
+    Raises:
+      ValueError: height or width < 2.
+    """
+    height, width = x.shape[1] // 2, x.shape[2] // 2
+    if not (height and width):
+        raise ValueError(f"x must be at least 2 x 2 to be pooled, got {x.shape[1]} x {x.shape[2]}")
+    squares = jnp.reshape(x[:, : 2 * height, : 2 * width], (len(x), height, 2, width, 2, x.shape[3]))
+    return jnp.max(squares, (2, 4))
+
+
+def _through(x: Array, kernel: Array, beside: Array | None) -> Array:
+    # In two products: what x contributes does not change while a user's vector does, and is computed once.
+    if beside is None:
+        return x @ kernel
+    return x @ kernel[: -beside.size] + along_last(beside @ kernel[-beside.size :], x.ndim)

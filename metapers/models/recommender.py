@@ -1,5 +1,7 @@
 """Ratings: what items have in common with each other, learned by all users, under each user's own weights."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -16,24 +18,36 @@ class Recommender(nnx.Module):
     """``hidden``, ``output`` and, with rows, ``bias`` and ``embed`` shared; ``weights`` personal."""
 
     def __init__(self, rows: int, genres: int, features: int, hidden: int, offset: float, rngs: nnx.Rngs):
-        self.offset, self.rows, described = offset, rows, genres + 5
-        # A film has few genres, so most entries of a description are zero: weights as for eight inputs.
-        self.hidden = Dense(described, hidden, rngs, scale=(described / 8) ** 0.5)
-        self.output = Dense(hidden, 1 + features, rngs, scale=0.1 * hidden**0.5)
-        if rows:
-            self.bias = Embed(rows, 1, rngs, kind=Table, scale=0.0)
-            self.embed = Embed(rows, features, rngs, kind=Table, scale=0.0)
-        self.weights = seam.Personal(jnp.zeros(1 + features + described + (rows > 0)))
+        self.offset, self.rows = offset, rows
+        self.weights = seam.Personal(jnp.zeros(add_item_layers(self, rows, genres, features, hidden, rngs)))
 
     def __call__(self, inputs: dict[str, Array], *, mask: Array, key: Key | None = None) -> Array:
-        described = describe(inputs)
-        learned = self.output(jnp.tanh(self.hidden(described)))
-        level, features = learned[:, :1] + described[:, -1:], learned[:, 1:]
-        phi = [jnp.ones_like(level), features, described]
-        if self.rows:
-            level = level + self.bias(inputs["item"])
-            phi = [jnp.ones_like(level), features + self.embed(inputs["item"]), described, level]
-        return self.offset + level[:, 0] + jnp.concatenate(phi, -1) @ self.weights[...]
+        level, phi = item_features(self, inputs)
+        return self.offset + level + phi @ self.weights[...]
+
+
+def add_item_layers(module: Any, rows: int, genres: int, features: int, hidden: int, rngs: nnx.Rngs) -> int:
+    """Give a module what all users know of items, ``hidden``, ``output``, ``bias`` and ``embed``; the size of phi."""
+    described = genres + 5
+    # A film has few genres, so most entries of a description are zero: weights as for eight inputs.
+    module.hidden = Dense(described, hidden, rngs, scale=(described / 8) ** 0.5)
+    module.output = Dense(hidden, 1 + features, rngs, scale=0.1 * hidden**0.5)
+    if rows:
+        module.bias = Embed(rows, 1, rngs, kind=Table, scale=0.0)
+        module.embed = Embed(rows, features, rngs, kind=Table, scale=0.0)
+    return 1 + features + described + (rows > 0)
+
+
+def item_features(module: Any, inputs: dict[str, Array]) -> tuple[Array, Array]:
+    """(level [n], phi [n, size]) of the items, by the layers of ``add_item_layers`` and the module's ``rows``."""
+    described = describe(inputs)
+    learned = module.output(jnp.tanh(module.hidden(described)))
+    level, features = learned[:, :1] + described[:, -1:], learned[:, 1:]
+    phi = [jnp.ones_like(level), features, described]
+    if module.rows:
+        level = level + module.bias(inputs["item"])
+        phi = [jnp.ones_like(level), features + module.embed(inputs["item"]), described, level]
+    return level[:, 0], jnp.concatenate(phi, -1)
 
 
 def describe(inputs: dict[str, Array]) -> Array:
@@ -75,8 +89,13 @@ def recommender(
     Raises:
       ValueError: items, genres, features or hidden < 1.
     """
-    for name, value in (("items", items), ("genres", genres), ("features", features), ("hidden", hidden)):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+    check_sizes(items=items, genres=genres, features=features, hidden=hidden)
     rows = items + 1 if tables else 0
     return seam.model(lambda rngs: Recommender(rows, genres, features, hidden, offset, rngs), adapts)
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError for a size, named by its keyword, that is < 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")

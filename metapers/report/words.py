@@ -16,6 +16,9 @@ MEANINGS = {
     "global_mean": "the mean target of all training users",
     "user_mean": "the mean of the support, shrunk",
     "item_user_bias": "item and user offsets, shrunk",
+    "class_prior": "the class frequencies of all training users",
+    "user_frequency": "those of the support, shrunk",
+    "bigram": "how often each token follows each other",
     "oracle": "the Bayes-optimal prediction; the truth is known",
 }
 EXPLAINED = {
@@ -166,6 +169,8 @@ def _caution(summary: Mapping[str, Any]) -> list[str]:
         found.append("One seed: nothing is known of the spread over seeds.")
     else:
         found.append(f"Over {seeds} seeds the 95 % interval (Student's t) is {interval(over, places=3)}.")
+    if summary["transductive"]:
+        found.append("Predictions are transductive: the model saw all queries of a user at once.")
     if summary["short"]:
         shots = summary["headline"]["shots"]
         found.append(f"{summary['short']} users and stages had fewer than {shots} to adapt on.")

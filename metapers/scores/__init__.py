@@ -8,9 +8,11 @@ from metapers.scores.cohorts import fraction_hurt as fraction_hurt
 from metapers.scores.cohorts import hurt as hurt
 from metapers.scores.cohorts import sign as sign
 from metapers.scores.cohorts import worst_decile as worst_decile
+from metapers.scores.gaussian import gaussian as gaussian
 from metapers.scores.matrix import DEFINITIONS as DEFINITIONS
 from metapers.scores.matrix import Scored as Scored
 from metapers.scores.matrix import continual_metrics as continual_metrics
 from metapers.scores.matrix import difference_metrics as difference_metrics
+from metapers.scores.next_token import next_token as next_token
 from metapers.scores.objectives import cross_entropy as cross_entropy
 from metapers.scores.objectives import squared_error as squared_error

@@ -89,6 +89,9 @@ def test_the_order_of_users_changes_nothing_but_rounding(name):
     tasks, mask = world.tasks(54)
     after, info = one.update(state, tasks, mask, KEY)
     again, told = one.update(state, *jax.tree.map(lambda x: x[order], (tasks, mask)), KEY)
+    if name in table.ORDERED:
+        assert world.distance(after, again) > 1e-6
+        return
     assert world.distance(after, again) < 1e-12
     np.testing.assert_allclose(info["losses"][: world.USERS][order], told["losses"][: world.USERS], atol=1e-12)
 
@@ -153,6 +156,8 @@ def test_an_objectives_shapes_and_labels(name):
     assert drawn.shape == targets.shape and objective.loss(outputs, drawn).shape == (4,)
     told = objective.scores(outputs, targets, jnp.array([True, True, False, False]))
     assert all(value.shape == () and bool(jnp.isfinite(value)) for value in told.values())
+    if objective.labels is None:
+        return
     labels, weights = objective.labels(outputs)
     np.testing.assert_allclose(weights.sum(0), 1.0, atol=1e-12)
     assert labels.shape == (weights.shape[0], *targets.shape)

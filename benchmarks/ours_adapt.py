@@ -1,0 +1,75 @@
+"""Adaptation without an outer loop, through metapers' public path: every user at once, and one user being served."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from benchmarks import ours, workloads
+from benchmarks.workloads import Workload
+from metapers import inner
+from metapers.base import Batch, InnerLoop, LossFn, Params, Tree, example_loss, masked_mean
+from metapers.experiment.serving import Served
+from metapers.scores import objectives
+
+SERVED, PROGRAM = "served", "program"
+
+
+def loop_of(work: Workload, unroll: int) -> tuple[LossFn, InnerLoop]:
+    loss_fn = example_loss(ours.model_of(work), ours.objective_of(work))
+    return loss_fn, inner.gradient(loss_fn, workloads.INNER_STEPS, work.rate, unroll=unroll)
+
+
+def everybody(work: Workload, *, devices: int = 1, unroll: int = 1) -> tuple[Callable[[], float], Callable[[], float]]:
+    """(step, proof): all users' inner steps, blocking; the mean loss of their queries, not timed."""
+    (loss_fn, loop), (tasks, _), params = loop_of(work, unroll), ours.tasks_of(work), ours.params_of(work)
+
+    def one(params: Params, support: Batch) -> Tree:
+        return loop.adapt(params, support, None)[0].personal
+
+    adapt = jax.vmap(one, (None, 0))
+    if devices > 1:
+        mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,))
+        params = jax.device_put(params, NamedSharding(mesh, P()))
+        tasks = jax.device_put(tasks, NamedSharding(mesh, P("users")))
+        adapt = jax.shard_map(adapt, mesh=mesh, in_specs=(P(), P("users")), out_specs=P("users"))
+    program, held = jax.jit(adapt), {}
+
+    def step() -> float:
+        held["personal"] = jax.block_until_ready(program(params, tasks.support))
+        return 0.0
+
+    def proof() -> float:
+        def loss(personal: Tree, query: Batch) -> jax.Array:
+            return masked_mean(loss_fn(params._replace(personal=personal), query, None), query.mask)
+
+        return float(jnp.mean(jax.jit(jax.vmap(loss))(held["personal"], tasks.query)))
+
+    return step, proof
+
+
+def one_user(work: Workload, path: str, *, unroll: int = 1) -> Callable[[], float]:
+    """A function that adapts the first user to a support set on the host and returns the first of the predictions
+    for that user's query, on the host: ``served``, the calls that the README shows; ``program``, both in one."""
+    model, (_, loop), params = ours.model_of(work), loop_of(work, unroll), ours.params_of(work)
+    support_x, support_y, query_x, _ = (np.asarray(part[0]) for part in work.data)
+    served = Served(cast(Any, None), model, objectives.squared_error(), params, {}, {}, loop)
+
+    def calls() -> float:
+        after = jax.tree.map(lambda leaf: leaf[-1], served.adapt(support_x, support_y))
+        return float(np.asarray(served.predict(query_x, after))[0, 0])
+
+    @jax.jit
+    def adapt_and_predict(params: Params, support: Batch, inputs: jax.Array, mask: jax.Array) -> jax.Array:
+        return model.apply(loop.adapt(params, support, None)[0], inputs, mask, None)
+
+    support, mask = Batch(support_x, support_y, np.ones(len(support_x), bool)), np.ones(len(query_x), bool)
+
+    def program() -> float:
+        return float(np.asarray(adapt_and_predict(params, support, query_x, mask))[0, 0])
+
+    return {SERVED: calls, PROGRAM: program}[path]

@@ -1,0 +1,46 @@
+"""Omniglot, N-way K-shot: characters that no training task has shown, from a few drawings of each.
+
+Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=FOLDER --workdir=runs/omniglot
+          python eval.py --workdir=runs/omniglot
+          after the colon a method of metapers.experiment.METHODS: maml, fomaml, meta_sgd, maml_plus_plus, imaml,
+          reptile, anil, boil, biases, film, ridge, prototypes. FOLDER holds the original archives
+          images_background.zip and images_evaluation.zip.
+Minutes:  see docs/results.md, which has each row's.
+Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
+
+The published codes normalise a query by the statistics of all queries of its episode (transductive): so does
+``model.norm`` "batch", the default here, and the report says so. "group", "layer" and "support" do not.
+"""
+
+from metapers import experiment
+
+OWN = {  # what is each method's own, from its paper
+    "maml": {"inner_steps": 1, "inner_rate": 0.4},
+    "fomaml": {"inner_steps": 1, "inner_rate": 0.4},
+    "meta_sgd": {"inner_steps": 1, "inner_rate": 0.4},
+    "maml_plus_plus": {"inner_steps": 5, "inner_rate": 0.1},
+    "imaml": {"inner_steps": 16, "inner_rate": 0.1, "strength": 2.0, "cg_steps": 5},
+    "reptile": {"inner_steps": 5, "inner_rate": 1e-3},
+}
+
+
+def get_config(method="maml"):
+    config = experiment.method_config("omniglot", "conv4", method)
+    config.name = f"Omniglot, 5 ways, 1 shot: {method}"
+    config.strategies = ("naive",)  # one stage: nothing to forget
+    config.bank = False  # an episode does not return
+    config.data.update(smooth=False, queries=3)
+    config.update(steps=3000, users=16, chunk=50, schedule="cosine")
+    config.learner.update(inner_steps=1, inner_rate=0.4)
+    config.learner.update(OWN.get(method, {}))
+    for group in ("param", "personal"):
+        config.optimizer[group].rate = 2e-3
+    config.continual.update(penalty=(), memory="none")
+    steps = (0, 1) if config.learner.inner == "written" else (0, 1, 3, 5)
+    config.evaluation.update(metric="accuracy", shots=(5,), steps=steps, headline_shots=5, headline_steps=steps[-1])
+    if method == "maml_plus_plus":
+        config.learner.anneal = config.steps // 5
+    config.log_every = 200
+    config.checkpoint_every = 500
+    config.validate_every = 500
+    return config

@@ -1,0 +1,33 @@
+"""MNIST by its writers: 539 hands, each with about a hundred digits; adapting to a hand is the task.
+
+Command:  python train.py --config=configs/writers.py:maml --config.data.path=FOLDER --workdir=runs/writers
+          python eval.py --workdir=runs/writers
+          after the colon a method of metapers.experiment.METHODS. FOLDER holds MNIST's two training files and
+          qmnist-train-labels-idx2-int (the writers of the digits).
+Minutes:  see docs/results.md.
+Expect:   docs/results.md; first 16 digits of a hand as support, all later ones as query.
+"""
+
+from metapers import experiment
+
+
+def get_config(method="maml"):
+    config = experiment.method_config("writers", "conv4", method)
+    config.name = f"digits by their writers: {method}"
+    config.strategies = ("naive",)
+    config.bank = False
+    config.seeds = 2
+    config.data.update(size=14, support=16, query=16, full=1.0, from_start=1.0)
+    config.model.update(filters=32, norm="group")
+    config.update(steps=400, users=16, chunk=50, schedule="cosine", clip_norm=1.0)
+    config.learner.update(inner_steps=3, inner_rate=1e-3 if method == "reptile" else 0.05)
+    for group in ("param", "personal"):
+        config.optimizer[group].rate = 2e-3
+    config.continual.update(penalty=(), memory="none")
+    steps = (0, 1) if config.learner.inner == "written" else (0, 1, 3, 5)
+    headline = min(3, steps[-1])
+    config.evaluation.update(metric="accuracy", shots=(4, 16), steps=steps, headline_shots=16, headline_steps=headline)
+    config.log_every = 100
+    config.checkpoint_every = 400
+    config.validate_every = 200
+    return config

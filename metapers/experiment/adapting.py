@@ -1,0 +1,117 @@
+"""How a config's users adapt: the inner loop, what it starts from, and what decides how far it goes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from metapers import base, inner
+from metapers.base import InnerLoop, Model, Objective
+from metapers.experiment.architectures import MODELS
+from metapers.experiment.catalogue import SOURCES
+from metapers.experiment.config import Config, one_of
+
+INNER_LOOPS = ("gradient", "none", "written", "optimized", "implicit")
+INNER_OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True),
+    "adam": lambda rate: optax.adam(rate, eps_root=1e-8),
+    "adam_plain": lambda rate: optax.adam(rate, b1=0.0, eps_root=1e-8),  # without momentum, as in Reptile
+}
+KEEPS = ("always", "if_it_helps", "gated")  # whether, and how far, a user adapts
+RATES: dict[str, Callable[[float, int], Any]] = {  # of the inner loop, from its rate and its steps in training
+    "fixed": lambda rate, steps: rate,
+    "learned": lambda rate, steps: inner.per_parameter(rate),
+    "log": lambda rate, steps: inner.log_per_parameter(rate),
+    "per_step": inner.per_step,
+}
+BACKWARDS: dict[str, dict[str, bool]] = {"plain": {}, "remat": {"remat": True}, "mixed": {"mixed": True}}
+
+
+def objective(config: Config) -> Objective:
+    """What the model's outputs mean: a model that tells more than the source's own says so."""
+    own = MODELS[one_of("model.name", config.model.name, MODELS)].objective(config.model.to_dict())
+    return own or plain_objective(config)
+
+
+def plain_objective(config: Config) -> Objective:
+    """What the targets of the source mean, for outputs like them: those of baselines."""
+    return SOURCES[one_of("data.source", config.data.source, SOURCES)].objective()
+
+
+def inner_loop(config: Config, built: Model, *, steps: int | None = None, first_order: bool | None = None) -> InnerLoop:
+    """The inner loop of ``config.learner``; what is given here stands in place of the config's."""
+    chosen = config.learner
+    loss_fn = base.example_loss(built, objective(config))
+    made = bare_loop(config, built, steps=steps, first_order=first_order)
+    match one_of("learner.keep", chosen.keep, KEEPS):
+        case "if_it_helps":
+            return inner.keep_if_it_helps(made, loss_fn, folds=chosen.folds, margin=chosen.margin)
+        case "gated":
+            return inner.gated(made, loss_fn, folds=chosen.folds)
+    return made
+
+
+def bare_loop(config: Config, built: Model, *, steps: int | None = None, first_order: bool | None = None) -> InnerLoop:
+    """The inner loop for whom adapting is no question."""
+    chosen, loss_fn = config.learner, base.example_loss(built, objective(config))
+    steps = int(chosen.inner_steps if steps is None else steps)
+    first_order = bool(chosen.first_order if first_order is None else first_order)
+    match one_of("learner.inner", chosen.inner, INNER_LOOPS):
+        case "none":
+            return inner.none()
+        case "written":
+            return inner.written(built.write, steps)
+        case "optimized":
+            return inner.optimized(
+                loss_fn,
+                steps,
+                inner_optimizer(config),
+                first_order=first_order,
+                shrink=chosen.shrink,
+                pull=chosen.pull,
+                write=built.write,
+            )
+        case "implicit":
+            return inner.implicit(
+                loss_fn,
+                max(steps, 1),
+                inner_optimizer(config),
+                strength=chosen.strength,
+                cg_steps=chosen.cg_steps,
+                write=built.write,
+            )
+    kind = one_of("learner.rates", chosen.rates, RATES)
+    return gradient_loop(config, built, RATES[kind](chosen.inner_rate, chosen.inner_steps), steps, first_order)
+
+
+def tuning_loop(config: Config, built: Model, *, steps: int, rate: float | None = None) -> InnerLoop:
+    """How a model that was trained without an inner loop is tuned on a user's support: gradient steps at one rate,
+    which the loop reads from the inner parameters; or what the model itself writes."""
+    if config.learner.inner == "written":
+        return inner.written(built.write, steps)
+    kind = inner.log_per_parameter if config.learner.rates == "log" else inner.per_parameter
+    return gradient_loop(config, built, kind(rate or config.learner.inner_rate), steps, config.learner.first_order)
+
+
+def gradient_loop(config: Config, built: Model, rate: Any, steps: int, first_order: bool) -> InnerLoop:
+    """Gradient steps at given rates, all else as in ``config.learner``."""
+    chosen = config.learner
+    return inner.gradient(
+        base.example_loss(built, objective(config)),
+        steps,
+        rate,
+        first_order=first_order,
+        shrink=chosen.shrink,
+        pull=chosen.pull,
+        write=built.write,
+        **BACKWARDS[one_of("learner.backward", chosen.backward, BACKWARDS)],
+    )
+
+
+def inner_optimizer(config: Config) -> optax.GradientTransformation:
+    """The optax optimizer inside, with a user's gradient clipped or not."""
+    chosen = config.learner
+    name = one_of("learner.inner_optimizer", chosen.inner_optimizer, INNER_OPTIMIZERS)
+    made = INNER_OPTIMIZERS[name](chosen.inner_rate)
+    return optax.chain(optax.clip_by_global_norm(chosen.inner_clip), made) if chosen.inner_clip else made

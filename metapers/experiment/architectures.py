@@ -1,0 +1,118 @@
+"""The models by name, with their options and the defaults of these."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from metapers import models, scores
+from metapers.base import Model, Objective
+from metapers.experiment.config import one_of
+
+Sizes = Mapping[str, int]
+
+
+class Architecture(NamedTuple):
+    """A model: its options with their defaults, and the model they build for a stream's sizes."""
+
+    options: Mapping[str, Any]
+    build: Callable[..., Model]  # (options, sizes, adapts)
+    objective: Callable[[Mapping[str, Any]], Objective | None] = lambda options: None
+    """options -> what the outputs mean, where that is the model's to say; None: the source's objective."""
+
+
+def _recommender(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    return models.recommender(sizes["items"], sizes["genres"], **options, adapts=adapts)
+
+
+def _bayes_recommender(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    return models.bayes_recommender(sizes["items"], sizes["genres"], **options)
+
+
+def _mlp(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    layers = (sizes["width"], *options.pop("hidden"), sizes.get("classes", 1))
+    return models.mlp(layers, scalar="classes" not in sizes, **options, adapts=adapts)
+
+
+def _conv4(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    groups = options.pop("groups")
+    options["norm"] = NORMS[one_of("model.norm", options["norm"], NORMS)](groups)
+    return models.conv4(sizes["classes"], options.pop("filters"), channels=sizes["width"], **options, adapts=adapts)
+
+
+def _solved(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    head = HEADS[one_of("model.head", options["head"], HEADS)](options, sizes)
+    return models.embedded(models.dense_body((sizes["width"], *options["hidden"])), head)
+
+
+def _solved_conv4(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    head = HEADS[one_of("model.head", options["head"], HEADS)](options, sizes)
+    norm = NORMS[one_of("model.norm", options["norm"], NORMS)](options["groups"])
+    body = models.conv_body(options["filters"], channels=sizes["width"], norm=norm, pool=options["pool"])
+    return models.embedded(body, head)
+
+
+def _gru(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    return models.gru(sizes["vocabulary"], **options, adapts=adapts)
+
+
+def _transformer(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    return models.transformer(sizes["vocabulary"], length=sizes["length"], **options, adapts=adapts)
+
+
+def _with_variance(options: Mapping[str, Any]) -> Objective | None:
+    return scores.gaussian() if options["variance"] else None
+
+
+NORMS: dict[str, Callable[[int], models.Norm]] = {
+    "none": lambda groups: models.no_norm(),
+    "group": models.group_norm,
+    "layer": lambda groups: models.layer_norm(),
+    "support": lambda groups: models.support_norm(),
+    "batch": lambda groups: models.batch_norm(),
+}
+"""Of images; "batch" alone lets the queries of a call see each other (transduction), and the report says so."""
+
+HEADS: dict[str, Callable[[Mapping[str, Any], Sizes], Any]] = {
+    "bayes": lambda options, sizes: models.bayes_head(variance=options["variance"], full=options["full"]),
+    "ridge": lambda options, sizes: models.ridge_head(sizes["classes"]),
+    "prototypes": lambda options, sizes: models.prototypes(sizes["classes"]),
+    "neighbours": lambda options, sizes: models.neighbours(
+        options["capacity"],
+        classes=sizes.get("classes"),
+        k=options["nearest"],
+        share=options["share"],
+        scale=options["scale"],
+    ),
+}
+"""What a user's support set gives in closed form: "bayes" for numbers, "ridge" and "prototypes" for classes."""
+
+_HEAD = {"head": "ridge", "capacity": 64, "nearest": 10, "share": 0.5, "scale": 1.0, "variance": False, "full": False}
+_ADDED = {"film": False, "low_rank": 0}
+
+MODELS: dict[str, Architecture] = {
+    "recommender": Architecture({"features": 8, "hidden": 16, "offset": 3.5, "tables": True}, _recommender),
+    "bayes_recommender": Architecture(
+        {
+            "features": 8,
+            "hidden": 16,
+            "offset": 3.5,
+            "tables": True,
+            "variance": False,  # the loss is then the likelihood, and the metric nll is there
+            "full": False,  # the prior's covariance, else its diagonal
+            "deviation": 0.3,
+            "noise": 0.9,
+        },
+        _bayes_recommender,
+        _with_variance,
+    ),
+    "linear": Architecture({}, lambda options, sizes, adapts: models.linear(sizes["width"], adapts=adapts)),
+    "mlp": Architecture({"hidden": (40, 40), "context": 0, **_ADDED}, _mlp),
+    "point": Architecture({}, lambda options, sizes, adapts: models.point(sizes["width"], adapts=adapts)),
+    "conv4": Architecture({"filters": 64, "norm": "batch", "groups": 8, "pool": False, "film": False}, _conv4),
+    "solved": Architecture({"hidden": (64, 64), **_HEAD}, _solved, _with_variance),
+    "solved_conv4": Architecture(
+        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, **_HEAD}, _solved_conv4, _with_variance
+    ),
+    "gru": Architecture({"embed": 16, "hidden": 64, **_ADDED}, _gru),
+    "transformer": Architecture({"width": 64, "heads": 4, "layers": 2, **_ADDED}, _transformer),
+}
+"""Those whose head is solved or stored ("solved", "bayes_recommender") go with ``learner.inner`` "written"."""

@@ -1,0 +1,64 @@
+"""What a user's adaptation is worth, from the support alone: each example is predicted after adapting to others."""
+
+import jax
+import jax.numpy as jnp
+
+from metapers import base, keys
+from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
+
+
+def held_back(
+    inner_loop: InnerLoop,
+    loss_fn: LossFn,
+    params: Params,
+    support: Batch,
+    key: Key | None,
+    *,
+    folds: int,
+    scales: Array,
+) -> Array:
+    """K-fold losses [scales, n] of start + scale (adapted - start): example i is held back in fold i mod ``folds``.
+
+    Examples are counted without the padding, so a user with no more than ``folds`` of them is left one out at a time;
+    masked ones have loss 0. The start is the first entry of each fold's own path. All folds are adapted at once,
+    which costs as much as ``folds`` users; the result is a constant: nothing here is differentiated.
+    """
+    params, rank = jax.lax.stop_gradient(params), jnp.cumsum(support.mask) - 1
+
+    def one(fold: Array) -> Array:
+        held = support.mask & (rank % folds == fold)
+        rest, out = support._replace(mask=support.mask & ~held), support._replace(mask=held)
+        adapted, path = inner_loop.adapt(params, rest, None if key is None else keys.named(key, "held back", fold))
+        start = jax.tree.map(lambda x: x[0], path)
+
+        def at(scale: Array) -> Array:
+            there = params._replace(personal=toward(start, adapted.personal, scale))
+            return jnp.where(held, loss_fn(there, out, None), 0)
+
+        return jax.vmap(at)(scales)
+
+    return jax.lax.stop_gradient(jnp.sum(jax.vmap(one)(jnp.arange(folds)), axis=0))
+
+
+def hidden(support: Batch) -> Batch:
+    """The support with zeros behind its mask: a fold's mask hides less than what was never there needs."""
+    inputs, targets = base.hide((support.inputs, support.targets), support.mask)
+    return Batch(inputs, targets, support.mask)
+
+
+def part_way(params: Params, path: Tree, scale: Array) -> tuple[Params, Tree]:
+    """Adapted parameters and their path [steps + 1, ...] at ``scale`` of the way from the path's first entry."""
+    start = jax.tree.map(lambda x: x[0], path)
+    personal = toward(start, params.personal, scale)
+    first = jax.tree.map(lambda a, x: jnp.broadcast_to(a[None], x.shape), start, path)
+    return params._replace(personal=personal), toward(first, path, scale)
+
+
+def toward(start: Tree, end: Tree, scale: Array) -> Tree:
+    """start + scale (end - start): to the last bit the start at 0, whatever the end is, and the end at 1."""
+
+    def one(a: Array, b: Array) -> Array:
+        s = scale.astype(b.dtype)
+        return jnp.where(s == 0, a, jnp.where(s == 1, b, a + s * (b - a)))
+
+    return jax.tree.map(one, start, end)

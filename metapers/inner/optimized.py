@@ -1,0 +1,94 @@
+"""Adaptation by a few steps of any optax optimizer on the personal parameters."""
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metapers import trees
+from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
+from metapers.inner.support_loss import Write, begin, path_of, support_loss, varying_like
+
+
+def optimized(
+    loss_fn: LossFn,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+    *,
+    first_order: bool = False,
+    shrink: float = 0.0,
+    pull: float = 0.0,
+    write: Write | None = None,
+) -> InnerLoop:
+    """personal <- personal + optimizer(∇ (Σ loss + pull ‖personal - start‖²) / (max(n, 1) + shrink)), ``steps`` times.
+
+    The optimizer starts afresh for every user; it sees the personal parameters as one tree, so a clip by the global
+    norm is one of a user's whole gradient. ``optax.sgd(rate)`` is ``inner.gradient``; Adam with b1 = 0 is the inner
+    optimizer of Reptile (Nichol, Achiam, Schulman 2018, arXiv:1803.02999, section 6.1), there with moments that live
+    on from task to task. ``first_order``, ``shrink``, ``pull`` and ``write`` as in ``inner.gradient``. A user without
+    any support keeps the start.
+
+    Second order differentiates the optimizer itself. Adam divides by √(ν + eps_root) + eps, and √ has an infinite
+    slope where a gradient, and so ν, is exactly 0 (a dead unit, an input that is always 0): give eps_root > 0 (1e-8 or
+    more in float32), or ``first_order``. Adam's first step is almost the sign of the gradient, which has almost no
+    slope: its second-order terms are small next to those of plain descent.
+
+    >>> loss_fn = lambda params, batch, key: 0.5 * jnp.square(params.personal["w"] - batch.targets)
+    >>> support = Batch({}, jnp.array([1.0, 3.0]), jnp.array([True, True]))
+    >>> start = Params({}, {"w": jnp.zeros(())}, {})
+    >>> optimized(loss_fn, 2, optax.chain(optax.clip(1.0), optax.sgd(0.5))).adapt(start, support, None)[1]["w"].tolist()
+    [0.0, 0.5, 1.0]
+
+    Raises:
+      ValueError: steps < 0, shrink or pull not finite or < 0.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be >= 0, got {steps}")
+    for name, value in (("shrink", shrink), ("pull", pull)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and >= 0, got {value}")
+
+    def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
+        start = begin(params, support, key, write)
+        if steps == 0:
+            return params._replace(personal=start), jax.tree.map(lambda x: x[None], start)
+        params = params._replace(personal=start)
+        loss, ready = support_loss(loss_fn, params, support, key, shrink=shrink, pull=pull)
+        slope = lambda personal, step: jax.grad(loss)(personal, (step, ready))
+        adapted, moved = descend(slope, start, steps, optimizer, jnp.any(support.mask), first_order=first_order)
+        return params._replace(personal=adapted), path_of(start, moved)
+
+    return InnerLoop(lambda params: {}, adapt)
+
+
+def descend(
+    slope_of: Callable[[Tree, Array], Tree],
+    start: Tree,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+    known: Array,
+    *,
+    first_order: bool = False,
+) -> tuple[Tree, Tree]:
+    """``steps`` of the optimizer along slope_of(personal, step): (the end, the positions after each [steps, ...]).
+
+    ``known``: bool, whether there is anything to learn from; where not, the steps stay at the start.
+    """
+
+    def step_fn(carried: tuple[Tree, Tree], step: Array) -> tuple[tuple[Tree, Tree], Tree]:
+        personal, opt_state = carried
+        slope = slope_of(personal, step)
+        slope = jax.lax.stop_gradient(slope) if first_order else slope
+        # Norms and roots have no derivative at a gradient of zeros, which is what an empty or masked user has.
+        slope = trees.select(known, slope, jax.tree.map(jnp.ones_like, slope))
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
+            updates, opt_state = optimizer.update(slope, opt_state, personal)
+        moved = trees.select(known, cast(Tree, optax.apply_updates(personal, updates)), start)
+        return (moved, opt_state), moved
+
+    fresh = varying_like(optimizer.init(start), (start, known))
+    (end, _), moved = jax.lax.scan(step_fn, (start, fresh), jnp.arange(steps))
+    return end, moved

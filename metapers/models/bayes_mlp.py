@@ -1,0 +1,35 @@
+"""Numbers from features that all users share, under weights that a user's examples give in closed form."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+
+from metapers.base import Array, Model
+from metapers.models.bayes_head import bayes_head
+from metapers.models.embedded import dense_body, embedded
+
+
+def bayes_mlp(
+    sizes: Sequence[int],
+    *,
+    outputs: int | None = None,
+    variance: bool = True,
+    full: bool = False,
+    deviation: float = 1.0,
+    noise: float = 1.0,
+    activation: Callable[[Array], Array] = jax.nn.relu,
+) -> Model:
+    """vectors [n, sizes[0]] -> {"mean": [n], "variance": [n]}: dense layers of ``sizes`` under a ``BayesHead``.
+
+    One size is Bayesian linear regression on the inputs. ``outputs``: that many numbers per example, targets
+    [n, outputs]. Without ``variance`` the outputs are the mean alone, for ``scores.squared_error``; with it, for
+    ``scores.gaussian``. ``full``: the prior's covariance has correlations; ``deviation``, ``noise``: its first
+    standard deviations. Parameters ``body/dense_<i>`` and ``head``; see ``embedded`` and ``BayesHead``.
+
+    Harrison, Sharma, Pavone 2018 (ALPaCA, arXiv:1807.08912).
+
+    Raises:
+      ValueError: no size, a size or outputs < 1, or deviation or noise not above 0 or not finite.
+    """
+    head = bayes_head(outputs=outputs, variance=variance, full=full, deviation=deviation, noise=noise)
+    return embedded(dense_body(sizes, activation=activation), head)

@@ -1,0 +1,76 @@
+"""A recurrent network over a user's sequence: what comes next, at every place."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metapers.base import Array, Key, Model
+from metapers.models import seam
+from metapers.models.kinds import Body, Head
+from metapers.models.layers import Dense, Embed, FilmLayer
+
+
+class GRU(nnx.Module):
+    """``embed``, ``input``, ``recurrent``, ``head``; with ``film`` also ``film_input`` and ``film_hidden``."""
+
+    def __init__(self, vocabulary: int, embed: int, hidden: int, film: bool, low_rank: int, rngs: nnx.Rngs):
+        self.film, self.hidden = film, hidden
+        self.embed = Embed(vocabulary, embed, rngs, kind=Body)
+        self.input = Dense(embed, 3 * hidden, rngs, kind=Body)
+        self.recurrent = Dense(hidden, 3 * hidden, rngs, kind=Body, low_rank=low_rank)
+        self.head = Dense(hidden, vocabulary, rngs, kind=Head, low_rank=low_rank)
+        if film:
+            self.film_input, self.film_hidden = FilmLayer(3 * hidden), FilmLayer(hidden)
+
+    def __call__(self, ids: Array, *, mask: Array, key: Key | None = None) -> Array:
+        gates = self.input(self.embed(ids))  # the whole sequence at once; only the recurrence is one place at a time
+        gates = jnp.swapaxes(self.film_input(gates) if self.film else gates, 0, 1)
+        there = jnp.swapaxes(ids != 0, 0, 1)[:, :, None]
+
+        def step(state: Array, place: tuple[Array, Array]) -> tuple[Array, Array]:
+            gate, known = place
+            reset, update, new = jnp.split(gate, 3, -1)
+            own_reset, own_update, own_new = jnp.split(self.recurrent(state), 3, -1)
+            update = jax.nn.sigmoid(update + own_update)
+            new = jnp.tanh(new + jax.nn.sigmoid(reset + own_reset) * own_new)
+            state = jnp.where(known, (1 - update) * new + update * state, state)
+            return state, state
+
+        # The first place stands before the scan: its result has the type of a carry under shard_map, zeros have not.
+        first, _ = step(jnp.zeros_like(gates[0, :, : self.hidden]), (gates[0], there[0]))
+        _, rest = jax.lax.scan(step, first, (gates[1:], there[1:]))
+        states = jnp.swapaxes(jnp.concatenate([first[None], rest]), 0, 1)
+        return self.head(self.film_hidden(states) if self.film else states)
+
+
+def gru(
+    vocabulary: int,
+    *,
+    embed: int = 16,
+    hidden: int = 64,
+    film: bool = False,
+    low_rank: int = 0,
+    adapts: tuple[type[nnx.Variable], ...] = (seam.Personal,),
+) -> Model:
+    """ids int [n, length] -> logits [n, length, vocabulary] of what follows each place, from the places up to it.
+
+    With x the embedding of a place and h the state, zero at first:
+    r = σ(W_r x + U_r h), u = σ(W_u x + U_u h), c = tanh(W_c x + r ∘ (U_c h)), h <- (1 - u) ∘ c + u ∘ h; logits = V h,
+    each product with an offset of its own. ``input/kernel`` [embed, 3 hidden] is (W_r, W_u, W_c), ``recurrent/kernel``
+    [hidden, 3 hidden] is (U_r, U_u, U_c). Id 0 is padding: it passes the state on; other ids lie in 1..vocabulary - 1,
+    any outside share the embedding of 0.
+
+    Personal by default are the head and what is added for a user: ``film``, a scale and a shift of W x and of the
+    states that the head reads; ``low_rank``, products of that rank on top of ``recurrent`` and ``head``.
+
+    Source: Cho et al. 2014 (arXiv:1406.1078), with the reset gate after the product U_c h instead of before it.
+
+    Raises:
+      ValueError: vocabulary, embed or hidden < 1, or low_rank < 0.
+    """
+    for name, value in (("vocabulary", vocabulary), ("embed", embed), ("hidden", hidden)):
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+    if low_rank < 0:
+        raise ValueError(f"low_rank must be >= 0, got {low_rank}")
+    return seam.model(lambda rngs: GRU(vocabulary, embed, hidden, film, low_rank, rngs), adapts)

@@ -1,0 +1,127 @@
+"""A small decoder over a user's sequence: what comes next, at every place, with attention to the places before."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metapers.base import Array, Key, Model
+from metapers.models import seam
+from metapers.models.kinds import Body, Head
+from metapers.models.layers import Dense, Embed, FilmLayer, LayerNorm
+
+
+class Block(nnx.Module):
+    """Attention and a network of one hidden layer, each on normalised input and added to what came in.
+
+    ``norm_0``, ``query``, ``key``, ``value``, ``out``, ``norm_1``, ``up``, ``down``; with ``film`` a ``film_<i>``
+    after each norm; with ``low_rank`` products on top of ``query`` and ``value``.
+    """
+
+    def __init__(self, width: int, heads: int, small: float, low_rank: int, film: bool, rngs: nnx.Rngs):
+        self.heads, self.film = heads, film
+        self.query = Dense(width, width, rngs, kind=Body, low_rank=low_rank)
+        self.key = Dense(width, width, rngs, kind=Body)
+        self.value = Dense(width, width, rngs, kind=Body, low_rank=low_rank)
+        self.out = Dense(width, width, rngs, kind=Body, scale=small)
+        self.up = Dense(width, 4 * width, rngs, kind=Body)
+        self.down = Dense(4 * width, width, rngs, kind=Body, scale=small)
+        self.norm_0, self.norm_1 = LayerNorm(width, kind=Body), LayerNorm(width, kind=Body)
+        if film:
+            self.film_0, self.film_1 = FilmLayer(width), FilmLayer(width)
+
+    def __call__(self, x: Array, seen: Array) -> Array:
+        x = x + self.out(self._attended(self._normed(0, x), seen))
+        return x + self.down(jax.nn.gelu(self.up(self._normed(1, x))))
+
+    def _normed(self, i: int, x: Array) -> Array:
+        x = getattr(self, f"norm_{i}")(x)
+        return getattr(self, f"film_{i}")(x) if self.film else x
+
+    def _attended(self, x: Array, seen: Array) -> Array:
+        apart = lambda y: jnp.reshape(y, (*y.shape[:2], self.heads, -1))
+        return jnp.reshape(attention(apart(self.query(x)), apart(self.key(x)), apart(self.value(x)), seen), x.shape)
+
+
+class Transformer(nnx.Module):
+    """``embed``, ``positions``, ``block_<i>``, ``norm``, ``head``."""
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        heads: int,
+        layers: int,
+        low_rank: int,
+        film: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.layers = layers
+        self.embed = Embed(vocabulary, width, rngs, kind=Body, scale=0.02)
+        self.positions = Body(0.02 * jax.random.normal(rngs.params(), (length, width)))
+        for i in range(layers):
+            setattr(self, f"block_{i}", Block(width, heads, (2 * layers) ** -0.5, low_rank, film, rngs))
+        self.norm = LayerNorm(width, kind=Body)
+        self.head = Dense(width, vocabulary, rngs, kind=Head)
+
+    def __call__(self, ids: Array, *, mask: Array, key: Key | None = None) -> Array:
+        length, most = ids.shape[1], self.positions.shape[0]
+        if length > most:
+            raise ValueError(f"inputs must have at most {most} places, the model's length, got {length}")
+        itself = jnp.eye(length, dtype=bool)[None]  # so that padding attends to something
+        seen = jnp.tril(jnp.ones((1, length, length), bool)) & ((ids != 0)[:, None, :] | itself)
+        x = self.embed(ids) + self.positions[...][None, :length]
+        for i in range(self.layers):
+            x = getattr(self, f"block_{i}")(x, seen)
+        return self.head(self.norm(x))
+
+
+def attention(query: Array, key: Array, value: Array, seen: Array) -> Array:
+    """softmax(query · key / sqrt(d)) value over the places that may be seen.
+
+    query, key, value [n, length, heads, d], seen bool [n, length, length] (by whom, what), at least one for each
+    place -> [n, length, heads, d]. Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
+    """
+    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key) * query.shape[-1] ** -0.5
+    scores = jnp.where(seen[:, None], scores, jnp.full_like(scores, jnp.finfo(scores.dtype).min))
+    return jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores, -1), value)
+
+
+def transformer(
+    vocabulary: int,
+    *,
+    length: int,
+    width: int = 64,
+    heads: int = 4,
+    layers: int = 2,
+    low_rank: int = 0,
+    film: bool = False,
+    adapts: tuple[type[nnx.Variable], ...] = (seam.Personal,),
+) -> Model:
+    """ids int [n, at most ``length``] -> logits [n, length, vocabulary] of what follows each place, from the places up
+    to it.
+
+    ``layers`` blocks of attention (``heads`` heads) and a GELU network of 4 · ``width`` units, each on normalised
+    input; learned positions. Id 0 is padding, which no other place attends to; other ids lie in 1..vocabulary - 1,
+    any outside share the embedding of 0.
+
+    Personal by default are the head and what is added for a user: ``low_rank``, products of that rank on top of the
+    kernels of ``query`` and ``value`` (Hu et al. 2022, arXiv:2106.09685, section 4.2; ``adapts=ADAPTS["low_rank"]``
+    leaves the head shared); ``film``, a scale and a shift after each norm of a block.
+
+    Source: Radford et al. 2019, the GPT-2 report: norms first, last products of a block scaled by 1 / sqrt(2 layers).
+
+    Raises:
+      ValueError: vocabulary, length, width, heads or layers < 1, heads that do not divide width, or low_rank < 0; at
+        the call, more places than ``length``.
+    """
+    sizes = {"vocabulary": vocabulary, "length": length, "width": width, "heads": heads, "layers": layers}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+    if width % heads:
+        raise ValueError(f"heads must divide width = {width}, got {heads}")
+    if low_rank < 0:
+        raise ValueError(f"low_rank must be >= 0, got {low_rank}")
+    build = lambda rngs: Transformer(vocabulary, length, width, heads, layers, low_rank, film, rngs)
+    return seam.model(build, adapts)

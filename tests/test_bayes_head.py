@@ -1,0 +1,221 @@
+"""Bayesian heads: closed forms, the oracle of a known world, calibration, meta-gradients, ratings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metapers import base, inner, models, scores, tasks
+from metapers.models import sums
+from metapers.tasks import synthetic
+from tests.contracts import world
+from tests.test_sums import dense, drawn
+
+KEY = jax.random.key(0)
+
+
+def regression(full=False, variance=True, sizes=(3, 4)):
+    model = models.bayes_mlp(sizes, full=full, variance=variance)
+    params = model.init(KEY)
+    leaves, structure = jax.tree.flatten(params.shared)
+    moved = [x + 0.3 * drawn(*x.shape, seed=i) for i, x in enumerate(leaves)]
+    return model, params._replace(shared=jax.tree.unflatten(structure, moved))
+
+
+def batch(n=6, seed=1, keep=None):
+    return base.Batch(drawn(n, 3, seed=seed), drawn(n, seed=seed + 50), jnp.arange(n) < (keep or n))
+
+
+def test_a_model_by_hand():
+    model, params = regression(full=True)
+    support, new = batch(), drawn(4, 3, seed=9)
+    head, first = params.shared["head"], params.shared["body"]["dense_0"]
+    phi = lambda x: jnp.concatenate([jnp.ones((len(x), 1)), jax.nn.relu(x @ first["kernel"] + first["bias"][None])], 1)
+    factor = jnp.diag(jnp.exp(head["log_deviation"])) + jnp.tril(head["lower"], -1)
+    noise = jnp.exp(head["log_noise"]) ** 2
+    mean, covariance = dense(sums.Prior(head["mean"], factor, noise), phi(support.inputs), support.targets[:, None])
+    written = params._replace(personal=model.write(params, support, None))
+    outputs = model.apply(written, new, jnp.ones(4, bool), None)
+    np.testing.assert_allclose(outputs["mean"], (phi(new) @ mean)[:, 0], atol=1e-11)
+    np.testing.assert_allclose(
+        outputs["variance"], noise + jnp.einsum("nd,de,ne->n", phi(new), covariance, phi(new)), atol=1e-11
+    )
+    plain = models.bayes_mlp((3, 4), full=True, variance=False)
+    np.testing.assert_allclose(plain.apply(written, new, jnp.ones(4, bool), None), outputs["mean"], rtol=1e-14)
+
+
+def test_several_outputs_are_so_many_regressions_with_one_prior():
+    model, support, new = models.bayes_mlp((3,), outputs=2, noise=0.5), batch(), drawn(4, 3, seed=9)
+    both = jnp.stack([support.targets, jnp.cos(support.targets)], 1)
+    params = model.init(KEY)
+    written = params._replace(personal=model.write(params, support._replace(targets=both), None))
+    outputs = model.apply(written, new, jnp.ones(4, bool), None)
+    alone = models.bayes_mlp((3,), noise=0.5)
+    for i in range(2):
+        params = alone.init(KEY)
+        one = params._replace(personal=alone.write(params, support._replace(targets=both[:, i]), None))
+        found = alone.apply(one, new, jnp.ones(4, bool), None)
+        assert world.distance(jax.tree.map(lambda x, i=i: x[:, i], outputs), found) < 1e-13
+    with pytest.raises(ValueError, match=r"targets must have shape \(6,\), got \(6, 2\)"):
+        alone.write(params, support._replace(targets=both), None)
+
+
+def test_writing_twice_is_writing_both():
+    model, params = regression()
+    a, b = batch(4, 1, 3), batch(5, 2, 4)
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), a, b)
+    after_a = params._replace(personal=model.write(params, a, None))
+    assert world.distance(model.write(after_a, b, None), model.write(params, both, None)) < 1e-12
+    assert float(model.write(params, both, None)["head"]["count"]) == 7.0
+
+
+def test_vmap_over_users_is_the_loop():
+    model, params = regression()
+    users = [batch(5, seed, keep) for seed, keep in ((1, 5), (2, 3), (3, 1))]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *users)
+    adapt = inner.written(model.write).adapt
+
+    def predict(support):
+        return model.apply(adapt(params, support, None)[0], support.inputs, support.mask, None)
+
+    together = jax.jit(jax.vmap(predict))(stacked)
+    for i, user in enumerate(users):
+        assert world.distance(jax.tree.map(lambda x, i=i: x[i], together), predict(user)) < 1e-12
+
+
+def test_meta_gradient_of_the_likelihood_is_the_finite_difference():
+    model, params = regression(full=True)
+    loss_fn, support, query = base.example_loss(model, scores.gaussian()), batch(4, 1, 3), batch(5, 2)
+
+    def value(shared):
+        adapted, _ = inner.written(model.write).adapt(params._replace(shared=shared), support, None)
+        return base.masked_mean(loss_fn(adapted, query, None), query.mask)
+
+    slopes = jax.grad(value)(params.shared)
+    leaves, structure = jax.tree.flatten(params.shared)
+    for i, slope in enumerate(jax.tree.leaves(slopes)):
+        direction = drawn(*slope.shape, seed=70 + i)
+        moved = lambda size, i=i, to=direction: value(
+            jax.tree.unflatten(structure, [x + size * to if j == i else x for j, x in enumerate(leaves)])
+        )
+        expected = (moved(1e-5) - moved(-1e-5)) / 2e-5
+        assert abs(float(expected)) > 1e-6
+        np.testing.assert_allclose(jnp.sum(slope * direction), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("shots", [0, 1, 3, 8])
+def test_with_the_true_prior_and_noise_it_is_the_oracle(shots):
+    taste, noise, overlap, dim = 0.7, 0.4, 0.3, 2
+    stream = tasks.linear_gaussian(
+        drift=synthetic.recurring(),
+        stages=2,
+        users_per_stage=40,
+        examples=12,
+        dim=dim,
+        taste=taste,
+        noise=noise,
+        overlap=overlap,
+        support=6,
+        query=6,
+    )
+    cohort = stream.held_out("test", None)
+    assert stream.oracle is not None
+    x, oracle = np.asarray(cohort.inputs), stream.oracle(cohort, shots, 12)
+    mean = np.linalg.lstsq(x, stream.oracle(cohort, 0, 12), rcond=None)[0]  # the population's weights
+    near = np.arange(x.shape[1] + 1) - 1
+    deviation = np.where((near >= 0) & (near < dim), taste / np.sqrt(overlap), 0.0)  # singular, as it is
+    model = models.bayes_mlp((x.shape[1],))
+    head = {
+        "mean": jnp.concatenate([jnp.zeros(1), jnp.asarray(mean)])[:, None],
+        "log_deviation": jnp.log(deviation),
+        "log_noise": jnp.log(jnp.asarray(noise)),
+    }
+    params = base.Params({"head": head}, model.init(KEY).personal, {})
+    for low, high in zip(cohort.offsets[:-1][:6], cohort.offsets[1:][:6], strict=True):
+        rows, targets = jnp.asarray(x[low:high]), jnp.asarray(cohort.targets[low:high])
+        support = base.Batch(rows, targets, jnp.arange(high - low) < shots)
+        adapted, _ = inner.written(model.write).adapt(params, support, None)
+        outputs = model.apply(adapted, rows, support.mask, None)
+        np.testing.assert_allclose(outputs["mean"], oracle[low:high], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shots", [0, 2, 10])
+def test_the_predictive_variance_is_calibrated(shots):
+    users, d, noise, deviation = 4000, 3, 0.5, 0.8
+    w = deviation * drawn(users, d, seed=1)
+    phi = drawn(users, shots + 1, d, seed=2)
+    y = jnp.einsum("und,ud->un", phi, w) + noise * drawn(users, shots + 1, seed=3)
+    model = models.bayes_mlp((d,), deviation=deviation, noise=noise)
+    params = model.init(KEY)
+    params.shared["head"]["log_deviation"] = params.shared["head"]["log_deviation"].at[0].set(-jnp.inf)
+
+    def last(phi, y):
+        support = base.Batch(phi[:-1], y[:-1], jnp.ones(shots, bool))
+        adapted = params._replace(personal=model.write(params, support, None))
+        return model.apply(adapted, phi[-1:], jnp.ones(1, bool), None)
+
+    outputs = jax.jit(jax.vmap(last))(phi, y)
+    error = (y[:, -1:] - outputs["mean"]) / jnp.sqrt(outputs["variance"])
+    assert abs(float(jnp.mean(jnp.square(error))) - 1) < 4 * (2 / users) ** 0.5
+    assert abs(float(jnp.mean(jnp.abs(error) < 1.959964)) - 0.95) < 4 * (0.95 * 0.05 / users) ** 0.5
+
+
+def test_a_start_that_is_empty_gets_no_gradient_and_cannot_matter():
+    model, params = regression()
+    loss_fn, query = base.example_loss(model, scores.gaussian()), batch()
+    told = lambda params: jnp.mean(loss_fn(params, query, None))
+    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(jax.grad(told)(params).personal))
+    noisy = {**params.personal["head"], "gram": -drawn(5, 5), "count": jnp.asarray(-0.1)}
+    np.testing.assert_allclose(told(params._replace(personal={"head": noisy})), told(params), rtol=1e-14)
+
+
+def items(n, seed=0):
+    return {
+        "item": jnp.arange(n) % 5,
+        "genres": jnp.where(drawn(n, 3, seed=seed) > 0, 1.0, 0.0),
+        "year": drawn(n, seed=seed + 1),
+        "year_missing": jnp.zeros(n),
+        "bias": 0.3 * drawn(n, seed=seed + 2),
+    }
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_the_recommender_with_the_solved_weights_is_the_recommender(tables):
+    options = {"features": 2, "hidden": 3, "offset": 3.4, "tables": tables}
+    plain, solved = models.recommender(4, 3, **options), models.bayes_recommender(4, 3, variance=True, **options)
+    net = jax.tree.map(lambda x: x + 0.2 * drawn(*x.shape, seed=x.size), plain.init(KEY).shared)
+    params = solved.init(KEY)
+    head = jax.tree.map(lambda x: x + 0.2 * drawn(*x.shape, seed=x.size), params.shared["head"])
+    params = params._replace(shared={**net, "head": head})
+    size = head["log_deviation"].size
+    ratings = base.Batch(items(7), 3.4 + drawn(7, seed=8), jnp.arange(7) < 6)
+    mask = jnp.ones(7, bool)
+    # phi by columns: what a unit weight adds to the rating
+    rate = lambda w, of: plain.apply(base.Params(net, {"weights": w}, {}), of, mask, None)
+    level = rate(jnp.zeros(size), ratings.inputs)
+    phi = jnp.stack([rate(jnp.eye(size)[i], ratings.inputs) - level for i in range(size)], 1)
+    given = sums.Prior(head["mean"], jnp.exp(head["log_deviation"]), jnp.exp(head["log_noise"]) ** 2)
+    weights, _ = dense(given, phi[:6], (ratings.targets - level)[:6, None])
+    bad = ratings._replace(targets=ratings.targets.at[6].set(jnp.nan))
+    written = params._replace(personal=solved.write(params, bad, None))
+    found = solved.apply(written, items(7, 40), mask, None)
+    np.testing.assert_allclose(found["mean"], rate(jnp.asarray(weights)[:, 0], items(7, 40)), atol=1e-10)
+    start = models.bayes_recommender(4, 3, **options).apply(params, items(7, 40), mask, None)
+    np.testing.assert_allclose(start, rate(head["mean"][:, 0], items(7, 40)), atol=1e-12)
+    assert set(jax.tree.leaves(solved.groups(params).shared)) == ({"param", "table"} if tables else {"param"})
+    assert set(jax.tree.leaves(solved.groups(params).personal)) == {"written"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.bayes_mlp(()), r"sizes must be at least one number >= 1, got \[\]"),
+        (lambda: models.bayes_mlp((3,), outputs=0), "outputs must be >= 1 or None, got 0"),
+        (lambda: models.bayes_mlp((3,), noise=0.0), "noise must be finite and > 0, got 0.0"),
+        (lambda: models.bayes_recommender(3, 3, deviation=float("nan")), "deviation must be finite and > 0, got nan"),
+        (lambda: models.bayes_recommender(0, 3), "items must be >= 1, got 0"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,206 @@
+"""The proximal inner problem: closed forms on the bowl, dense solves, agreement with unrolled steps, flat memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from metapers import base, inner
+from tests import inner_problems as problems
+from tests.contracts import world
+
+KEY = jax.random.key(0)
+STRENGTH, RATE = 0.5, 0.3
+QUERY = base.Batch(jnp.zeros((1, 1)), jnp.array([[5.0, 7.0]]), jnp.ones(1, bool))
+
+
+def loop_of(loss_fn=problems.bowl, steps=4, rate=RATE, strength=STRENGTH, **options):
+    return inner.implicit(loss_fn, steps, optax.sgd(rate), strength=strength, **options)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_path_and_meta_gradient_on_the_bowl_are_the_closed_form(steps):
+    # argmin = (mean + strength start) / (1 + strength); the error falls by 1 - rate (1 + strength) a step.
+    loop = loop_of(steps=steps, learn_strength=True)
+    params = problems.bowl_params(loop)
+    limit = (problems.MEAN + STRENGTH * problems.START) / (1 + STRENGTH)
+    shrinking = (1 - RATE * (1 + STRENGTH)) ** jnp.arange(steps + 1.0)[:, None]
+    expected = limit[None] + shrinking * (problems.START - limit)[None]
+    adapted, path = jax.jit(loop.adapt)(params, problems.bowl_task(), KEY)
+    np.testing.assert_allclose(path["theta"], expected, rtol=1e-12)
+    np.testing.assert_allclose(adapted.personal["theta"], expected[-1], rtol=1e-12)
+    # d argmin / d start = strength / (1 + strength), / d strength = -(argmin - start) / (1 + strength)
+    slope = jax.jit(jax.grad(problems.after(loop, problems.bowl, problems.bowl_task(), QUERY)))(params)
+    gap = expected[-1] - jnp.array([5.0, 7.0])
+    share = STRENGTH / (1 + STRENGTH)
+    np.testing.assert_allclose(slope.personal["theta"], share * gap, rtol=1e-12)
+    moved = jnp.sum(gap * (expected[-1] - problems.START))
+    np.testing.assert_allclose(slope.inner["log_strength"], -share * moved, rtol=1e-12)
+
+
+def test_agreement_with_unrolled_steps_grows_with_their_number():
+    support, query = problems.rough_task(), problems.rough_task(4, 7)
+
+    def error(steps):
+        unrolled = inner.gradient(problems.rough, steps, 0.15, pull=2.0 * 5 / 2)
+        loop = loop_of(problems.rough, steps, 0.15, 2.0)
+        params = problems.rough_params(loop)
+        ends = [jax.jit(one.adapt)(params, support, None)[0] for one in (loop, unrolled)]
+        assert world.distance(*ends) < 1e-14
+        return world.distance(
+            *(
+                jax.jit(jax.grad(problems.after(one, problems.rough, support, query)))(params)
+                for one in (loop, unrolled)
+            )
+        )
+
+    errors = [error(steps) for steps in (2, 4, 8, 16, 32, 64)]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 1e-3 and errors[-1] < 1e-9, errors
+
+
+def test_meta_gradient_of_the_solution_equals_finite_differences():
+    loop = loop_of(problems.rough, 100, 0.15, 2.0, learn_strength=True, write=lambda params, support, key: jax.tree.map(
+        lambda x: x * params.shared["map"][0, 0] + support.targets[0], params.personal))  # fmt: skip
+    value = jax.jit(problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), KEY))
+    params = problems.rough_params(loop)
+    slope = jax.grad(value)(params)
+    assert world.distance(slope, problems.finite_differences(value, params)) < 1e-8
+    assert all(bool(jnp.all(jnp.abs(leaf) > 1e-6)) for leaf in jax.tree.leaves(slope))
+    forward = jax.jvp(value, (params,), (jax.tree.map(jnp.ones_like, params),))[1]
+    np.testing.assert_allclose(forward, sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(slope)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+def test_enough_conjugate_gradients_are_the_dense_solve(damping):
+    # after 2 steps, far from the minimum: the theorem's formula at whatever was found
+    support = problems.rough_task()
+    loops = {n: loop_of(problems.rough, 2, 0.15, 2.0, cg_steps=n, damping=damping) for n in (1, 2, 3)}
+    params = problems.rough_params(loops[3])
+    flat, shape = ravel_pytree(params.personal)
+
+    def mean_loss(personal):
+        return base.masked_mean(problems.rough(params._replace(personal=shape(personal)), support, None), support.mask)
+
+    def jacobian(loop):
+        end = lambda start: ravel_pytree(
+            loop.adapt(params._replace(personal=shape(start)), support, None)[0].personal)[0]  # fmt: skip
+        return end(flat), jax.jacrev(end)(flat)
+
+    found, got = jacobian(loops[3])
+    curvature = jax.hessian(mean_loss)(found)
+    expected = 2.0 * np.linalg.inv(curvature + (2.0 + damping) * np.eye(3))
+    np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
+    errors = [np.abs(jacobian(loops[n])[1] - expected).max() for n in (1, 2)]
+    assert errors[0] > errors[1] > 1e-6
+
+
+def test_only_the_ends_of_the_path_have_a_derivative():
+    loop = loop_of(steps=4)
+    path = lambda start: loop.adapt(base.Params({}, {"theta": start}, {}), problems.bowl_task(), None)[1]["theta"]
+    slopes = jax.jacrev(path)(problems.START)
+    expected = np.array([1.0, 0.0, 0.0, 0.0, STRENGTH / (1 + STRENGTH)])[:, None, None] * np.eye(2)[None]
+    np.testing.assert_allclose(slopes, expected, atol=1e-14)
+
+
+def wide(params, batch, key):
+    """Many activations per example and few personal numbers: what a tape would keep is seen in the memory."""
+    hidden = jnp.tanh(batch.inputs[:, :1] * jnp.linspace(-1.0, 1.0, 4000)[None] + params.personal["theta"][0])
+    return jnp.square(jnp.mean(hidden, 1) + params.personal["theta"][1] - batch.targets[:, 0])
+
+
+def test_memory_does_not_grow_with_the_steps():
+    def bytes_of(loop):
+        slope = jax.grad(problems.after(loop, wide, problems.bowl_task(), problems.bowl_task()))
+        analysis = jax.jit(slope).lower(problems.bowl_params(loop)).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    few, many = (bytes_of(loop_of(wide, steps)) for steps in (4, 64))
+    assert many - few < 64 * 2 * 8 * 4  # at most the path's own numbers
+    unrolled = [bytes_of(inner.gradient(wide, steps, RATE)) for steps in (4, 64)]
+    assert unrolled[1] - unrolled[0] > 60 * 4000 * 8
+
+
+def test_noise_is_the_same_at_every_step_so_there_is_a_minimum():
+    loop = loop_of(problems.rough, 200, 0.15, 2.0)
+    _, path = loop.adapt(problems.rough_params(loop), problems.rough_task(), KEY)
+    _, quiet = loop.adapt(problems.rough_params(loop), problems.rough_task(), None)
+    np.testing.assert_allclose(path["theta"][-1], path["theta"][-2], rtol=1e-12)
+    assert not np.allclose(path["theta"][-1], quiet["theta"][-1], rtol=1e-4)
+
+
+def test_any_optimizer_finds_the_same_minimum_and_derivative():
+    support, query = problems.rough_task(), problems.rough_task(4, 7)
+    loops = [
+        inner.implicit(problems.rough, 200, optimizer, strength=2.0)
+        for optimizer in (optax.sgd(0.15), optax.sgd(0.05, momentum=0.8, nesterov=True))
+    ]
+    params = problems.rough_params(loops[0])
+    slopes = [jax.jit(jax.grad(problems.after(loop, problems.rough, support, query)))(params) for loop in loops]
+    assert world.distance(*slopes) < 1e-9
+
+
+def test_a_user_without_support_keeps_the_start_and_its_derivative():
+    loop, empty = loop_of(), problems.bowl_task((False,) * 4)
+    adapted, path = loop.adapt(problems.bowl_params(loop), empty, None)
+    assert (path["theta"] == problems.START[None]).all() and (adapted.personal["theta"] == problems.START).all()
+    slope = jax.grad(problems.after(loop, problems.bowl, empty, problems.bowl_task()))(problems.bowl_params(loop))
+    np.testing.assert_allclose(slope.personal["theta"], problems.START - problems.MEAN, rtol=1e-12)
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_users_mapped_are_users_in_a_loop_and_over_two_devices(key):
+    loop = loop_of(problems.rough, 5, 0.15, 1.0, learn_strength=True)
+    params, users = problems.rough_params(loop), problems.rough_users(4)
+    queries = users._replace(mask=jnp.ones_like(users.mask))
+
+    @jax.jit
+    def slope(task, query):
+        return jax.grad(problems.after(loop, problems.rough, task, query, key))(params)
+
+    mapped = jax.jit(jax.vmap(slope))(users, queries)
+    for i in range(4):
+        alone = slope(*jax.tree.map(lambda x, i=i: x[i], (users, queries)))
+        assert world.distance(jax.tree.map(lambda x, i=i: x[i], mapped), alone) < 1e-12
+    total, here = problems.over_users(loop, params, users)
+    assert world.distance(problems.over_two_devices(total, params, users), here) < 1e-12
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(here))
+
+
+def flat(params, batch, key):
+    """A regression of ten weights whose curvature is small."""
+    return 0.005 * jnp.square(batch.inputs @ params.personal["w"] - batch.targets)
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-16, 1e-25])
+def test_small_cotangents_in_float32_do_not_underflow(size):
+    rng = np.random.default_rng(0)
+    inputs, targets, out = (rng.normal(size=shape).astype(np.float32) for shape in ((12, 10), (12,), (10,)))
+    with jax.enable_x64(False):
+        loop = loop_of(flat, 5, 0.15, 0.005, cg_steps=50)
+        support = base.Batch(jnp.asarray(inputs), jnp.asarray(targets), jnp.ones(12, bool))
+
+        def value(start):
+            return jnp.sum(loop.adapt(base.Params({}, {"w": start}, {}), support, None)[0].personal["w"] * out * size)
+
+        slope = np.asarray(jax.grad(value)(jnp.zeros(10)), np.float64) / size
+    curvature = 0.01 * inputs.T.astype(np.float64) @ inputs / 12
+    expected = 0.005 * np.linalg.solve(curvature + 0.005 * np.eye(10), out.astype(np.float64))
+    np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps must be >= 1, got 0"),
+        ({"strength": 0.0}, "strength must be finite and > 0, got 0.0"),
+        ({"strength": float("nan")}, "strength must be finite and > 0, got nan"),
+        ({"cg_steps": 0}, "cg_steps must be >= 1, got 0"),
+        ({"damping": -1.0}, "damping must be finite and >= 0, got -1.0"),
+    ],
+)
+def test_what_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        loop_of(**arguments)

@@ -1,0 +1,255 @@
+"""When not to adapt: folds and scales by hand, the rule of the margin, the learned gate, and what stays exact."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metapers import base, inner
+from metapers.inner.held_back import held_back, toward
+from tests import inner_problems as problems
+from tests.contracts import world
+
+KEY = jax.random.key(0)
+
+
+def number(params, batch, key):
+    """½(w - y)² of each example y; with a key the examples shake a little."""
+    noise = 0.0 if key is None else 0.01 * jax.random.normal(key, batch.mask.shape)
+    return 0.5 * jnp.square(params.personal["w"] - batch.targets + noise)
+
+
+def support_of(*targets, padding=0):
+    """Targets, then rows that are not there."""
+    values = jnp.concatenate([jnp.array(targets, float), jnp.full(padding, jnp.nan)])
+    return base.Batch({}, values, jnp.arange(len(values)) < len(targets))
+
+
+def params_of(loop, w=0.0):
+    params = base.Params({}, {"w": jnp.asarray(w)}, {})
+    return params._replace(inner=loop.init(params))
+
+
+MEAN = inner.gradient(number, 1, 1.0)  # one step of rate 1: w becomes the mean of the support
+HALVES = inner.gradient(number, 2, 0.5)
+
+
+def kept(loop=MEAN, loss_fn=number, **options):
+    return inner.keep_if_it_helps(loop, loss_fn, **options)
+
+
+def scale_of(loop, support, start=0.0):
+    """How far the loop went between the start and where MEAN goes."""
+    mean = float(support.targets[support.mask].mean())
+    return (float(loop.adapt(params_of(loop, start), support, None)[0].personal["w"]) - start) / (mean - start)
+
+
+def test_folds_and_scales_by_hand():
+    # 3 folds of 4 examples: {0, 3}, {1}, {2}. Means of the rest: (2 + 4) / 2 = 3, (1 + 4 + 9) / 3, (1 + 2 + 9) / 3.
+    support = base.Batch({}, jnp.array([1.0, 2.0, 4.0, 9.0, 0.0]), jnp.array([True, True, True, True, False]))
+    losses = held_back(MEAN, number, params_of(MEAN), support, None, folds=3, scales=jnp.array([0.0, 0.5, 1.0]))
+    ends = np.array([3.0, 14 / 3, 4.0, 3.0])
+    targets = np.array([1.0, 2.0, 4.0, 9.0])
+    expected = np.stack([0.5 * (share * ends - targets) ** 2 for share in (0.0, 0.5, 1.0)])
+    np.testing.assert_allclose(losses[:, :4], expected, rtol=1e-12)
+    assert (losses[:, 4] == 0).all()
+
+
+def test_folds_count_examples_and_not_rows():
+    scattered = base.Batch({}, jnp.array([9.0, 1.0, 9.0, 9.0, 3.0]), jnp.array([False, True, False, False, True]))
+    losses = held_back(MEAN, number, params_of(MEAN), scattered, None, folds=3, scales=jnp.array([1.0]))
+    np.testing.assert_allclose(losses, [[0.0, 2.0, 0.0, 0.0, 2.0]], rtol=1e-12)
+
+
+def test_noise_around_the_start_keeps_the_start_exactly():
+    support = support_of(1.0, -1.0, 1.0, -1.0, 0.4)
+    loop = kept(folds=4)
+    adapted, path = loop.adapt(params_of(loop, 0.1), support, None)
+    assert adapted.personal["w"] == 0.1 and (path["w"] == 0.1).all() and path["w"].shape == (2,)
+    assert MEAN.adapt(params_of(loop, 0.1), support, None)[0].personal["w"] != 0.1
+
+
+@pytest.mark.parametrize("wrapped", [MEAN, HALVES, inner.gradient(number, 3, 0.3)])
+def test_a_clear_signal_is_the_wrapped_loop_to_the_bit(wrapped):
+    support, loop = support_of(3.0, 3.1, 2.9, 3.05, 2.95, padding=2), kept(wrapped)
+    there = support._replace(targets=base.hide(support.targets, support.mask))
+    assert world.distance(loop.adapt(params_of(loop, 0.1), support, KEY),
+                          wrapped.adapt(params_of(loop, 0.1), there, KEY)) == 0.0  # fmt: skip
+
+
+def test_the_scale_of_least_held_back_loss_is_taken():
+    # Leave one out of (a, b): losses of s: (s b - a)² + (s a - b)², least at s = 2 a b / (a² + b²) = 0.6 for 1, 3.
+    assert scale_of(kept(scales=(0.0, 0.3, 0.6, 0.9, 1.0)), support_of(1.0, 3.0)) == pytest.approx(0.6)
+    assert scale_of(kept(scales=(0.75, 0.0, 1.0, 0.25, 0.5)), support_of(1.0, 3.0)) == pytest.approx(0.5)
+
+
+def test_every_entry_of_the_path_moves_alike_from_a_written_start():
+    begin = lambda params, support, key: {"w": jnp.ones(()) * 0.5}
+    wrapped = inner.gradient(number, 2, 0.5, write=begin)
+    loop = kept(wrapped, scales=(0.0, 0.4))
+    adapted, path = loop.adapt(params_of(loop), support_of(3.0, 3.2), None)
+    np.testing.assert_allclose(path["w"], 0.5 + 0.4 * np.array([0.0, 1.3, 1.95]), rtol=1e-12)
+    assert adapted.personal["w"] == path["w"][-1] and path["w"][0] == 0.5
+
+
+def test_the_margin_is_in_standard_errors_of_the_gain():
+    # Leave one out of (1, 3, 5): rests 4, 3, 2; gains ½(y² - (y - rest)²): -4, 4.5, 8. mean 17/6
+    gains = np.array([-4.0, 4.5, 8.0])
+    ratio = gains.mean() / (gains.std(ddof=1) / np.sqrt(3))
+    support = support_of(1.0, 3.0, 5.0, padding=1)
+    for margin, scale in ((0.0, 1.0), (0.999 * ratio, 1.0), (1.001 * ratio, 0.0)):
+        assert scale_of(kept(scales=(0.0, 1.0), margin=margin), support) == scale
+
+
+def test_no_gain_at_all_keeps_the_start():
+    flat = kept(MEAN, lambda params, batch, key: jnp.ones_like(batch.targets), scales=(1.0, 0.0, 0.5))
+    adapted, _ = flat.adapt(params_of(flat, 0.2), support_of(1.0, 2.0), None)
+    assert adapted.personal["w"] == 0.2
+    assert kept(inner.none()).adapt(params_of(flat, 0.2), support_of(1.0, 2.0), None)[0].personal["w"] == 0.2
+
+
+@pytest.mark.parametrize("default_scale", [1.0, 0.0, 0.5])
+def test_one_example_goes_by_default(default_scale):
+    loop = kept(default_scale=default_scale)
+    adapted, _ = loop.adapt(params_of(loop), support_of(4.0, padding=3), None)
+    np.testing.assert_allclose(adapted.personal["w"], 4 * default_scale, rtol=1e-12)
+    empty = support_of(1.0, 2.0)._replace(mask=jnp.zeros(2, bool))
+    assert loop.adapt(params_of(loop, 0.7), empty, None)[0].personal["w"] == 0.7
+
+
+def test_an_adaptation_that_runs_away_is_not_kept():
+    def explodes(params, support, key):
+        huge = jax.tree.map(lambda x: x + jnp.nan, params.personal)
+        return params._replace(personal=huge), jax.tree.map(lambda x, y: jnp.stack([x, y]), params.personal, huge)
+
+    loop = kept(base.InnerLoop(lambda params: {}, explodes))
+    adapted, path = loop.adapt(params_of(loop, 0.2), support_of(1.0, 2.0, 3.0), None)
+    assert adapted.personal["w"] == 0.2 and (path["w"] == 0.2).all()
+    gate = inner.gated(base.InnerLoop(lambda params: {}, explodes), number, slope=1000.0)
+    assert gate.adapt(params_of(gate, 0.2), support_of(1.0, 2.0, 3.0), None)[0].personal["w"] == 0.2
+
+
+def test_a_scale_that_goes_too_far_does_not_speak_for_the_others():
+    cliff = lambda params, batch, key: jnp.where(params.personal["w"] > 2, jnp.nan, number(params, batch, None))
+    assert scale_of(kept(loss_fn=cliff), support_of(3.0, 3.0, 3.0)) == 0.5
+
+
+WRAPPERS = {
+    "keep_if_it_helps": lambda loop: inner.keep_if_it_helps(loop, problems.rough, folds=3),
+    "gated": lambda loop: inner.gated(loop, problems.rough, folds=3),
+}
+LEARNED = inner.gradient(problems.rough, 3, inner.per_parameter(0.2))
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_padding_does_not_matter_even_nan(name):
+    loop = WRAPPERS[name](LEARNED)
+    params, support, query = problems.rough_params(loop), problems.rough_task(4), problems.rough_task(4, 7)
+    poison = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
+    padded = base.Batch(poison(support.inputs), poison(support.targets), jnp.arange(6) < 4)
+    value = lambda params, support: problems.after(loop, problems.rough, support, query)(params)
+    both = [jax.jit(jax.value_and_grad(value))(params, one) for one in (support, padded)]
+    assert world.distance(*both) < 1e-13
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_users_mapped_are_users_in_a_loop_and_over_two_devices(name):
+    loop = WRAPPERS[name](LEARNED)
+    params, users = problems.rough_params(loop), problems.rough_users(4)
+    mapped = jax.jit(jax.vmap(lambda task: loop.adapt(params, task, KEY)[1]))(users)
+    adapt = jax.jit(loop.adapt)
+    for i in range(4):
+        alone = adapt(params, jax.tree.map(lambda x, i=i: x[i], users), KEY)[1]
+        assert world.distance(jax.tree.map(lambda x, i=i: x[i], mapped), alone) < 1e-13
+    total, here = problems.over_users(loop, params, users)
+    assert world.distance(problems.over_two_devices(total, params, users), here) < 1e-12
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(here))
+
+
+def test_the_choice_is_a_constant_and_second_order_goes_through_what_is_kept():
+    # a scale that is neither 0 nor 1: the gradient is that of start + s (adapted - start) with s fixed
+    support, query = problems.rough_task(), problems.rough_task(4, 7)
+    loop = inner.keep_if_it_helps(LEARNED, problems.rough, scales=(0.0, 0.3))
+    params = problems.rough_params(LEARNED)
+
+    def fixed(scale):
+        def value(params):
+            adapted, path = LEARNED.adapt(params, support, None)
+            moved = jax.tree.map(lambda a, b: a + scale * (b - a), jax.tree.map(lambda x: x[0], path), adapted.personal)
+            return base.masked_mean(problems.rough(adapted._replace(personal=moved), query, None), query.mask)
+
+        return jax.value_and_grad(value)(params)
+
+    got = jax.value_and_grad(problems.after(loop, problems.rough, support, query))(params)
+    assert world.distance(got, fixed(0.3)) < 1e-13 < world.distance(got, fixed(0.0))
+    assert jnp.abs(got[1].inner["rates"]["theta"]).min() > 1e-6
+    assert world.distance(loop.init(params), LEARNED.init(params)) == 0.0
+
+
+def test_the_gate_by_hand():
+    # gains of (1, 3, 5) as above; t = sum / sqrt(sum of squares)
+    gains = np.array([-4.0, 4.5, 8.0])
+    t = gains.sum() / np.sqrt((gains**2).sum())
+    student = gains.mean() / (gains.std(ddof=1) / np.sqrt(3))
+    assert t == pytest.approx(np.sqrt(3) * student / np.sqrt(2 + student**2))
+    loop = inner.gated(MEAN, number, offset=0.4, slope=-1.5)
+    params = params_of(loop)
+    assert jax.tree.map(float, params.inner) == {"inner": {}, "gate": {"offset": 0.4, "slope": -1.5}}
+    share = 1 / (1 + np.exp(-(0.4 - 1.5 * t)))
+    support = support_of(1.0, 3.0, 5.0, padding=1)
+    adapted, path = loop.adapt(params, support, None)
+    np.testing.assert_allclose(path["w"], [0.0, 3.0 * share], rtol=1e-12)
+    assert adapted.inner is params.inner and adapted.personal["w"] == path["w"][1]
+    slope = jax.grad(lambda params: loop.adapt(params, support, None)[0].personal["w"])(params)
+    bend = 3.0 * share * (1 - share)
+    np.testing.assert_allclose(slope.inner["gate"]["offset"], bend, rtol=1e-12)
+    np.testing.assert_allclose(slope.inner["gate"]["slope"], bend * t, rtol=1e-12)
+    np.testing.assert_allclose(slope.personal["w"], 1 - share, rtol=1e-12)  # the mean does not know the start
+
+
+@pytest.mark.parametrize("support", [support_of(4.0, padding=3), support_of(0.0, 0.0, 0.0)])
+def test_without_evidence_the_gate_is_its_offset(support):
+    loop = inner.gated(MEAN, number, offset=3.0, slope=50.0)
+    start = 0.0 if support.mask.sum() > 1 else 1.0
+    value, slope = jax.value_and_grad(lambda params: loop.adapt(params, support, None)[0].personal["w"])(
+        params_of(loop, start)
+    )
+    mean = float(support.targets[0])
+    np.testing.assert_allclose(value, start + (mean - start) / (1 + np.exp(-3.0)), rtol=1e-12)
+    assert all(bool(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+
+
+def test_the_gate_starts_nearly_open_and_carries_the_rates():
+    loop = inner.gated(LEARNED, problems.rough)
+    params = problems.rough_params(loop)
+    assert set(params.inner["inner"]["rates"]) == {"b", "theta"}
+    plain = LEARNED.adapt(params._replace(inner=params.inner["inner"]), problems.rough_task(), None)
+    adapted, path = loop.adapt(params, problems.rough_task(), None)
+    start = params.personal["theta"]
+    share = (path["theta"][-1] - start) / (plain[1]["theta"][-1] - start)
+    assert share[0] == pytest.approx(float(share[1])) and 0.8 < float(share[0]) < 1.0
+
+
+def test_toward_is_exact_at_both_ends():
+    start, end = jnp.asarray(0.1), jnp.asarray(0.7)
+    assert toward(start, end, jnp.asarray(1.0)) == end and toward(start, end, jnp.asarray(0.0)) == start
+    assert toward(start, jnp.asarray(jnp.nan), jnp.asarray(0.0)) == start
+    np.testing.assert_allclose(toward(start, end, jnp.asarray(0.5)), 0.4, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("factory", "arguments", "message"),
+    [
+        ("keep_if_it_helps", {"folds": 1}, "folds must be >= 2, got 1"),
+        ("keep_if_it_helps", {"margin": -1.0}, "margin must be finite and >= 0, got -1.0"),
+        ("keep_if_it_helps", {"default_scale": float("nan")}, "default_scale must be finite and >= 0, got nan"),
+        ("keep_if_it_helps", {"scales": (0.0, -0.5)}, "scales must be finite and >= 0, got -0.5"),
+        ("keep_if_it_helps", {"scales": (0.5, 1.0)}, "scales must hold 0, the start, got"),
+        ("gated", {"folds": 1}, "folds must be >= 2, got 1"),
+        ("gated", {"offset": float("inf")}, "offset must be finite, got inf"),
+        ("gated", {"slope": float("nan")}, "slope must be finite, got nan"),
+    ],
+)
+def test_what_is_refused(factory, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(inner, factory)(MEAN, number, **arguments)

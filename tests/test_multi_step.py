@@ -1,0 +1,115 @@
+"""MAML++'s outer loop on the quadratic: weights of steps by formula, first order before second; users one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metapers import aggregate, inner, keys, learners
+from tests.contracts import world
+from tests.test_learners import POINT, QUERY, SUPPORT, centres
+
+KEY = keys.root(3)
+RATE, STEPS, THETA = 0.25, 3, np.array([1.0, -2.0])
+
+
+def loop(first_order=False):
+    return inner.gradient(world.point_loss, STEPS, RATE, first_order=first_order)
+
+
+def slopes(learner, count):
+    """The gradient at the same parameters at outer steps 0, 1, ...: SGD of rate zero stays where it is."""
+    tasks, mask = centres(SUPPORT, QUERY)
+    update, state, found = jax.jit(learner.update), learner.init(POINT, tasks), []
+    for step in range(count):
+        state, info = update(state, tasks, mask, keys.named(KEY, "step", step))
+        found.append((float(info["grad_norm"]), float(info["losses"].mean())))
+    return found
+
+
+def by_hand(weights, first_order=False):
+    # theta_k = c + (1 - r)^k (theta - c); d/dtheta of ½‖theta_k - q‖² has the factor (1 - r)^k, first order has 1
+    total = np.zeros(2)
+    for k, weight in enumerate(weights, start=1):
+        left = (1 - RATE) ** k
+        gap = SUPPORT + left * (THETA - SUPPORT) - QUERY
+        total += weight * ((1.0 if first_order else left) * gap).mean(0)
+    return np.linalg.norm(total)
+
+
+def test_the_weights_go_from_every_step_alike_to_the_last_alone():
+    learner = learners.multi_step(world.point_loss, loop(), optax.sgd(0.0), anneal=4, aggregator=aggregate.mean())
+    found = slopes(learner, 6)
+    for step, (norm, loss) in enumerate(found):
+        share = max(0.0, 1 - step / 4)
+        weights = [share / 3, share / 3, 1 - share * 2 / 3]
+        np.testing.assert_allclose(norm, by_hand(weights), rtol=1e-12)
+        last = SUPPORT + (1 - RATE) ** 3 * (THETA - SUPPORT) - QUERY
+        np.testing.assert_allclose(loss, 0.5 * np.square(last).sum(1).mean(), rtol=1e-12)
+    assert found[0][0] != found[-1][0]
+
+
+def test_without_annealing_it_is_maml():
+    tasks, mask = centres(SUPPORT, QUERY)
+    pair = [
+        learners.multi_step(world.point_loss, loop(), optax.adam(0.1), anneal=0, aggregator=aggregate.mean()),
+        learners.maml(world.point_loss, loop(), optax.adam(0.1), aggregator=aggregate.mean()),
+    ]
+    ends = [one.update(one.init(POINT, tasks), tasks, mask, KEY)[0].params for one in pair]
+    assert world.distance(*ends) < 1e-14
+
+
+def test_first_order_comes_before_second():
+    learner = learners.multi_step(
+        world.point_loss,
+        loop(),
+        optax.sgd(0.0),
+        anneal=0,
+        aggregator=aggregate.mean(),
+        first_order=loop(first_order=True),
+        second_from=2,
+    )
+    norms = [norm for norm, _ in slopes(learner, 4)]
+    plain, exact = by_hand([0, 0, 1], first_order=True), by_hand([0, 0, 1])
+    np.testing.assert_allclose(norms, [plain, plain, exact, exact], rtol=1e-12)
+    assert abs(plain - exact) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"anneal": -1}, "anneal must be >= 0, got -1"),
+        ({"anneal": 0, "second_from": -2}, "second_from must be >= 0, got -2"),
+        (
+            {"anneal": 0, "second_from": 5},
+            "first_order must be an inner loop .* got None with 5",
+        ),
+    ],
+)
+def test_multi_step_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        learners.multi_step(world.point_loss, loop(), optax.sgd(0.1), aggregator=aggregate.mean(), **options)
+
+
+def test_serial_reptile_is_the_loop_written_out_and_a_masked_user_takes_no_step():
+    move, outer = (1 - RATE) ** STEPS, 0.5
+    learner = learners.serial(learners.reptile(world.point_loss, loop(), optax.sgd(outer), aggregator=aggregate.mean()))
+    tasks, _ = centres(SUPPORT, QUERY)
+    mask = jnp.array([True, False, True])
+    state, info = jax.jit(learner.update)(learner.init(POINT, tasks), tasks, mask, KEY)
+    theta = THETA.copy()
+    for user in (0, 2):
+        centre = (SUPPORT[user] + QUERY[user]) / 2  # Reptile adapts on support and query joined
+        theta = theta + outer * (centre + move * (theta - centre) - theta)
+    np.testing.assert_allclose(state.params.personal["theta"], theta, rtol=1e-12)
+    assert int(state.step) == 2 and info["losses"].shape == (3,) and float(info["losses"][1]) == 0.0
+
+
+def test_serial_differs_from_one_step_for_all():
+    reptile = learners.reptile(world.point_loss, loop(), optax.sgd(0.5), aggregator=aggregate.mean())
+    tasks, mask = centres(SUPPORT, QUERY)
+    ends = [
+        one.update(one.init(POINT, tasks), tasks, mask, KEY)[0].params for one in (reptile, learners.serial(reptile))
+    ]
+    assert world.distance(*ends) > 0.1

@@ -1,0 +1,268 @@
+"""Normalisation as a choice: closed forms, and which choices let one query's prediction move another's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from metapers import base, inner, models, scores, trees
+from metapers.models import layers, norms, seam
+
+KEY = jax.random.key(0)
+CHOICES = {
+    "none": models.no_norm(),
+    "group": models.group_norm(2),
+    "layer": models.layer_norm(),
+    "support": models.support_norm(),
+    "batch": models.batch_norm(),
+}
+
+
+def rows(n, *shape, seed=1):
+    return jax.random.normal(jax.random.key(seed), (n, *shape))
+
+
+def close(a, b, tolerance=1e-12):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def perturbed(params, seed=5):
+    leaves, shape = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [x + 0.3 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(shape, moved)
+
+
+def images(n, size=9, seed=1):
+    return 2.0 * rows(n, size, size, 1, seed=seed) + 0.5
+
+
+def batch(n, size=9, seed=1, ways=2):
+    return base.Batch(images(n, size, seed), jnp.arange(n) % ways, jnp.ones(n, bool))
+
+
+def scaled(norm):
+    norm.scale[...] = jnp.linspace(0.5, 2.0, norm.scale.shape[0])
+    norm.shift[...] = jnp.linspace(-1.0, 3.0, norm.shift.shape[0])
+    return np.asarray(norm.scale[...]), np.asarray(norm.shift[...])
+
+
+def test_batch_norm_uses_the_statistics_of_the_unmasked_rows():
+    x, mask = rows(4, 3, 5, 2), jnp.array([True, True, False, True])
+    norm = models.batch_norm().build(2)
+    scale, shift = scaled(norm)
+    kept = np.asarray(x)[np.asarray(mask)]
+    close(norm(x, mask), (np.asarray(x) - kept.mean((0, 1, 2))) / np.sqrt(kept.var((0, 1, 2)) + 1e-5) * scale + shift)
+
+
+@pytest.mark.parametrize(("choice", "groups"), [(models.layer_norm(), 1), (models.group_norm(3), 3)])
+def test_group_norm_measures_each_row_and_group_by_itself(choice, groups):
+    x, norm = rows(2, 3, 5, 6) + 1.0, choice.build(6)
+    scale, shift = scaled(norm)
+    expected = np.empty(x.shape)
+    for row in range(2):
+        for part in np.split(np.arange(6), groups):
+            mine = np.asarray(x)[row, :, :, part]
+            expected[row, :, :, part] = (mine - mine.mean()) / np.sqrt(mine.var() + 1e-5)
+    close(norm(x, jnp.ones(2, bool)), expected * scale + shift)
+
+
+def test_no_norm_is_the_identity_without_parameters():
+    x = rows(2, 3, 3, 4)
+    close(models.no_norm().build(4)(x, jnp.ones(2, bool)), x, 0)
+    params = models.conv4(2, 4, norm=models.no_norm()).init(KEY)
+    assert set(params.personal) == {"conv_0", "conv_1", "conv_2", "conv_3", "head"}
+
+
+def test_support_norm_measures_what_it_is_written_with():
+    support, query, mask = rows(4, 3, 5, 2) * 3.0 + 1.0, rows(3, 3, 5, 2, seed=2), jnp.array([True, True, False, True])
+    norm = models.support_norm().build(2)
+    scale, shift = scaled(norm)
+    everyone = jnp.ones(3, bool)
+    close(norm(query, everyone), np.asarray(query) * scale + shift)  # nothing written yet: mean 0, variance 1
+    norm.write(support, mask)
+    kept = np.asarray(support)[np.asarray(mask)]
+    unit = (np.asarray(query) - kept.mean((0, 1, 2))) / np.sqrt(kept.var((0, 1, 2)) + 1e-5)
+    close(norm(query, everyone), unit * scale + shift)
+
+
+def test_support_norm_of_the_support_itself_is_batch_norm():
+    ours, theirs = models.conv4(2, 4, norm=models.support_norm()), models.conv4(2, 4)
+    params, support = perturbed(ours.init(KEY)), batch(5)._replace(mask=jnp.array([True, True, False, True, True]))
+    kept = {"scale", "shift"}
+    usual = {
+        name: {leaf: x for leaf, x in part.items() if leaf in kept} if "norm" in name else part
+        for name, part in params.personal.items()
+    }
+    written = params._replace(personal=jax.jit(ours.write)(params, support, None))
+    close(
+        ours.apply(written, support.inputs, support.mask, None)[support.mask],
+        theirs.apply(base.Params({}, usual, {}), support.inputs, support.mask, None)[support.mask],
+        1e-10,
+    )
+    pairs = zip(trees.names(params.personal), *map(jax.tree.leaves, (params.personal, written.personal)), strict=True)
+    changed = {name for name, one, other in pairs if not np.allclose(one, other)}
+    assert changed == {f"norm_{i}/{leaf}" for i in range(4) for leaf in ("mean", "log_variance")}
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("name", CHOICES)
+def test_one_query_moves_another_only_where_it_is_declared(name, pool):
+    choice = CHOICES[name]
+    model, size = models.conv4(2, 4, norm=choice, pool=pool), 16 if pool else 9
+    params, query, mask = perturbed(model.init(KEY)), images(4, size, seed=2), jnp.ones(4, bool)
+    params = params._replace(personal=model.write(params, batch(3, size), None))
+    predict = jax.jit(lambda inputs, mask: model.apply(params, inputs, mask, None)[0])
+    first = predict(query, mask)
+    others = (predict(query.at[2].multiply(3.0), mask), predict(query, mask.at[3].set(False)))
+    for other in others:
+        assert np.allclose(first, other, rtol=0, atol=1e-12) != choice.transductive
+    assert not np.allclose(first, predict(query.at[0].multiply(-1.0), mask), atol=1e-6)
+    assert models.is_transductive(model, query, KEY) == choice.transductive == (name == "batch")
+
+
+@pytest.mark.parametrize("name", sorted(set(CHOICES) - {"support"}))
+def test_nothing_is_written_where_nothing_is_kept(name):
+    model = models.conv4(2, 4, norm=CHOICES[name])
+    params = model.init(KEY)
+    close(model.write(params, batch(3), None), params.personal, 0)
+
+
+def test_support_statistics_are_personal_whatever_adapts():
+    model = models.conv4(2, 4, norm=models.support_norm(), adapts=models.ADAPTS["head"])
+    params = model.init(KEY)
+    statistics = {f"norm_{i}": {"mean": (4,), "log_variance": (4,)} for i in range(4)}
+    assert jax.tree.map(jnp.shape, params.personal) == statistics | {"head": {"kernel": (4, 2), "bias": (2,)}}
+    supports = jax.tree.map(lambda *leaves: jnp.stack(leaves), batch(3), batch(3, seed=7))
+    together = jax.vmap(lambda support: model.write(params, support, None))(supports)
+    close(jax.tree.map(lambda x: x[1], together), model.write(params, batch(3, seed=7), None))
+
+
+def slope_gap(value, params, size=1e-5):
+    """(along a direction) the gradient's derivative and the central difference."""
+    direction = perturbed(jax.tree.map(jnp.zeros_like, params), 9)
+    moved = lambda size: value(jax.tree.map(lambda p, d: p + size * d, params, direction))
+    return trees.dot(jax.grad(value)(params), direction), (moved(size) - moved(-size)) / (2 * size)
+
+
+def test_support_norm_has_an_exact_meta_gradient():
+    model = models.conv4(2, 3, norm=models.support_norm(), adapts=models.ADAPTS["head"])
+    loss_fn = base.example_loss(model, scores.cross_entropy())
+    loop, support, query = inner.gradient(loss_fn, 2, 0.2, write=model.write), batch(4), batch(4, seed=3)
+
+    def outer(params):
+        return jnp.mean(loss_fn(loop.adapt(params, support, None)[0], query, None))
+
+    params = perturbed(model.init(KEY))
+    np.testing.assert_allclose(*slope_gap(outer, params), rtol=1e-6)
+    # through the measuring too: with the statistics held constant the slope is another
+    written = jax.lax.stop_gradient(model.write(params, support, None))
+    held = {name: part for name, part in written.items() if name != "head"}
+    fixed = inner.gradient(loss_fn, 2, 0.2, write=lambda params, support, key: params.personal | held)
+    short = jax.grad(lambda p: jnp.mean(loss_fn(fixed.adapt(p, support, None)[0], query, None)))(params)
+    full = jax.grad(outer)(params)
+    assert not np.allclose(short.shared["conv_0"]["kernel"], full.shared["conv_0"]["kernel"], rtol=1e-2)
+
+
+def test_support_statistics_written_at_every_step_have_no_slope_and_give_that_of_batch_norm():
+    ours, theirs = models.conv4(2, 4, norm=models.support_norm()), models.conv4(2, 4)
+    params, support = perturbed(ours.init(KEY)), batch(5)
+    objective = scores.cross_entropy()
+
+    def written(personal):
+        now = params._replace(personal=personal)
+        now = now._replace(personal=ours.write(now, support, None))
+        return jnp.mean(objective.loss(ours.apply(now, support.inputs, support.mask, None), support.targets))
+
+    def usual(personal):
+        outputs = theirs.apply(base.Params({}, personal, {}), support.inputs, support.mask, None)
+        return jnp.mean(objective.loss(outputs, support.targets))
+
+    keep = lambda part: {leaf: x for leaf, x in part.items() if leaf not in ("mean", "log_variance")}
+    slope = jax.grad(written)(params.personal)
+    for i in range(4):
+        close(slope[f"norm_{i}"]["mean"], jnp.zeros(4), 0)
+        close(slope[f"norm_{i}"]["log_variance"], jnp.zeros(4), 0)
+    strip = lambda personal: {name: keep(part) for name, part in personal.items()}
+    close(strip(slope), jax.grad(usual)(strip(params.personal)), 1e-10)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3)])
+def test_max_pool_by_hand(size):
+    x = rows(2, *size, 3)
+    numbers, (height, width) = np.asarray(x), (size[0] // 2, size[1] // 2)
+    expected = np.empty((2, height, width, 3))
+    for i in range(height):
+        for j in range(width):
+            expected[:, i, j] = numbers[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max((1, 2))
+    close(layers.max_pool(x), expected, 0)
+
+
+def test_conv4_pooled_is_the_published_network():
+    model = models.conv4(3, 4, pool=True)
+    params, x = perturbed(model.init(KEY)), images(3, 28)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, models.conv4(3, 4).init(KEY))
+    y, sizes = x, []
+    for i in range(4):
+        conv, norm = params.personal[f"conv_{i}"], params.personal[f"norm_{i}"]
+        y = jax.lax.conv_general_dilated(y, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = np.asarray(y) + np.asarray(conv["bias"])
+        y = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5) * np.asarray(norm["scale"])
+        y = np.maximum(y + np.asarray(norm["shift"]), 0.0)
+        y = jax.lax.reduce_window(jnp.asarray(y), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        sizes.append(y.shape[1])
+    assert sizes == [14, 7, 3, 1]
+    head = params.personal["head"]
+    expected = np.asarray(y)[:, 0, 0] @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    close(model.apply(params, x, jnp.ones(3, bool), None), expected, 1e-10)
+
+
+def test_conv4_film_changes_nothing_at_first_and_stands_after_the_norm():
+    adapts = models.ADAPTS["film"]
+    plain, film = models.conv4(2, 4), models.conv4(2, 4, film=True, adapts=adapts)
+    before, params, query, mask = plain.init(KEY), film.init(KEY), images(3), jnp.ones(3, bool)
+    assert set(params.personal) == {f"film_{i}" for i in range(4)}
+    close(film.apply(params, query, mask, None), plain.apply(before, query, mask, None), 0)
+    user = {f"film_{i}": {"scale": 2.0 + rows(4, seed=i), "shift": rows(4, seed=i + 9)} for i in range(4)}
+    # an affine map after another is one: scale into the norm's scale, shift beside it
+    folded = dict(before.personal)
+    for i in range(4):
+        norm, own = folded[f"norm_{i}"], user[f"film_{i}"]
+        shift = norm["shift"] * own["scale"] + own["shift"]
+        folded[f"norm_{i}"] = {"scale": norm["scale"] * own["scale"], "shift": shift}
+    close(
+        film.apply(params._replace(personal=user), query, mask, None),
+        plain.apply(before._replace(personal=folded), query, mask, None),
+        1e-10,
+    )
+
+
+def test_is_transductive_sees_past_a_head_that_is_zero():
+    class Centred(nnx.Module):
+        def __init__(self, mixes):
+            self.weights, self.mixes = seam.Personal(jnp.zeros(2)), mixes
+
+        def __call__(self, x, *, mask, key=None):
+            return {"y": (x - jnp.mean(x, 0, keepdims=True) if self.mixes else x) @ self.weights[...]}
+
+    for mixes in (True, False):
+        model = models.model(lambda rngs, mixes=mixes: Centred(mixes))
+        assert models.is_transductive(model, rows(3, 2), KEY) is mixes
+
+
+def test_normalisation_refuses():
+    with pytest.raises(ValueError, match="groups must be >= 1, got 0"):
+        models.group_norm(0)
+    with pytest.raises(ValueError, match="groups must divide the 4 channels, got 3"):
+        models.conv4(2, 4, norm=models.group_norm(3))
+    with pytest.raises(ValueError, match="x must be at least 2 x 2 to be pooled, got 1 x 4"):
+        layers.max_pool(rows(1, 1, 4, 2))
+    with pytest.raises(ValueError, match="inputs must have >= 2 rows, got 1"):
+        models.is_transductive(models.linear(2), rows(1, 2), KEY)
+
+
+def test_a_step_cannot_make_a_written_variance_negative():
+    norm = norms.SupportNorm(2)
+    norm.log_variance[...] = jnp.array([-30.0, 5.0])
+    assert bool(jnp.isfinite(norm(rows(2, 2, 2, 2), jnp.ones(2, bool))).all())

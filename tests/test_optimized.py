@@ -1,0 +1,154 @@
+"""Adaptation by optax optimizers: plain descent to the bit, Adam and clips by hand, derivatives by differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metapers import base, inner
+from tests import inner_problems as problems
+from tests.contracts import world
+
+KEY = jax.random.key(0)
+
+
+def rmsprop(rate=0.2, eps_root=1e-8):
+    """Adam as Reptile uses it inside."""
+    return optax.adam(rate, b1=0.0, eps_root=eps_root)
+
+
+def mean_then_zero(params, support, key):
+    return jax.tree.map(lambda x: x + base.masked_mean(support.targets, support.mask), params.personal)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"first_order": True}, {"shrink": 2.0}, {"pull": 1.5, "shrink": 1.0}, {"write": mean_then_zero}]
+)
+@pytest.mark.parametrize("key", [None, KEY])
+def test_plain_descent_is_the_gradient_loop_to_the_bit(options, key):
+    plain = inner.gradient(problems.rough, 3, 0.2, **options)
+    loop = inner.optimized(problems.rough, 3, optax.sgd(0.2), **options)
+    params, support, query = problems.rough_params(plain), problems.rough_task(), problems.rough_task(4, 7)
+    assert world.distance(loop.adapt(params, support, key), plain.adapt(params, support, key)) == 0.0
+    slopes = [jax.grad(problems.after(one, problems.rough, support, query, key))(params) for one in (loop, plain)]
+    assert world.distance(*slopes) < 1e-15
+    assert loop.init(params) == {}
+
+
+def test_two_steps_of_adam_by_hand():
+    loop = inner.optimized(problems.bowl, 2, optax.adam(0.1, b1=0.0, b2=0.9, eps=0.0, eps_root=0.01))
+    _, path = loop.adapt(problems.bowl_params(loop), problems.bowl_task(), None)
+    first = np.array([2.0, -1.0]) - np.array([0.75, 1.0])
+    one = np.array([2.0, -1.0]) - 0.1 * first / np.sqrt(first**2 + 0.01)
+    second = one - np.array([0.75, 1.0])
+    moment = (0.9 * 0.1 * first**2 + 0.1 * second**2) / (1 - 0.9**2)
+    two = one - 0.1 * second / np.sqrt(moment + 0.01)
+    np.testing.assert_allclose(path["theta"], np.stack([[2.0, -1.0], one, two]), rtol=1e-12)
+
+
+def test_a_clip_is_of_a_users_whole_gradient():
+    loop = inner.optimized(problems.bowl, 1, optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0)))
+    adapted, _ = loop.adapt(problems.bowl_params(loop), problems.bowl_task(), None)
+    slope = np.array([1.25, -2.0])
+    expected = np.array([2.0, -1.0]) - 0.5 * slope / np.linalg.norm(slope)
+    np.testing.assert_allclose(adapted.personal["theta"], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [rmsprop(), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5, momentum=0.5))]
+)
+@pytest.mark.parametrize("key", [None, KEY])
+def test_meta_gradient_equals_finite_differences(optimizer, key):
+    loop = inner.optimized(problems.rough, 3, optimizer, shrink=1.0, pull=0.3)
+    value = jax.jit(problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), key))
+    params = problems.rough_params(loop)
+    slope = jax.grad(value)(params)
+    assert world.distance(slope, problems.finite_differences(value, params)) < 1e-7
+    assert all(bool(jnp.all(jnp.abs(leaf) > 1e-7)) for leaf in jax.tree.leaves(slope))
+
+
+def dead(params, batch, key):
+    """The second number of theta meets inputs of 0: its gradient is exactly 0."""
+    theta = params.personal["theta"]
+    return 0.5 * jnp.square(theta[0] + theta[1] * batch.inputs[:, 0] - batch.targets[:, 0])
+
+
+def test_an_exactly_zero_gradient_needs_eps_root_at_second_order():
+    def slope(**options):
+        eps_root = options.pop("eps_root")
+        loop = inner.optimized(dead, 2, rmsprop(0.1, eps_root), **options)
+        whole = problems.after(loop, problems.bowl, problems.bowl_task(), problems.bowl_task())
+        return whole, jax.grad(whole)(problems.bowl_params(loop)).personal["theta"]
+
+    assert not jnp.isfinite(slope(eps_root=0.0)[1]).all()
+    value, finite = slope(eps_root=1e-8)
+    loop = inner.optimized(dead, 2, rmsprop(0.1))
+    expected = problems.finite_differences(value, problems.bowl_params(loop)).personal["theta"]
+    np.testing.assert_allclose(finite, expected, rtol=1e-5)
+    # first order: the moved start, no derivative of the steps
+    adapted, _ = loop.adapt(problems.bowl_params(loop), problems.bowl_task(), None)
+    np.testing.assert_allclose(
+        slope(eps_root=0.0, first_order=True)[1], adapted.personal["theta"] - problems.MEAN, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("optimizer", [rmsprop(), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5)),
+                                       optax.adamw(0.1, eps_root=1e-8, weight_decay=0.1)])  # fmt: skip
+def test_a_user_without_support_keeps_the_start_and_its_derivative(optimizer):
+    loop = inner.optimized(problems.bowl, 3, optimizer)
+    empty = problems.bowl_task((False,) * 4)
+    adapted, path = loop.adapt(problems.bowl_params(loop), empty, None)
+    assert (path["theta"] == problems.START[None]).all() and (adapted.personal["theta"] == problems.START).all()
+    slope = jax.grad(problems.after(loop, problems.bowl, empty, problems.bowl_task()))(problems.bowl_params(loop))
+    np.testing.assert_allclose(slope.personal["theta"], problems.START - problems.MEAN, rtol=1e-12)
+
+
+def test_padding_changes_nothing():
+    loop = inner.optimized(problems.rough, 3, rmsprop())
+    params, support = problems.rough_params(loop), problems.rough_task(3)
+    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros((2, *x.shape[1:]), x.dtype)]), support)
+    assert world.distance(loop.adapt(params, padded, None), loop.adapt(params, support, None)) < 1e-15
+
+
+def by_seen_norms(rate):
+    """Divides by the norms seen so far: a state that is one number, alike for all users only at first."""
+
+    def update(updates, state, params=None):
+        state = state + optax.tree.norm(updates)
+        return jax.tree.map(lambda g: -rate * g / state, updates), state
+
+    return optax.GradientTransformation(lambda params: jnp.ones(()), update)
+
+
+@pytest.mark.parametrize("optimizer", [rmsprop(), by_seen_norms(0.5)])
+def test_users_mapped_are_users_in_a_loop_and_over_two_devices(optimizer):
+    loop = inner.optimized(problems.rough, 3, optimizer)
+    params, users = problems.rough_params(loop), problems.rough_users(4)
+    mapped = jax.jit(jax.vmap(lambda task: loop.adapt(params, task, KEY)[1]))(users)
+    adapt = jax.jit(loop.adapt)
+    for i in range(4):
+        alone = adapt(params, jax.tree.map(lambda x, i=i: x[i], users), KEY)[1]
+        assert world.distance(jax.tree.map(lambda x, i=i: x[i], mapped), alone) < 1e-13
+    total, here = problems.over_users(loop, params, users)
+    assert world.distance(problems.over_two_devices(total, params, users), here) < 1e-12
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(here))
+
+
+def test_no_steps_give_the_start():
+    loop = inner.optimized(problems.bowl, 0, rmsprop())
+    adapted, path = loop.adapt(problems.bowl_params(loop), problems.bowl_task(), None)
+    assert (path["theta"] == problems.START[None]).all() and (adapted.personal["theta"] == problems.START).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": -1}, "steps must be >= 0, got -1"),
+        ({"shrink": -0.5}, "shrink must be finite and >= 0, got -0.5"),
+        ({"pull": float("inf")}, "pull must be finite and >= 0, got inf"),
+    ],
+)
+def test_what_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        inner.optimized(problems.bowl, **{"steps": 1, "optimizer": rmsprop(), **arguments})
