@@ -2,6 +2,7 @@
 
 --devices N splits the users over N CPU devices (``aggregate.sharded``); --chunk K > 1 takes K steps per dispatch
 in the scan in which a stage is trained (``metapers.stage.program``) instead of one call of ``learner.update``.
+--blocks B takes B of a device's users at a time (``aggregate.blocks``), --unroll U inner steps a turn of their loop.
 --mode adapt and --mode one: see ``ours_adapt.py``.
 """
 
@@ -64,17 +65,18 @@ def objective_of(work: Workload) -> Objective:
     return objectives.cross_entropy() if work.name.startswith("W2") else objectives.squared_error()
 
 
-def learner_of(work: Workload, mesh: Mesh | None, unroll: int = 1) -> Learner:
+def learner_of(work: Workload, mesh: Mesh | None, unroll: int = 1, blocks: int = 0) -> Learner:
     loss_fn = example_loss(model_of(work), objective_of(work))
-    aggregator = aggregate.mean() if mesh is None else aggregate.sharded(aggregate.mean(), mesh)
+    aggregator = aggregate.blocks(aggregate.mean(), blocks) if blocks else aggregate.mean()
+    aggregator = aggregator if mesh is None else aggregate.sharded(aggregator, mesh)
     adapt = inner.gradient(loss_fn, workloads.INNER_STEPS, work.rate, unroll=unroll)
     return learners.maml(loss_fn, adapt, optax.adam(workloads.OUTER_RATE), aggregator=aggregator)
 
 
-def stepper(work: Workload, *, devices: int = 1, unroll: int = 1) -> Callable[[], float]:
+def stepper(work: Workload, *, devices: int = 1, unroll: int = 1, blocks: int = 0) -> Callable[[], float]:
     """A function that takes one outer step each time it is called and returns the loss before that step."""
     mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,)) if devices > 1 else None
-    learner = learner_of(work, mesh, unroll)
+    learner = learner_of(work, mesh, unroll, blocks)
     tasks, mask = tasks_of(work)
     state, root = jax.jit(learner.init)(params_of(work), tasks), keys.root(0)
     if mesh is not None:
@@ -93,14 +95,14 @@ def stepper(work: Workload, *, devices: int = 1, unroll: int = 1) -> Callable[[]
     return step
 
 
-def chunks(work: Workload, *, devices: int = 1, chunk: int, unroll: int = 1) -> Callable[[], float]:
+def chunks(work: Workload, *, chunk: int, devices: int = 1, unroll: int = 1, blocks: int = 0) -> Callable[[], float]:
     """A function that takes ``chunk`` outer steps in one dispatch, as training does; returns the last one's loss."""
     mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,)) if devices > 1 else None
     drawn = tasks_of(work)
     if mesh is not None:
         drawn = jax.device_put(drawn, NamedSharding(mesh, P("users")))
     family = TaskFamily(lambda window, step, num: drawn, lambda data, step, n, key: data)
-    program = stage.program(learner_of(work, mesh, unroll), family, users=work.tasks, chunk=chunk)
+    program = stage.program(learner_of(work, mesh, unroll, blocks), family, users=work.tasks, chunk=chunk)
     params = jax.tree.map(lambda leaf: leaf[None], params_of(work))
     state, root = program.init(params, drawn), keys.root(0)[None]
     if mesh is not None:
@@ -122,6 +124,7 @@ def main() -> None:
     parser = timing.arguments(__doc__, workloads.NAMES)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--unroll", type=int, default=1)
+    parser.add_argument("--blocks", type=int, default=0)
     parser.add_argument("--chunk", type=int, default=1)
     parser.add_argument("--path", choices=[ours_adapt.SERVED, ours_adapt.PROGRAM], default=ours_adapt.SERVED)
     given = parser.parse_args()
@@ -134,6 +137,7 @@ def main() -> None:
     elif given.mode == "one":
         step = ours_adapt.one_user(work, given.path, unroll=given.unroll)
     else:
+        options |= {"blocks": given.blocks}
         step = chunks(work, chunk=given.chunk, **options) if given.chunk > 1 else stepper(work, **options)
     measured = timing.timed(step, began=began, steps=given.steps, max_s=given.max_s)
     measured |= {name: measured[name] / given.chunk for name in ("ms_per_step", "ms_min", "cpu_ms_per_step")}

@@ -12,8 +12,8 @@ import higher
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.nn import functional
 
 from benchmarks import timing
 
@@ -56,8 +56,9 @@ def load(path: str, device: str) -> Given:
     """The file's workload, in its own precision."""
     file = np.load(path)
     torch.set_default_dtype(torch.from_numpy(file["layer/0/w"]).dtype)
-    torch.set_default_device(device)
-    data = [torch.tensor(file[f"data/{part}"]) for part in ("support_x", "support_y", "query_x", "query_y")]
+    data = [
+        torch.tensor(file[f"data/{part}"], device=device) for part in ("support_x", "support_y", "query_x", "query_y")
+    ]
     layers = [
         {part: torch.tensor(file[f"layer/{i}/{part}"]) for part in ("w", "b", "gain", "offset") if has(file, i, part)}
         for i in range(sum(name.endswith("/w") for name in file.files))
@@ -76,8 +77,14 @@ def load(path: str, device: str) -> Given:
             axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(weight.ndim, (0,))
             module.weight.copy_(weight.permute(axes))
             module.bias.copy_(bias)
-    table = torch.tensor(file["table"]).requires_grad_() if "table" in file.files else None
-    return Given(network, table, data, float(file["rate"]), functional.cross_entropy if images else functional.mse_loss)
+    table = torch.tensor(file["table"], device=device).requires_grad_() if "table" in file.files else None
+    return Given(
+        network.to(device),
+        table,
+        data,
+        float(file["rate"]),
+        functional.cross_entropy if images else functional.mse_loss,
+    )
 
 
 def has(file, layer: int, part: str) -> bool:
@@ -105,7 +112,12 @@ def with_func(given: Given, mode: str, compiled: bool) -> Steps:
 
     if mode == "one":
         one_user = compile_(lambda x, y, q: functional_call(network, adapted(current(), x, y), (q,)))
-        return lambda: float(with_rows(given, one_user).flatten()[0]), None
+
+        def first_user() -> float:
+            with torch.no_grad():
+                return float(with_rows(given, one_user)[0, 0])
+
+        return first_user, None
     if mode == "adapt":
         everybody, held = compile_(vmap(adapted, (None, 0, 0))), {}
 
@@ -149,7 +161,7 @@ def with_higher(given: Given, mode: str) -> Steps:
         return fast
 
     if mode == "one":
-        return lambda: float(with_rows(given, lambda x, y, q: adapted(x, y)(q)).flatten()[0]), None
+        return lambda: float(with_rows(given, lambda x, y, q: adapted(x, y)(q))[0, 0]), None
     if mode == "adapt":
         held = []
 

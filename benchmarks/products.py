@@ -42,17 +42,16 @@ class Product(NamedTuple):
 
 
 def of_task(workload: str) -> list[Product]:
-    """All products of one task's second-order outer step, ``INNER_STEPS`` steps s and the query:
+    """All products of one task's second-order outer step of s inner steps.
 
-    s + 1 forward products, as many for the weights' gradients and for the inputs'; going back once more, each of a
-    step's three becomes two: 3 s + 3 + 6 s products, 16 of each kind for s = 5. Nobody asks for the gradient of the
-    images: their layer has no product of the kind ``inputs``, nor the two that one leads to.
+    A layer of a step makes one product of each kind, and so does the query's. On the way back through the step each
+    of its three products has two of its own, which are again two of each kind: 3 s + 1 of each. Nobody asks for the
+    gradient of the images, so their layer has none of the kind ``inputs`` and, of the other two, 2 s + 1.
     """
     found, kinds = [], tuple(EQUATIONS)
     layers = [(WAYS[workload] * side**2, 9 * (FILTERS if i else 1), FILTERS) for i, side in enumerate(SIDES)]
     layers.append((WAYS[workload], FILTERS, WAYS[workload]))
     for i, sizes in enumerate(layers):
-        # a step's products beside each kind on the way back: (forward, weights), (forward, inputs), (weights, inputs)
         times = 3 * INNER_STEPS + 1 if i else 2 * INNER_STEPS + 1
         found += [Product(i, kind, *sizes, times) for kind in (kinds if i else kinds[:2])]
     return found
@@ -122,10 +121,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.devices > 1:
         jax.config.update("jax_num_cpu_devices", given.devices)
-    began = time.perf_counter()
     found = rates(given.workload, devices=given.devices, repeats=max(3, given.steps), max_s=given.max_s)
-    per_second = 1e9 * found["gflop_per_s"] / flop_per_task(given.workload)
-    timing.say(given.workload, "the products alone", jax.__version__, tasks_per_s=per_second, **found, began=began)
+    gflop, tasks = flop_per_task(given.workload) / 1e9, TASKS[given.workload]
+    took = 1e3 * tasks * gflop / found["gflop_per_s"]
+    measured = {"ms_per_step": took, "ms_min": took, "gflop_per_task": gflop, **found}
+    timing.answer(given.workload, "the products alone", jax.__version__, tasks, measured)
 
 
 if __name__ == "__main__":

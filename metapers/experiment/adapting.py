@@ -57,6 +57,12 @@ def bare_loop(config: Config, built: Model, *, steps: int | None = None, first_o
     chosen, loss_fn = config.learner, base.example_loss(built, objective(config))
     steps = int(chosen.inner_steps if steps is None else steps)
     first_order = bool(chosen.first_order if first_order is None else first_order)
+    if MODELS[config.model.name].solved != (chosen.inner == "written"):
+        must = "be" if chosen.inner != "written" else "not be"
+        raise ValueError(
+            f"learner.inner must {must} 'written' with model.name {config.model.name!r}, got {chosen.inner!r}: "
+            "what a model computes from the support is not descended, and what it descends is not computed"
+        )
     match one_of("learner.inner", chosen.inner, INNER_LOOPS):
         case "none":
             return inner.none()

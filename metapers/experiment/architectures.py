@@ -17,6 +17,7 @@ class Architecture(NamedTuple):
     build: Callable[..., Model]  # (options, sizes, adapts)
     objective: Callable[[Mapping[str, Any]], Objective | None] = lambda options: None
     """options -> what the outputs mean, where that is the model's to say; None: the source's objective."""
+    solved: bool = False  # what is personal is computed from the support, not descended: learner.inner "written"
 
 
 def _recommender(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
@@ -103,16 +104,16 @@ MODELS: dict[str, Architecture] = {
         },
         _bayes_recommender,
         _with_variance,
+        solved=True,
     ),
     "linear": Architecture({}, lambda options, sizes, adapts: models.linear(sizes["width"], adapts=adapts)),
     "mlp": Architecture({"hidden": (40, 40), "context": 0, **_ADDED}, _mlp),
     "point": Architecture({}, lambda options, sizes, adapts: models.point(sizes["width"], adapts=adapts)),
     "conv4": Architecture({"filters": 64, "norm": "batch", "groups": 8, "pool": False, "film": False}, _conv4),
-    "solved": Architecture({"hidden": (64, 64), **_HEAD}, _solved, _with_variance),
+    "solved": Architecture({"hidden": (64, 64), **_HEAD}, _solved, _with_variance, True),
     "solved_conv4": Architecture(
-        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, **_HEAD}, _solved_conv4, _with_variance
+        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, **_HEAD}, _solved_conv4, _with_variance, True
     ),
     "gru": Architecture({"embed": 16, "hidden": 64, **_ADDED}, _gru),
     "transformer": Architecture({"width": 64, "heads": 4, "layers": 2, **_ADDED}, _transformer),
 }
-"""Those whose head is solved or stored ("solved", "bayes_recommender") go with ``learner.inner`` "written"."""

@@ -115,8 +115,8 @@ class Scorer(NamedTuple):
     def transductive(self) -> bool:
         """Whether the answer for one query depends on the others; asked of the model on real inputs."""
         cohort = self.parts.stream.held_out("validation", None)
-        inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), cohort.inputs)
-        return models.is_transductive(self.parts.model, inputs, keys.root(self.parts.config.seed))
+        inputs, targets = jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), (cohort.inputs, cohort.targets))
+        return models.is_transductive(self.parts.model, inputs, keys.root(self.parts.config.seed), targets)
 
     def life(self, params: Params, name: str) -> tuple[records.Curves, np.ndarray]:
         """Curves on the validation users' whole lives, and their headline means [start or adapted, seeds]."""

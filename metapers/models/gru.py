@@ -36,10 +36,9 @@ class GRU(nnx.Module):
             state = jnp.where(known, (1 - update) * new + update * state, state)
             return state, state
 
-        # The first place stands before the scan: its result has the type of a carry under shard_map, zeros have not.
-        first, _ = step(jnp.zeros_like(gates[0, :, : self.hidden]), (gates[0], there[0]))
-        _, rest = jax.lax.scan(step, first, (gates[1:], there[1:]))
-        states = jnp.swapaxes(jnp.concatenate([first[None], rest]), 0, 1)
+        # Zeros like the gates, not of their shape: under shard_map they are each device's own, as the states will be.
+        _, states = jax.lax.scan(step, jnp.zeros_like(gates[0, :, : self.hidden]), (gates, there))
+        states = jnp.swapaxes(states, 0, 1)
         return self.head(self.film_hidden(states) if self.film else states)
 
 

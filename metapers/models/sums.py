@@ -5,11 +5,11 @@ the precision K = I + F' (sum phi phi') F / v, whose eigenvalues are at least on
 solution does not come near a singular matrix, in float32 neither.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 
 from metapers.base import Array
 
@@ -60,21 +60,21 @@ def predict(sums: Sums, prior: Prior, phi: Array) -> tuple[Array, Array]:
     excess is added to K's diagonal: the solution is then a little nearer the prior, and never NaN.
     Bishop 2006, Pattern Recognition and Machine Learning, equations 3.49 to 3.59, for a prior of any mean.
     """
-    lower, pull = _solved(sums, prior)
-    seen = solve_triangular(lower, _times(phi, prior.factor).T, lower=True)  # [d, n]
-    return phi @ prior.mean + seen.T @ pull, prior.noise + jnp.sum(jnp.square(seen), axis=0)
+    precision, right = _normal(sums, prior)
+    seen = _times(phi, prior.factor)
+    width = jnp.sum(seen.T * _solve(precision, seen.T), axis=0)
+    return phi @ prior.mean + seen @ _solve(precision, right), prior.noise + width
 
 
 def posterior(sums: Sums, prior: Prior) -> tuple[Array, Array]:
     """(mean [d, outputs], covariance [d, d]) of the weights w given the examples in ``sums``."""
-    lower, pull = _solved(sums, prior)
+    precision, right = _normal(sums, prior)
     factor = jnp.diag(prior.factor) if prior.factor.ndim == 1 else prior.factor
-    half = solve_triangular(lower, factor.T, lower=True)
-    return prior.mean + half.T @ pull, half.T @ half
+    return prior.mean + factor @ _solve(precision, right), factor @ _solve(precision, factor.T)
 
 
-def _solved(sums: Sums, prior: Prior) -> tuple[Array, Array]:
-    # K = L L' and L^-1 F' (moment - gram m) / v
+def _normal(sums: Sums, prior: Prior) -> tuple[Array, Array]:
+    # K and F' (moment - gram m) / v
     gram, moment, _ = _counted(sums)
     inner = _times(_times(gram, prior.factor).T, prior.factor) / prior.noise
     size = inner.shape[0]
@@ -82,9 +82,27 @@ def _solved(sums: Sums, prior: Prior) -> tuple[Array, Array]:
     # Rounding takes up to eps trace(K) off the least eigenvalue, which is one. While that is little nothing is done.
     rounding = jnp.finfo(inner.dtype).eps * lax.stop_gradient(jnp.trace(precision))
     jitter = jnp.maximum(rounding - 0.1, 0)
-    lower = jnp.linalg.cholesky(precision + jitter * jnp.eye(size, dtype=inner.dtype))
     residual = _times((moment - gram @ prior.mean).T, prior.factor).T / prior.noise
-    return lower, solve_triangular(lower, residual, lower=True)
+    return precision + jitter * jnp.eye(size, dtype=inner.dtype), residual
+
+
+def _solve(matrix: Array, right: Array) -> Array:
+    """matrix^-1 right for a symmetric positive definite matrix [d, d], right [d, m]; differentiable in both.
+
+    Gauss-Jordan elimination, whose pivots need no search here, as a loop of rank-one updates: batched over users it is
+    plain arithmetic, where a LAPACK call is one matrix at a time (several such calls on several host devices at once
+    have been seen never to return).
+    """
+
+    def eliminated(_: Callable[[Array], Array], right: Array) -> Array:
+        def column(both: Array, i: Array) -> tuple[Array, None]:
+            row = both[i] / both[i, i]
+            return (both - both[:, i, None] * row[None]).at[i].set(row), None
+
+        both = jnp.concatenate([lax.stop_gradient(matrix), right], axis=1)
+        return lax.scan(column, both, jnp.arange(matrix.shape[0]))[0][:, matrix.shape[0] :]
+
+    return lax.custom_linear_solve(lambda x: matrix @ x, right, eliminated, symmetric=True)
 
 
 def _times(rows: Array, factor: Array) -> Array:

@@ -280,7 +280,7 @@ EXCLUDED: dict[str, str] = {
     "tasks.characters_from_tfds": "reads an origin of Omniglot, tests/test_omniglot.py",
     "tasks.omniglot": "needs its data set; made with episodes as the row here, and in tests/test_omniglot.py",
     "tasks.movielens": "needs its data set; made with ragged.stream as the rows here, and in tests/test_movielens.py",
-    "tasks.shakespeare": "needs its data set; made with ragged.stream as the rows here, and in tests/test_shakespeare.py",
+    "tasks.shakespeare": "needs its data set; made with ragged.stream, and in tests/test_shakespeare.py",
     "tasks.wisdm": "needs its data set; made with ragged.stream as the rows here, and in tests/test_wisdm.py",
     "tasks.writers": "needs its data set; made with ragged.stream as the rows here, and in tests/test_writers.py",
     "models.ADAPTS": "names of choices of Variable types, no model",
