@@ -12,7 +12,7 @@ DEMO := runs/demo
 RESULTS := runs/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check pytest results kill-test flip-test test-tfds bench lock clean
+.PHONY: help install demo test check pytest results kill-test flip-test test-tfds bench bench-memory lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -55,8 +55,11 @@ test-tfds: ## prepare movielens/latest-small through TFDS, in an environment of 
 	.venv-tfds/bin/python -m pip install --quiet --disable-pip-version-check -e '.[tensorflow,movielens,dev]'
 	.venv-tfds/bin/python -m pytest tests/test_movielens_tfds.py -q
 
-bench: $(STAMP) ## the outer step of W1, W2, W3 against the yardstick and the peers
-	$(BIN)/python benchmarks/meta_step.py --make-peers-venv .venv-peers
+bench: $(STAMP) ## speed: outer step and adaptation against the yardstick, the peers and the machine
+	$(BIN)/python benchmarks/speed.py --make-peers-venv .venv-peers
+
+bench-memory: $(STAMP) ## memory and time of a transformer's outer step, plain, in blocks, rematerialised, mixed
+	$(BIN)/python benchmarks/memory.py
 
 lock: ## pin every dependency with hashes, without naming a package host
 	$(PYTHON) -m venv .venv-lock

@@ -44,16 +44,18 @@ class Contender(NamedTuple):
     starts: bool = False  # only its start is of interest
 
 
-TWO = ["--devices", "2"]
-IMAGES = ["--conv", "patches", *TWO]
+TWO, WHOLE = ["--devices", "2"], ["--unroll", "5"]
+IMAGES = ["--conv", "patches", *TWO, *WHOLE]
 ALL = (FUNC, COMPILED, HIGHER)
+# Users in blocks: what a block keeps for the way back stays in the cache.
+MANY, FEW = [*TWO, *WHOLE, "--blocks", "32"], [*TWO, *WHOLE, "--blocks", "2"]
 CASES = {
-    "W1": Case("W1", "train", "sinusoid MLP, outer step", [], [], ALL, 50),
-    "W3": Case("W3", "train", "recommender MLP, outer step", TWO, TWO, ALL, 10),
+    "W1": Case("W1", "train", "sinusoid MLP, outer step", WHOLE, WHOLE, ALL, 50),
+    "W3": Case("W3", "train", "recommender MLP, outer step", MANY, TWO, ALL, 10),
     "W3-adapt": Case("W3", "adapt", "recommender MLP, adapting alone, users/s", TWO, TWO, ALL),
     "one-user": Case("W3", "one", "recommender MLP, one user adapted and predicted for, warm", [], [], (FUNC, HIGHER)),
-    "W2-5w1s": Case("W2-5w1s", "train", "four convolutions, 5 ways, outer step", TWO, IMAGES, (FUNC, HIGHER), 2),
-    "W2-20w1s": Case("W2-20w1s", "train", "four convolutions, 20 ways, outer step", TWO, IMAGES, (FUNC, HIGHER), 2),
+    "W2-5w1s": Case("W2-5w1s", "train", "four convolutions, 5 ways, outer step", FEW, IMAGES, (FUNC, HIGHER), 2),
+    "W2-20w1s": Case("W2-20w1s", "train", "four convolutions, 20 ways, outer step", FEW, IMAGES, (FUNC, HIGHER), 2),
 }
 
 
@@ -109,8 +111,14 @@ def peer(
 
 
 def split(flags: list[str], given: argparse.Namespace) -> list[str]:
-    """The flags without those that split users over CPU cores, where the device is another."""
-    return flags if given.device == "cpu" else [flag for flag in flags if flag not in TWO]
+    """The flags without those for two CPU cores and their caches, where the device is another."""
+    return flags if given.device == "cpu" else flags_without(flags, ("--devices", "--blocks"))
+
+
+def flags_without(flags: list[str], names: tuple[str, ...]) -> list[str]:
+    """The flags without those names and the value after each."""
+    left_out = {i + j for i, flag in enumerate(flags) if flag in names for j in (0, 1)}
+    return [flag for i, flag in enumerate(flags) if i not in left_out]
 
 
 def environment(device: str, bits: int = 32) -> dict[str, str]:

@@ -18,6 +18,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -37,7 +38,7 @@ WAIT = "before each run wait up to so long for others to leave the cores"
 def main() -> int:
     given = arguments()
     peers = contenders.peers_python(given)
-    results: dict[str, Any] = {"machine": about(given, peers), "command": command_line(given), "workloads": {}}
+    results: dict[str, Any] = {"machine": about(given, peers), "command": command_line(), "workloads": {}}
     results |= {"rounds": given.rounds, "rounds_done": 0}
     with tempfile.TemporaryDirectory() as folder:
         kept = pathlib.Path(folder)
@@ -141,10 +142,10 @@ def one_round(
 
 
 def run(
-    command: list[str], given: argparse.Namespace, bits: int = 32, more: dict[str, str] | None = None
+    command: list[str], given: argparse.Namespace, bits: int = 32, more: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The last line that a command prints, read as JSON; RuntimeError with its own words if it fails."""
-    env = contenders.environment(given.device, bits) | (more or {})
+    env = contenders.environment(given.device, bits) | dict(more or {})
     name = " ".join(map(hidden, command))
     try:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=given.timeout)
@@ -167,8 +168,8 @@ def about(given: argparse.Namespace, peers: str | None) -> dict[str, Any]:
     return told
 
 
-def command_line(given: argparse.Namespace) -> str:
-    """The command with every path outside the project named PATH, and how the peers and the yardstick came."""
+def command_line() -> str:
+    """The command with every path outside the project named PATH."""
     return " ".join(["python benchmarks/speed.py", *map(hidden, sys.argv[1:])])
 
 

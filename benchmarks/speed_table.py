@@ -94,7 +94,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         if "error" in row:
             lines.append(f"| {row['name']} | {' | '.join(['failed', *['–'] * (len(titles) - 1)])} |")
             continue
-        speed = f"{row['tasks_per_s']:.4g} ({row['lowest']:.4g}–{row['highest']:.4g})"
+        speed = f"{number(row['tasks_per_s'])} ({number(row['lowest'])}–{number(row['highest'])})"
         ratio = f"{row['ratio']:.2f} ({row['ratio_low']:.2f}–{row['ratio_high']:.2f})"
         speeds = ["–"] * 3 if row["name"] == ON_DISK else [speed, ratio, f"{row['ratio_of_best']:.2f}"]
         lines.append(f"| {row['name']} | {' | '.join([*speeds, *(cell(row, field) for field in shown)])} |")
@@ -105,7 +105,12 @@ def cell(row: dict[str, Any], field: str) -> str:
     value = row.get(field)
     if value is None or (row["name"] == ON_DISK and field in ("ms_per_step", "ms_p99", "cpu_ms_per_step")):
         return "–"
-    return f"{value:.2f}" if field == "others" else f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+    return f"{value:.2f}" if field == "others" else number(value)
+
+
+def number(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
 
 
 def goals(name: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -134,7 +139,7 @@ def goals(name: str, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def at_most(title: str, found: float, wanted: float, *rows: dict[str, Any]) -> str:
-    return f"- {title}: at most {wanted:.4g}: {found:.4g}, {verdict(found <= wanted, False, *rows)}"
+    return f"- {title}: at most {number(wanted)}: {number(found)}, {verdict(found <= wanted, False, *rows)}"
 
 
 def verdict(met: bool, within: bool, *rows: dict[str, Any]) -> str:

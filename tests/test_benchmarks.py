@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import machine, meta_step, ours, timing, workloads, yardstick
+from benchmarks import machine, ours, ours_adapt, speed, timing, workloads, yardstick
 from metapers.base import Batch
 
 STEPS = 4
@@ -102,16 +102,41 @@ def test_timing_counts_warm_steps_and_stops_by_the_clock(capsys):
     assert line["tasks_per_s"] == 5000 and line["tasks_per_s_best"] == 12500 and line["peak_rss_mb"] > 10
 
 
-def test_ratios_and_verdicts():
-    base = {"ms_per_step": 1.0, "cpu_ms_per_step": 1.0, "first_step_s": 1.0, "peak_rss_mb": 1.0, "others": 0.1}
-    lines = [base | {"tasks_per_s": speed} for speed in (100.0, 400.0, 200.0)]
-    row = meta_step.summary("yardstick", lines, [100.0, 100.0, 190.0])
-    assert row["ratio"] == 0.5 and row["ratio_low"] == 0.25 and row["ratio_high"] == 1.0
-    assert row["ratio_of_best"] == 190 / 400
-    assert meta_step.targets("W1", [row]) == ["- at least 0.9 x yardstick: 0.50, MISSED"]
-    busy = meta_step.targets("W1", [row | {"others": 0.3}])
-    assert busy == ["- at least 0.9 x yardstick: 0.50, not judged: the machine was busy with other work"]
-    assert meta_step.targets("W1", [row | {"ratio": 0.9}]) == ["- at least 0.9 x yardstick: 0.90, met"]
+def test_a_quantile_is_one_of_the_values():
+    values = [float(i) for i in range(200, 0, -1)]
+    assert timing.quantile(values, 0.99) == 198.0  # 198 of 200 are at most this
+    assert timing.quantile(values, 0.5) == 100.0 and timing.quantile([3.0], 0.99) == 3.0
+
+
+def test_a_process_knows_its_age_and_its_own_memory():
+    ages = timing.since_start(), timing.since_start()
+    assert ages[0] is None or 0 < ages[0] <= ages[1]
+    held = np.ones(30_000_000 // 8)
+    assert held.sum() > 0 and timing.peak_mb() > 30
+    assert timing.on_device(None) == {} and timing.on_device({"peak_bytes_in_use": 2**21}) == {"device_peak_mb": 2.0}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_adapting_alone_gives_the_same_users_as_bare_jax(devices):
+    work = smaller("W3", 6, 10)
+    (step, proof), (bare, told) = (make.everybody(work, devices=devices) for make in (ours_adapt, yardstick))
+    step(), bare()
+    np.testing.assert_allclose(proof(), told(), rtol=1e-12)
+    before = yardstick.mean_loss(work._replace(rate=0.0), yardstick.conv_lax, 1)((work.layers, work.table), work.data)
+    assert abs(proof() - before) > 1e-3 * before  # the steps were taken
+
+
+@pytest.mark.parametrize("path", [ours_adapt.SERVED, ours_adapt.PROGRAM])
+def test_one_user_is_predicted_the_same_as_in_bare_jax(path):
+    work = smaller("W3", 2, 10)
+    told = yardstick.one_user(work)()
+    np.testing.assert_allclose(ours_adapt.one_user(work, path)(), told, rtol=1e-12)
+    assert abs(yardstick.one_user(work._replace(rate=0.0))() - told) > 1e-4  # an adapted user's prediction
+
+
+def test_users_in_blocks_and_unrolled_steps_change_no_loss():
+    work = smaller("W1", 5, 10)
+    np.testing.assert_allclose(losses(ours.stepper(work, blocks=2, unroll=5)), losses(ours.stepper(work)), rtol=1e-12)
 
 
 def test_what_others_do_is_told_apart_from_our_own_work(monkeypatch):
@@ -134,8 +159,11 @@ def test_the_work_of_ended_children_is_ours():
 
 
 def test_a_failing_contender_is_named_with_its_own_words():
+    given = speed.arguments(["--timeout", "5"])
     with pytest.raises(RuntimeError, match="(?s)ended with 3:.*broken"):
-        meta_step.run([sys.executable, "-c", "import sys; print('broken', file=sys.stderr); sys.exit(3)"])
+        speed.run([sys.executable, "-c", "import sys; print('broken', file=sys.stderr); sys.exit(3)"], given)
+    with pytest.raises(RuntimeError, match="PATH -c pass did not end within 0 s"):
+        speed.run([sys.executable, "-c", "pass"], speed.arguments(["--timeout", "0"]))
 
 
 def test_a_contender_answers_with_one_line():

@@ -18,7 +18,7 @@ INNER_OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "adam": lambda rate: optax.adam(rate, eps_root=1e-8),
     "adam_plain": lambda rate: optax.adam(rate, b1=0.0, eps_root=1e-8),  # without momentum, as in Reptile
 }
-KEEPS = ("always", "if_it_helps", "gated")  # whether, and how far, a user adapts
+KEEPS = ("always", "if_it_helps", "if_it_moves", "gated")  # whether, and how far, a user adapts
 RATES: dict[str, Callable[[float, int], Any]] = {  # of the inner loop, from its rate and its steps in training
     "fixed": lambda rate, steps: rate,
     "learned": lambda rate, steps: inner.per_parameter(rate),
@@ -39,16 +39,28 @@ def plain_objective(config: Config) -> Objective:
     return SOURCES[one_of("data.source", config.data.source, SOURCES)].objective()
 
 
-def inner_loop(config: Config, built: Model, *, steps: int | None = None, first_order: bool | None = None) -> InnerLoop:
-    """The inner loop of ``config.learner``; what is given here stands in place of the config's."""
+def inner_loop(config: Config, built: Model, *, steps: int | None = None) -> InnerLoop:
+    """The inner loop of ``config.learner`` as users meet it; ``steps`` stands in place of the config's."""
     chosen = config.learner
-    loss_fn = base.example_loss(built, objective(config))
-    made = bare_loop(config, built, steps=steps, first_order=first_order)
+    made = training_loop(config, built, steps=steps)
     match one_of("learner.keep", chosen.keep, KEEPS):
         case "if_it_helps":
+            loss_fn = base.example_loss(built, objective(config))
             return inner.keep_if_it_helps(made, loss_fn, folds=chosen.folds, margin=chosen.margin)
-        case "gated":
-            return inner.gated(made, loss_fn, folds=chosen.folds)
+        case "if_it_moves":
+            outputs_fn = lambda params, batch: built.apply(params, batch.inputs, batch.mask, None)
+            return inner.keep_if_it_moves(made, outputs_fn, chosen.least_move)
+    return made
+
+
+def training_loop(
+    config: Config, built: Model, *, steps: int | None = None, first_order: bool | None = None
+) -> InnerLoop:
+    """The inner loop that the outer one learns through: whether to adapt is asked after training, unless it is
+    learned itself."""
+    made = bare_loop(config, built, steps=steps, first_order=first_order)
+    if one_of("learner.keep", config.learner.keep, KEEPS) == "gated":
+        return inner.gated(made, base.example_loss(built, objective(config)), folds=config.learner.folds)
     return made
 
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from metapers import aggregate, base, learners, memory, models, penalties
 from metapers.base import Aggregator, InnerLoop, Learner, Memory, Model, Objective, Params, Penalty, Stream, Tree
-from metapers.experiment.adapting import inner_loop, objective
+from metapers.experiment.adapting import objective, training_loop
 from metapers.experiment.architectures import MODELS
 from metapers.experiment.catalogue import SOURCES
 from metapers.experiment.config import Config, default, one_of
@@ -208,7 +208,7 @@ def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None)
     """The outer loop of a strategy."""
     name = one_of("learner.name", strategy.learner or config.learner.name, LEARNERS)
     loss_fn = base.example_loss(built, objective(config))
-    loop = inner_loop(config, built)
+    loop = training_loop(config, built)
     options: dict[str, Any] = {"aggregator": aggregator(config, mesh)}
     if strategy.remembers:
         options["penalty"] = penalty(config, built, loop)
@@ -216,7 +216,7 @@ def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None)
     if name == "maml" and config.learner.root:
         options["root"] = config.learner.root
     if name == "multi_step":
-        first = inner_loop(config, built, first_order=True) if config.learner.second_from else None
+        first = training_loop(config, built, first_order=True) if config.learner.second_from else None
         options |= {"anneal": config.learner.anneal, "second_from": config.learner.second_from, "first_order": first}
     needed = (loss_fn, steps) if name == "joint" else (loss_fn, loop, steps)
     made = LEARNERS[name](*needed, **options)

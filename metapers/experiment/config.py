@@ -40,8 +40,9 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
                 "inner_clip": 0.0,  # of these: the norm of a user's gradient in a step; 0: none
                 "strength": 1.0,  # of "implicit": weight of half the squared distance from the start
                 "cg_steps": 5,  # of "implicit": conjugate gradients in the outer derivative
-                "keep": "always",  # or "if_it_helps", "gated": how far a user adapts, from his support alone
+                "keep": "always",  # or "if_it_helps", "if_it_moves", "gated": how far a user adapts, from his support
                 "folds": 4,  # of these two: parts of the support held back in turn
+                "least_move": 0.0,  # of "if_it_moves": mean square by which predictions of the support must move
                 "margin": 0.0,  # of "if_it_helps": standard errors by which adapting must gain
                 "rates": "fixed",  # or "learned", one for each personal number (Meta-SGD), or "log": kept positive;
                 # "per_step": one for each layer and step (MAML++)
@@ -108,7 +109,7 @@ def check(config: Config) -> Config:
         _bound(key, config, 1)
     for key in ("seed", "devices", "warmup", "clip_norm", "continual.replayed"):
         _bound(key, config, 0)
-    for key in ("shrink", "pull", "root", "clip", "block", "anneal", "second_from", "inner_clip", "margin"):
+    for key in ("shrink", "pull", "root", "clip", "block", "anneal", "second_from", "inner_clip", "margin", "least_move"):
         _bound(f"learner.{key}", config, 0)
     _bound("learner.folds", config, 2)
     _bound("learner.cg_steps", config, 1)

@@ -126,6 +126,10 @@ INNER_LOOPS: Rows = [
         ),
     ),
     ("keep_if_it_helps", lambda: inner.keep_if_it_helps(loop(), LOSS, folds=2, scales=(0.0, 0.5, 1.0))),
+    (
+        "keep_if_it_moves",
+        lambda: inner.keep_if_it_moves(loop(), lambda p, batch: MODEL.apply(p, batch.inputs, batch.mask, None), 1e-3),
+    ),
     ("gated", lambda: inner.gated(loop(), LOSS, folds=3)),
 ]
 

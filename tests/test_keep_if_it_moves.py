@@ -1,0 +1,72 @@
+"""Small moves are not made: by hand on the bowl, masks, the empty support, and what stays as it was."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metapers import base, inner, keys
+from tests.contracts import world
+
+RATE = 0.5
+CENTRE = np.array([1.0, -2.0])
+
+
+def outputs(params, batch):
+    return jnp.broadcast_to(params.personal["theta"][None], (batch.mask.shape[0], 2))
+
+
+def task(mask=(True, True, False), behind=np.nan):
+    there = np.array(mask)
+    targets = np.where(there[:, None], CENTRE[None], behind)
+    return base.Batch(jnp.zeros((3, 1)), jnp.asarray(targets), jnp.asarray(there))
+
+
+def wrapped(least):
+    return inner.keep_if_it_moves(inner.gradient(world.point_loss, 2, RATE), outputs, least)
+
+
+START = base.Params({}, {"theta": jnp.array([0.0, 0.0])}, {})
+MOVE = float(np.square(0.75 * CENTRE).sum())  # two steps of rate 1/2 leave a quarter of the way
+
+
+@pytest.mark.parametrize(("least", "moves"), [(0.0, True), (MOVE - 1e-9, True), (MOVE + 1e-9, False)])
+def test_the_whole_path_is_the_loops_or_the_start(least, moves):
+    adapted, path = jax.jit(wrapped(least).adapt)(START, task(), None)
+    share = np.array([0.0, 0.5, 0.75]) if moves else np.zeros(3)
+    np.testing.assert_allclose(path["theta"], share[:, None] * CENTRE[None], atol=1e-14)
+    np.testing.assert_array_equal(adapted.personal["theta"], path["theta"][-1])
+
+
+def test_without_examples_the_start_is_kept():
+    adapted, _ = wrapped(1e-6).adapt(START, task(mask=(False, False, False)), None)
+    np.testing.assert_array_equal(adapted.personal["theta"], START.personal["theta"])
+
+
+def test_what_stands_behind_the_mask_changes_nothing():
+    ends = [wrapped(MOVE - 1e-9).adapt(START, task(behind=value), None) for value in (np.nan, 7.0)]
+    assert world.distance(*ends) == 0.0
+
+
+def test_the_derivative_is_the_wrapped_loops_or_that_of_the_start():
+    def value(least):
+        return jax.grad(lambda p: jnp.sum(wrapped(least).adapt(p, task(), None)[0].personal["theta"]))(START)
+
+    np.testing.assert_allclose(value(0.0).personal["theta"], np.full(2, 0.25), atol=1e-14)
+    np.testing.assert_allclose(value(MOVE + 1).personal["theta"], np.ones(2), atol=1e-14)
+
+
+def test_users_are_decided_one_by_one_under_vmap_and_learned_rates_pass_through():
+    loop = inner.keep_if_it_moves(inner.gradient(world.point_loss, 1, inner.per_parameter(RATE)), outputs, 0.5)
+    params = START._replace(inner=loop.init(START))
+    assert set(params.inner) == {"rates"}
+    far = jnp.array([3.0, 0.1])
+    batch = jax.vmap(lambda scale: task()._replace(targets=scale * jnp.asarray(np.tile(CENTRE, (3, 1)))))(far)
+    ends = jax.vmap(lambda one: loop.adapt(params, one, keys.root(0))[0].personal["theta"])(batch)
+    np.testing.assert_allclose(ends, [1.5 * CENTRE, np.zeros(2)], atol=1e-14)
+
+
+@pytest.mark.parametrize("least", [-1.0, float("nan"), float("inf")])
+def test_it_refuses(least):
+    with pytest.raises(ValueError, match=f"least must be finite and >= 0, got {least}"):
+        wrapped(least)

@@ -1,0 +1,144 @@
+"""The speed table: how many products a step has, what is made of the rounds, and what is kept when it breaks off."""
+
+import json
+import math
+
+import jax
+import pytest
+
+from benchmarks import contenders, products, speed, speed_table, workloads, yardstick
+from benchmarks.contenders import CASES
+
+LINE = {"ms_per_step": 1.0, "cpu_ms_per_step": 1.0, "first_step_s": 1.0, "peak_rss_mb": 1000.0, "others": 0.1}
+
+
+def summary(name, speeds, ours, **more):
+    return speed_table.summary(name, [LINE | {"tasks_per_s": speed} | more for speed in speeds], ours)
+
+
+def counted(jaxpr, times=1):
+    """Multiplications and additions of all matrix products in a traced program, loops unrolled."""
+    total = 0
+    for equation in jaxpr.eqns:
+        turns = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            sizes = equation.invars[0].aval.shape
+            total += 2 * turns * math.prod(equation.outvars[0].aval.shape) * math.prod(sizes[i] for i in contracted)
+        inside = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        total += sum(counted(part, turns) for part in inside if hasattr(part, "eqns"))
+    return total
+
+
+@pytest.mark.parametrize(("name", "told"), [("W2-5w1s", 1.27e9), ("W2-20w1s", 5.1e9)])
+def test_the_products_of_a_step_are_those_of_the_program(name, told):
+    work = workloads.make(name)
+    data = jax.tree.map(lambda leaf: leaf[:1], work.data)
+    slope = jax.grad(yardstick.mean_loss(work, yardstick.conv_patches, 1))
+    assert products.flop_per_task(name) == counted(jax.make_jaxpr(slope)((work.layers, None), data).jaxpr)
+    forward = sum(product.flop for product in products.of_task(name) if product.kind == "forward")
+    assert 48 * forward == pytest.approx(told, rel=0.005)  # with the gradient of the images, which nobody needs
+    assert 0.97 < products.flop_per_task(name) / (48 * forward) < 0.98
+
+
+def test_the_rate_of_the_products_is_between_the_slowest_and_the_fastest(monkeypatch):
+    monkeypatch.setattr(products, "TASKS", {"W2-5w1s": 2})
+    monkeypatch.setattr(products, "LARGE", 64)
+    told = products.rates("W2-5w1s", devices=2, repeats=3, max_s=0.0)
+    assert 0 < min(told["products"].values()) <= told["gflop_per_s"] <= told["fastest"] and told["large"] > 0
+    assert len(told["products"]) == 11  # three kinds of four convolutions, but no gradient of the images
+
+
+def test_ratios_are_of_one_round():
+    row = summary("yardstick", [100.0, 400.0, 200.0], [100.0, 100.0, 190.0])
+    assert row["ratio"] == 0.95 and row["ratio_low"] == 0.25 and row["ratio_high"] == 1.0
+    assert row["ratio_of_best"] == 190 / 400 and row["tasks_per_s"] == 200.0 and row["ms_p99"] is None
+
+
+def test_goals_and_verdicts():
+    ours, theirs = summary("metapers", [100.0], [100.0]), summary("torch.func", [20.0], [100.0])
+    (line,) = speed_table.goals("W1", [ours, theirs])
+    assert line == "- at least 8 x torch.func: 5.00, MISSED"
+    (line,) = speed_table.goals("W1", [ours, theirs | {"ratio_high": 8.1}])
+    assert line == "- at least 8 x torch.func: 5.00, missed, met in some rounds"
+    (line,) = speed_table.goals("W1", [ours, theirs | {"ratio": 8.0}])
+    assert line == "- at least 8 x torch.func: 8.00, met"
+    (line,) = speed_table.goals("W1", [ours | {"others": 0.3}, theirs | {"ratio": 8.0}])
+    assert line.endswith("not judged: the machine was busy with other work")
+    scan = summary(contenders.SCAN, [150.0], [100.0])
+    assert speed_table.goals("W1", [ours, theirs, scan])[0].endswith("MISSED; 7.50 in the training scan")
+    assert [line.split(", ")[-1] for line in speed_table.goals("one-user", [ours | {"ms_p99": 3.5}])] == [
+        "met",
+        "MISSED",
+    ]
+    heavy = summary("torch.func", [100.0], [100.0], peak_rss_mb=2000.0)
+    disk = summary(contenders.ON_DISK, [1.0], [100.0], first_step_s=7.0)
+    lines = speed_table.goals("W2-5w1s", [ours, heavy, disk])
+    assert [line.split(", ")[-1] for line in lines] == ["MISSED", "met", "MISSED", "met"]
+
+
+def test_a_table_has_every_contender_and_dashes_for_what_is_not_known():
+    rows = [summary("metapers", [2000.0], [2000.0]), {"name": "higher", "error": "no", "runs": []}]
+    rows.append(summary(contenders.ON_DISK, [1.0], [2000.0], start_s=2.0))
+    title, line, *body = speed_table.table(rows)
+    cells = [row.split(" | ") for row in (title, *body)]
+    assert len({len(row) for row in cells}) == 1 and title.count("|") == line.count("|")
+    assert body[0].startswith("| metapers | 2000 (2000–2000) | 1.00 (1.00–1.00) | 1.00 | 1 | 1 | 1 | – | 1000 |")
+    assert body[1].startswith("| higher | failed | – |") and body[2].count("–") == 5
+
+
+def test_every_case_has_goals_a_title_and_commands_that_run_in_the_project(tmp_path):
+    assert set(speed_table.GOALS) == set(CASES)
+    given = speed.arguments(["--reference", "own", "--peers-script", "peer.py"])
+    for case in CASES.values():
+        found = contenders.every(case, given, "python-of-peers", tmp_path)
+        names = [contender.name for contender in found]
+        assert names[:2] == ["metapers", "yardstick"] and len(set(names)) == len(names)
+        assert set(speed_table.GOALS[list(CASES)[list(CASES.values()).index(case)]]) <= set(names)
+    gpu = speed.arguments(["--device", "gpu", "--reference", "own"])
+    assert contenders.ours(CASES["W2-5w1s"], gpu)[-2:] == ["--unroll", "5"]
+    assert not {"--devices", "--blocks", "2"} & set(
+        contenders.ours(CASES["W3"], gpu) + contenders.bare(CASES["W3"], gpu, "own")
+    )
+    assert "--conv" in contenders.bare(CASES["W2-5w1s"], gpu, "own")
+
+
+def test_what_was_timed_is_kept_when_a_later_round_breaks_off(tmp_path, monkeypatch):
+    calls = []
+
+    def answer(command, given, bits=32, more=None):
+        calls.append(command)
+        if command[:2] == contenders.ours(CASES["W1"], given)[:2] and len(calls) > 7:
+            raise RuntimeError("gone")
+        if "-f" in command:
+            raise RuntimeError("no such peer")
+        return LINE | {"tasks_per_s": 100.0}
+
+    monkeypatch.setattr(speed, "run", answer)
+    monkeypatch.setattr("sys.argv", ["speed.py", "--workloads", "W1", "--rounds", "3", "--no-proof"])
+    given = ["--workloads", "W1", "--rounds", "3", "--no-proof", "--out", str(tmp_path), "--reference", "own"]
+    plain = speed.arguments([*given, "--peers-python", "/peers", "--peers-script", "peer.py", "--peers", "higher"])
+    monkeypatch.setattr(speed, "arguments", lambda: plain)
+    monkeypatch.setattr(speed, "about", lambda *_: told())
+    with pytest.raises(RuntimeError, match="gone"):
+        speed.main()
+    kept = json.loads((tmp_path / "speed_cpu.json").read_text())
+    rows = {row["name"]: row for row in kept["workloads"]["W1"]["contenders"]}
+    assert kept["rounds_done"] == 2 and len(rows["metapers"]["runs"]) == 2
+    assert rows["higher"]["error"] == "no such peer" and len(rows["higher"]["runs"]) == 1  # not tried again
+    page = (tmp_path / "speed_cpu.md").read_text()
+    assert "**Unfinished: 2 of 3 rounds are complete.**" in page and "| higher | failed |" in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["speed_cpu.json", "speed_cpu.md"]
+
+
+def told():
+    words = {"revision": "abc", "date": "2026-01-01", "processor": "P", "system": "S", "python": "3", "device": "cpu"}
+    return words | {"cores": 2, "packages": {"jax": "0"}}
+
+
+def test_equal_losses_are_of_every_step_and_five_decimals_are_forgiven():
+    mine = {"losses": [1.0, 0.5], "loss": 0.5}
+    row = speed.compared(mine, {"losses": [1.0, 0.5001], "loss": 0.5001}, True)
+    assert row["difference"] == pytest.approx(2e-4, rel=1e-3) and not row["agrees"]
+    assert speed.compared(mine, {"losses": [1.0, 0.5001], "loss": 0.5001}, False)["agrees"]  # told only
+    assert speed.compared(mine | {"loss": 0.500004}, {"loss": 0.5}, True)["agrees"]
