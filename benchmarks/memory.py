@@ -121,17 +121,19 @@ def report(results: dict[str, Any]) -> str:
     where, rows = results["machine"], results["rows"]
     seen = next((row["runs"][0] for row in rows if row["runs"]), None)
     counted = f", {seen['parameters']:,} parameters, {seen['personal']:,} of them personal" if seen else ""
-    titles = ["temporary, MB", "peak memory, MB", "plain ÷ it", "s a step", "compile, s", "float64", "float32"]
+    titles = ["temporary, MB", "plain ÷ it", "grown by, MB", "process, MB", "s a step", "compile, s"]
+    titles += ["float64", "float32"]
     lines = [
         "# Memory of an outer step",
         "",
         f"`{results['command']}` at {where['revision']}, {where['date']}: {where['cores']} cores of "
         f"{where['processor']}, JAX {where['packages']['jax']} on {where['device']}{counted}.",
         "",
-        "Temporary: what the compiled step asks for beside its arguments and results. Peak memory: the most that the "
-        "process has held, all of Python and the compiler included; plain ÷ it compares the temporary memory. Medians "
-        "over processes. Last columns: the largest difference of the gradient from that of the first row that ran, "
-        "over its largest entry, in float64 at a small size and in float32 at this one.",
+        "Temporary: what the compiled step asks for beside its arguments and results, and plain reverse mode's over "
+        "it. Grown by: how much more the process has held while stepping than before the first step (resident). "
+        "Process: the most it has held at all, Python and the compiler included. Medians over processes. Last columns: "
+        "the largest difference of the gradient from that of the first row that ran, over its largest entry: in "
+        "float64 at a small size and in float32 at this one.",
         "",
         f"| | {' | '.join(titles)} |",
         "|---|" + "---|" * len(titles),
@@ -142,11 +144,12 @@ def report(results: dict[str, Any]) -> str:
 
 
 def line_of(row: dict[str, Any], plain: dict[str, Any]) -> str:
-    cells = ["–"] * 5
+    cells = ["–"] * 6
     if row["runs"]:
-        of = lambda who, field: median(run[field] for run in who["runs"])
-        cells = [f"{of(row, 'temp_mb'):.0f}", f"{of(row, 'peak_rss_mb'):.0f}"]
-        cells.append(f"{of(plain, 'temp_mb') / of(row, 'temp_mb'):.2f}" if plain["runs"] else "–")
+        of = lambda who, field: median(run[field] or 0 for run in who["runs"])
+        over = of(plain, "temp_mb") / max(of(row, "temp_mb"), 1e-3) if plain["runs"] else None
+        cells = [f"{of(row, 'temp_mb'):.0f}", "–" if over is None else f"{over:.2f}"]
+        cells += [f"{of(row, field):.0f}" for field in ("step_mb", "peak_rss_mb")]
         cells += [f"{of(row, 'seconds'):.3g}", f"{of(row, 'compile_s'):.3g}"]
     cells += [f"{row[field]:.1e}" if field in row else "–" for field in ("difference_64", "difference_32")]
     return f"| {row['name']} | {' | '.join(cells)} |"

@@ -1,6 +1,7 @@
 """How every contender's step is timed, and the one JSON line in which it answers."""
 
 import argparse
+import ctypes
 import json
 import os
 import pathlib
@@ -75,6 +76,16 @@ def peak_mb() -> float:
         if found:
             return int(found[0]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+
+
+def forget_peak() -> bool:
+    """``peak_mb`` begins anew, at what is held now, once what is free went back; False where that cannot be done."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def since_start() -> float | None:

@@ -27,6 +27,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDS = range(5)
 CANDIDATES = (
     "shipped:",
+    "everybody adapts: learner.keep='always'",
+    "fewer hurt: learner.least_move=0.0755",
+    "descended: config='gradient'",
     "joint_so_far: strategy=joint_so_far",
     "naive: strategy=naive",
     "half the batch: users=8, continual.replayed=24, continual.draws=32",
@@ -40,12 +43,12 @@ CANDIDATES = (
 )
 
 
-def shipped():
+def shipped(method: str):
     spec = importlib.util.spec_from_file_location("movielens", ROOT / "configs" / "movielens.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(method)
 
 
 def parsed(text: str) -> tuple[str, str, dict]:
@@ -57,8 +60,10 @@ def parsed(text: str) -> tuple[str, str, dict]:
 
 def judged(strategy: str, overrides: dict, fold: int) -> tuple[np.ndarray, np.ndarray]:
     """(RMSE [users, (start, adapted)] of a fold's validation users, each one's stage or -1)."""
-    fast = {"data.fold": fold, "evaluation.shots": (16,), "evaluation.steps": (0, 5)}
-    config = configs.merged(shipped(), fast | overrides)
+    config = shipped(overrides.get("config", "bayes"))
+    fast = {"data.fold": fold, "evaluation.shots": (16,), "evaluation.steps": (0, config.evaluation.headline_steps)}
+    changes = {key: value for key, value in overrides.items() if key != "config"}
+    config = configs.merged(config, fast | changes)
     parts = assembly.parts(config)
     params = sweep.lived(parts, [config], strategy)
     cohort = scoring.everyone(parts.stream, "validation", parts.stream.stages - 1)

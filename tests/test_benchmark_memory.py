@@ -37,7 +37,15 @@ def test_sizes_are_the_defaults_unless_told():
 
 
 def test_the_page_shows_what_has_run(tmp_path):
-    run = {"temp_mb": 50.0, "peak_rss_mb": 500.0, "seconds": 2.0, "compile_s": 3.0, "parameters": 1000, "personal": 10}
+    run = {
+        "temp_mb": 50.0,
+        "step_mb": 60.0,
+        "peak_rss_mb": 500.0,
+        "seconds": 2.0,
+        "compile_s": 3.0,
+        "parameters": 1000,
+        "personal": 10,
+    }
     rows = [
         {"name": "plain reverse", "runs": [run | {"temp_mb": 100.0}], "difference_64": 0.0, "difference_32": 0.0},
         {"name": "mixed mode", "runs": [run], "difference_64": 1e-16, "difference_32": 2e-6},
@@ -46,8 +54,8 @@ def test_the_page_shows_what_has_run(tmp_path):
     machine = {"revision": "abc", "date": "2026-01-01", "processor": "P", "cores": 2, "device": "cpu"}
     page = memory.report({"machine": machine | {"packages": {"jax": "0"}}, "command": "c", "rows": rows})
     assert "1,000 parameters, 10 of them personal" in page
-    assert "| mixed mode | 50 | 500 | 2.00 | 2 | 3 | 1.0e-16 | 2.0e-06 |" in page
-    assert "| rematerialised steps, blocks of 1 | – | – | – | – | – | – | – |" in page
+    assert "| mixed mode | 50 | 2.00 | 60 | 500 | 2 | 3 | 1.0e-16 | 2.0e-06 |" in page
+    assert "| rematerialised steps, blocks of 1 | – | – | – | – | – | – | – | – |" in page
     assert page.endswith("- rematerialised steps, blocks of 1, float32: exit status 1, and said: no memory\n")
 
 
