@@ -53,7 +53,7 @@ def pooled(folders: list[pathlib.Path], summaries: list[dict], out: pathlib.Path
         config,
         provenance=[one["provenance"] for one in summaries],
         seconds=seconds,
-        stages=config.data.stages,
+        stages=config.data.get("stages", 1),
     )
     found |= unused(test, chosen, config, found)
     workdir.write_json(out / "summary.json", found)
@@ -65,9 +65,9 @@ def unused(test: pa.Table, chosen: pa.Table, config: Config, found: dict) -> dic
     """How many test users were validation users of another fold, and the paired differences without them."""
     head = found["headline"]
     view = summary.View(
-        test, head["metric"], head["shots"], head["steps"], config.data.stages, config.evaluation.bootstrap
+        test, head["metric"], head["shots"], head["steps"], config.data.get("stages", 1), config.evaluation.bootstrap
     )
-    leader = {"strategy": head["strategy"], "steps": head["steps"], "trained_stage": config.data.stages - 1}
+    leader = {"strategy": head["strategy"], "steps": head["steps"], "trained_stage": config.data.get("stages", 1) - 1}
     where = {"evaluated_stage": summary.LIFE, "start": "fresh"}
     users, ours = records.per_user(view.test, view.metric, **leader, **where)
     fresh = ~np.isin(users, chosen["user"].unique().to_numpy(zero_copy_only=False))

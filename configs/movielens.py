@@ -5,10 +5,10 @@ Command:  python train.py --config=configs/movielens.py --workdir=runs/demo && p
 Minutes:  about 1.5 on 2 quiet cores (train 1, evaluate 0.5, compilation included).
 Expect:   fold 0, 2 seeds, 136 test users, first 16 ratings as support; all five folds: make results, in the README.
 Sweep:    benchmarks/validation_sweep.py, on the validation users of all folds; its table is in
-          benchmarks/results/movielens_sweep.md. Solving a user's weights under a learned prior was the best member there.
-          ``least_move`` leaves out users whose predictions would hardly move: fewer are hurt, at no cost of the mean. The
-          item tables ("table") are kept slow: faster, they learn the training users' own ratings by heart, and what is
-          known of a film (its bias and count without the rater's own rating) does the work.
+          benchmarks/results/movielens_sweep.md. Solving a user's weights under a learned prior was the best there.
+          ``least_move`` leaves out users whose predictions would hardly move: fewer are hurt, and the mean stays.
+          The item tables ("table") are kept slow: faster, they learn the training users' own ratings by heart, and
+          what is known of a film (its bias and count without the rater's own rating) does the work.
 """
 
 from metapers import experiment

@@ -39,7 +39,12 @@ SHRUNK_DATA = {
     "sinusoid": {"users": 60},
     "movielens": {"stages": 3, "support": 4, "query": 8},
     "quadratic": {"users_per_stage": 40},
+    "omniglot": {"classes": (40, 20, 20), "episodes": 6, "size": 16},
+    "writers": {"size": 7, "support": 4, "query": 8},
+    "wisdm": {"support": 4, "query": 8},
+    "shakespeare": {"length": 8, "support": 4, "query": 4},
 }
+FOLDERS = {"omniglot": "omniglot", "writers": "mnist", "wisdm": "wisdm-ar-v1.1", "shakespeare": "tff-shakespeare"}
 QUICK = {
     "strategies": ("continual",),
     "steps": 7,

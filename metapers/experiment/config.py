@@ -109,7 +109,18 @@ def check(config: Config) -> Config:
         _bound(key, config, 1)
     for key in ("seed", "devices", "warmup", "clip_norm", "continual.replayed"):
         _bound(key, config, 0)
-    for key in ("shrink", "pull", "root", "clip", "block", "anneal", "second_from", "inner_clip", "margin", "least_move"):
+    for key in (
+        "shrink",
+        "pull",
+        "root",
+        "clip",
+        "block",
+        "anneal",
+        "second_from",
+        "inner_clip",
+        "margin",
+        "least_move",
+    ):
         _bound(f"learner.{key}", config, 0)
     _bound("learner.folds", config, 2)
     _bound("learner.cg_steps", config, 1)

@@ -1,0 +1,101 @@
+"""Published methods by name: every one builds on every backbone that has a form of it, and adapts what it says."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from metapers import experiment, keys
+from metapers.experiment import adapting, architectures, assembly
+from metapers.experiment import config as configs
+
+SIZES = {"mlp": {"width": 4, "classes": 3}, "conv4": {"width": 1, "classes": 3}, "gru": {"vocabulary": 9, "length": 5}}
+SOURCES = {"mlp": "wisdm", "conv4": "writers", "gru": "shakespeare"}
+PERSONAL = {  # what adapts, on the dense backbone: leaves of the personal part
+    "maml": {"dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias"},
+    "anil": {"dense_1/kernel", "dense_1/bias"},
+    "boil": {"dense_0/kernel", "dense_0/bias"},
+    "biases": {"dense_0/bias", "dense_1/bias"},
+    "cavia": {"context"},
+    "film": {"film_0/scale", "film_0/shift"},
+    "lora": {"dense_0/down", "dense_0/up", "dense_1/down", "dense_1/up"},
+}
+
+
+def built(backbone, method):
+    config = experiment.method_config(SOURCES[backbone], backbone, method)
+    config.model.update({key: 8 for key in ("filters", "embed") if key in config.model})
+    if "hidden" in config.model:
+        config.model.hidden = 8 if backbone == "gru" else (8,)
+    configs.check(config)
+    return config, assembly.model(config, SIZES[backbone])
+
+
+def possible(backbone, method):
+    chosen = experiment.METHODS[method]
+    options = architectures.MODELS[backbone].options
+    if chosen.head:
+        return backbone != "gru" and chosen.head != "bayes"  # classes: Bayesian regression is for numbers
+    return all(key in options for key in chosen.model)
+
+
+PAIRS = [(b, m) for b in SIZES for m in experiment.METHODS if possible(b, m)]
+
+
+@pytest.mark.parametrize(("backbone", "method"), PAIRS)
+def test_every_method_has_parameters_to_adapt_and_an_inner_loop(backbone, method):
+    config, model = built(backbone, method)
+    params = jax.eval_shape(model.init, keys.root(0))
+    assert jax.tree.leaves(params.personal)
+    loop = adapting.inner_loop(config, model)
+    assert callable(loop.adapt)
+    solved = architectures.MODELS[config.model.name].solved
+    assert solved == (config.learner.inner == "written") == bool(experiment.METHODS[method].head)
+
+
+@pytest.mark.parametrize("method", PERSONAL)
+def test_what_adapts_is_what_the_method_says(method):
+    from metapers import trees
+
+    _, model = built("mlp", method)
+    assert set(trees.names(model.init(keys.root(0)).personal)) == PERSONAL[method]
+
+
+def test_layer_sets_are_joined():
+    config, _ = built("mlp", "film")
+    config.learner.adapts = "film+head"
+    names = {type_.__name__ for type_ in assembly.adapts(config.learner.adapts)}
+    assert names == {"Film", "Head"}
+
+
+def test_an_unknown_method_and_one_without_a_form_are_refused():
+    with pytest.raises(ValueError, match="method must be one of .* got 'mamll'; did you mean 'maml'"):
+        experiment.method_config("wisdm", "mlp", "mamll")
+    with pytest.raises(ValueError, match="method 'cavia' needs a model with the option 'context', which 'gru' has not"):
+        experiment.method_config("shakespeare", "gru", "cavia")
+    with pytest.raises(ValueError, match="method 'ridge' needs a backbone of"):
+        experiment.method_config("shakespeare", "gru", "ridge")
+
+
+@pytest.mark.parametrize(("name", "inner"), [("solved", "gradient"), ("mlp", "written")])
+def test_what_is_solved_is_not_descended_and_the_other_way_round(name, inner):
+    config = experiment.config_for("wisdm", name)
+    config.learner.inner = inner
+    with pytest.raises(ValueError, match=f"learner.inner must .* with model.name '{name}', got '{inner}'"):
+        adapting.inner_loop(config, assembly.model(config, SIZES["mlp"]))
+
+
+def test_whether_to_adapt_is_asked_after_training_unless_it_is_learned():
+    config, model = built("mlp", "maml")
+    for keep, asked in (("if_it_helps", False), ("if_it_moves", False), ("gated", True)):
+        config.learner.keep = keep
+        inner = adapting.training_loop(config, model).init(model.init(keys.root(0)))
+        assert ("gate" in inner) is asked
+        assert ("gate" in adapting.inner_loop(config, model).init(model.init(keys.root(0)))) is asked
+
+
+def test_a_model_that_tells_its_variance_is_judged_by_likelihood_and_its_baselines_are_not():
+    config = experiment.config_for("movielens", "bayes_recommender")
+    config.model.variance = True
+    outputs = {"mean": jnp.zeros(2), "variance": jnp.ones(2)}
+    assert "nll" in adapting.objective(config).scores(outputs, jnp.zeros(2), jnp.ones(2, bool))
+    assert "nll" not in adapting.plain_objective(config).scores(jnp.zeros(2), jnp.zeros(2), jnp.ones(2, bool))
