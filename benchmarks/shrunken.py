@@ -54,6 +54,12 @@ MEMBERS: dict[str, dict[str, object]] = {
     "inner gradient, remat": {"learner.backward": "remat"},
     "inner gradient, mixed": {"learner.backward": "mixed"},
     "inner gradient, all parameters": {"learner.adapts": "all"},
+    "inner optimized": {"learner.inner": "optimized", "learner.inner_optimizer": "adam", "learner.inner_clip": 1.0},
+    "inner implicit": {"learner.inner": "implicit", "learner.rates": "fixed"},
+    "inner written": {"shipped": "movielens"},
+    "inner keep_if_it_helps": {"learner.keep": "if_it_helps"},
+    "inner keep_if_it_moves": {"learner.keep": "if_it_moves", "learner.least_move": 0.01},
+    "inner gated": {"learner.keep": "gated"},
     "inner none": {"learner.inner": "none", "evaluation.steps": "(0,)", "evaluation.headline_steps": 0},
     "penalty none": {"continual.penalty": "('none',)"},
     "penalty anchor": {"continual.penalty": "('anchor',)", "continual.anchor_strength": 0.1},
@@ -70,18 +76,25 @@ MEMBERS: dict[str, dict[str, object]] = {
     "aggregator blocks": {"learner.block": 4},
     "aggregator sharded": {"seeds": 1},  # one seed on several devices: its users are spread
     "optimizer sgd": {"optimizer.param.name": "sgd", "optimizer.personal.name": "sgd"},
-    "model mlp": {"model": None},  # configs/sinusoid.py, whose model is another
+    "model mlp": {"shipped": "sinusoid"},
+}
+NOT_BY_THEMSELVES = {  # of the contract table
+    "learner": {"replay": "every run here with a memory"},
+    "aggregator": {"mean": "every run here that names no other"},
+}
+# what a shipped config has in place of the data of configs/synthetic.py
+DATA: dict[str, dict[str, object]] = {
+    "sinusoid": {"data.stages": 2, "data.users": 60, "evaluation.shots": "(5,)", "evaluation.headline_shots": 5},
+    "movielens": {"data.stages": 2, "data.support": 4, "data.query": 8},
 }
 
 
 def command(workdir: Path, changes: dict[str, object]) -> list[str]:
-    """``python train.py …`` of the shrunken synthetic config (of the sinusoid for the change of model)."""
-    shrunk = PLAIN | changes
-    config = "synthetic"
-    if "model" in changes:
-        config = "sinusoid"
-        data = {"data.stages": 2, "data.users": 60, "evaluation.shots": "(5,)", "evaluation.headline_shots": 5}
-        shrunk = {key: value for key, value in PLAIN.items() if not key.startswith("data.")} | data
+    """``python train.py …`` of the shrunken synthetic config, or of the one that the changes name as ``shipped``."""
+    config = str(changes.get("shipped", "synthetic"))
+    shrunk = PLAIN | {key: value for key, value in changes.items() if key != "shipped"}
+    if config in DATA:
+        shrunk = {key: value for key, value in shrunk.items() if not key.startswith("data.")} | DATA[config]
     flags = [f"--config.{key}={value}" for key, value in shrunk.items()]
     return [sys.executable, "train.py", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]
 

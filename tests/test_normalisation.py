@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from metapers import base, inner, models, scores, trees
+from metapers import base, inner, keys, models, scores, trees
 from metapers.models import layers, norms, seam
 
 KEY = jax.random.key(0)
@@ -266,3 +266,12 @@ def test_a_step_cannot_make_a_written_variance_negative():
     norm = norms.SupportNorm(2)
     norm.log_variance[...] = jnp.array([-30.0, 5.0])
     assert bool(jnp.isfinite(norm(rows(2, 2, 2, 2), jnp.ones(2, bool))).all())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_head_that_is_solved_hides_no_transduction(seed):
+    inputs = jax.random.uniform(keys.named(KEY, "images", seed), (6, 16, 16, 1))
+    targets = jnp.array([0, 1, 2, 0, 1, 2])
+    for norm, mixes in ((models.batch_norm(), True), (models.group_norm(2), False)):
+        model = models.embedded(models.conv_body(4, norm=norm), models.ridge_head(3))
+        assert models.is_transductive(model, inputs, keys.root(seed), targets) is mixes

@@ -123,6 +123,7 @@ def gradient_loop(config: Config, built: Model, rate: Any, steps: int, first_ord
         shrink=chosen.shrink,
         pull=chosen.pull,
         write=built.write,
+        unroll=chosen.unroll,
         **BACKWARDS[one_of("learner.backward", chosen.backward, BACKWARDS)],
     )
 

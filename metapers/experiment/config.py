@@ -48,6 +48,7 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
                 # "per_step": one for each layer and step (MAML++)
                 "first_order": False,
                 "backward": "plain",  # or "remat", "mixed": less memory in the outer derivative, the same result
+                "unroll": 1,  # inner steps in a turn of the compiled loop: faster, and longer to compile
                 "shrink": 0.0,  # pseudo-examples of no loss in the support loss
                 "pull": 0.0,  # weight of the squared distance from the start in it
                 "anneal": 0,  # of "multi_step": outer steps until only the last inner step counts
@@ -123,6 +124,7 @@ def check(config: Config) -> Config:
     ):
         _bound(f"learner.{key}", config, 0)
     _bound("learner.folds", config, 2)
+    _bound("learner.unroll", config, 1)
     _bound("learner.cg_steps", config, 1)
     for key in ("continual.anchor_strength", "continual.ewc_strength"):
         _bound(key, config, 0)
