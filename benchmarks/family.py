@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks.results import pooled, run  # noqa: E402
-from metapers import workdir  # noqa: E402
+from metapers import experiment, workdir  # noqa: E402
 from metapers.experiment import lineage  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -149,8 +149,8 @@ def about(one: dict[str, Any]) -> str:
 def line(name: str, method: str, one: dict[str, Any]) -> str:
     """One row of the table."""
     ours, others = one["adapted"], one["baselines"]
-    trivial = {key: row["mean"] for key, row in others.items() if key not in ("unadapted", "joint", "joint_fine_tuned")}
-    best = max(trivial, key=lambda key: trivial[key], default=None)
+    known = trivial(others)
+    best = max(known, key=lambda key: known[key], default=None)
     tuned = others.get("joint_fine_tuned")
     cells = [
         f"`{name}.py:{method}`, seeds {len(one['seeds'])}",
@@ -159,19 +159,59 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
         f"{100 * others['unadapted']['mean']:.2f}" if "unadapted" in others else "",
         f"{one['hurt']:.1%}",
         f"{100 * tuned['mean']:.2f}" if tuned else "",
-        f"{best} {100 * trivial[best]:.2f}" if best else "",
+        f"{best} {100 * known[best]:.2f}" if best else "",
         PUBLISHED.get((name, method), ""),
         f"{(one['seconds']['train'] + one['seconds']['evaluate']) / 60:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
+def grid(figures: dict[str, dict[str, Any]]) -> str:
+    """Method × stream for the README: adapted, half the 95 % interval, and what was published."""
+    there = [name for name in STREAMS if any(key.startswith(f"{name}:") for key in figures)]
+    methods = [m for m in experiment.METHODS if any(f"{name}:{m}" in figures for name in there)]
+    lines = ["| method | " + " | ".join(there) + " | published |", "|---" * (len(there) + 2) + "|"]
+    for method in methods:
+        cells = [cell(figures.get(f"{name}:{method}")) for name in there]
+        published = [f"{name} {PUBLISHED[name, method]}" for name in there if (name, method) in PUBLISHED]
+        lines.append(f"| {method} | {' | '.join(cells)} | {', '.join(published)} |")
+    for title, key in (("joint, fine-tuned", "joint_fine_tuned"), ("best trivial", "")):
+        cells = [cell(other(figures, name, key)) for name in there]
+        lines.append(f"| *{title}* | {' | '.join(cells)} | |")
+    return "\n".join(lines)
+
+
+def other(figures: dict[str, dict[str, Any]], name: str, key: str) -> dict[str, Any] | None:
+    """A baseline of the first row of a stream that has it; key "": the best of the trivial ones."""
+    rows = [
+        figures[f"{name}:{method}"]["baselines"] for method in STREAMS[name].methods if f"{name}:{method}" in figures
+    ]
+    if not key:
+        found = trivial(rows[0])
+        return {"adapted": rows[0][max(found, key=lambda one: found[one])]} if found else None
+    return next(({"adapted": row[key]} for row in rows if key in row), None)
+
+
+def cell(one: dict[str, Any] | None) -> str:
+    """A figure of the grid in per cent."""
+    if one is None:
+        return ""
+    value = one["adapted"]
+    return f"{100 * value['mean']:.1f} ± {50 * (value['high'] - value['low']):.1f}"
+
+
+def trivial(baselines: dict[str, Any]) -> dict[str, float]:
+    """The means of the baselines that know nothing of inputs."""
+    learned = ("unadapted", "joint", "joint_fine_tuned")
+    return {key: row["mean"] for key, row in baselines.items() if key not in learned}
+
+
 def write(figures: dict[str, dict[str, Any]]) -> None:
-    """The table between the marks of docs/results.md."""
-    text = TABLE.read_text()
-    before, rest = text.split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    TABLE.write_text(f"{before}{MARKS[0]}\n{table(figures)}\n{MARKS[1]}{after}")
+    """The tables between the marks of docs/results.md and of the README."""
+    for path, found in ((TABLE, table(figures)), (ROOT / "README.md", grid(figures))):
+        before, rest = path.read_text().split(MARKS[0])
+        _, after = rest.split(MARKS[1])
+        path.write_text(f"{before}{MARKS[0]}\n{found}\n{MARKS[1]}{after}")
 
 
 def main() -> int:

@@ -3,8 +3,8 @@
 import pytest
 
 from metapers import store
+from metapers.experiment import assembly, config_for
 from metapers.experiment import config as configs
-from metapers.experiment import config_for
 from tests import runs
 
 
@@ -107,3 +107,10 @@ def test_the_digest_is_of_what_binds():
     assert digest(runs.small()) == digest(runs.small(log_every=7, progress=True, checkpoint_every=3))
     assert digest(runs.small()) != digest(runs.small(steps=41))
     assert all(key in dict(runs.small().items()) for key in configs.OPERATIONAL)
+
+
+def test_a_metric_that_the_objective_does_not_have_is_refused_with_those_it_has():
+    config = config_for("linear_gaussian", "linear")
+    config.evaluation.metric = "accuracy"
+    with pytest.raises(ValueError, match=r"evaluation.metric must be one of \['mae', 'mse', 'rmse'\], got 'accuracy'"):
+        assembly.parts(config)

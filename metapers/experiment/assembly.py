@@ -10,7 +10,20 @@ import optax
 from jax.sharding import AxisType, Mesh
 
 from metapers import aggregate, base, learners, memory, models, penalties
-from metapers.base import Aggregator, InnerLoop, Learner, Memory, Model, Objective, Params, Penalty, Stream, Tree
+from metapers.base import (
+    Aggregator,
+    Array,
+    InnerLoop,
+    Key,
+    Learner,
+    Memory,
+    Model,
+    Objective,
+    Params,
+    Penalty,
+    Stream,
+    Tree,
+)
 from metapers.experiment.adapting import objective, training_loop
 from metapers.experiment.architectures import MODELS
 from metapers.experiment.catalogue import SOURCES
@@ -93,10 +106,29 @@ class Parts(NamedTuple):
 
 
 def parts(config: Config) -> Parts:
-    """The stream, model and objective of a config."""
+    """The stream, model and objective of a config.
+
+    Raises:
+      ValueError: for a metric that this objective does not have, and what the members themselves refuse.
+    """
     built = stream(config)
     sizes = SOURCES[config.data.source].sizes(built)
-    return Parts(config, built, sizes, model(config, sizes), objective(config), tuple(devices(config.devices)))
+    made = Parts(config, built, sizes, model(config, sizes), objective(config), tuple(devices(config.devices)))
+    one_of("evaluation.metric", config.evaluation.metric, metrics(made))
+    return made
+
+
+def metrics(made: Parts) -> list[str]:
+    """The names of one user's scores, read off shapes: nothing is computed."""
+    cohort = made.stream.held_out("validation", None)
+    inputs, targets = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), (cohort.inputs, cohort.targets))
+    rows = jnp.ones(len(jax.tree.leaves(inputs)[0]), bool)
+
+    def scores(key: Key) -> dict[str, Array]:
+        outputs = made.model.apply(made.model.init(key), inputs, rows, None)
+        return made.objective.scores(outputs, targets, rows)
+
+    return list(jax.eval_shape(scores, jax.random.key(0)))
 
 
 def devices(count: int) -> list[Device]:

@@ -18,8 +18,8 @@ def serial(learner: Learner) -> Learner:
     def update(state: Tree, tasks: Task, mask: Array, key: Key) -> tuple[Tree, dict]:
         def one(state: Tree, user: tuple[Task, Array, Array]) -> tuple[Tree, dict]:
             task, there, place = user
-            alone = jax.tree.map(lambda leaf: leaf[None], (task, there))
-            moved, info = learner.update(state, *alone, keys.named(key, "serial", place))
+            batch, mask = jax.tree.map(lambda leaf: leaf[None], (task, there))
+            moved, info = learner.update(state, batch, mask, keys.named(key, "serial", place))
             return trees.select(there, moved, state), info
 
         state, info = jax.lax.scan(one, state, (tasks, mask, jnp.arange(mask.shape[0])))
