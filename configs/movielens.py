@@ -3,7 +3,10 @@
 Command:  python train.py --config=configs/movielens.py --workdir=runs/demo && python eval.py --workdir=runs/demo
           configs/movielens.py:gradient is the same with a user's weights descended instead of solved.
 Minutes:  about 1.5 on 2 quiet cores (train 1, evaluate 0.5, compilation included).
-Expect:   fold 0, 2 seeds, 136 test users, first 16 ratings as support; all five folds: make results, in the README.
+Expect:   fold 0, 2 seeds, 136 test users, first 16 ratings as support: adapted RMSE 0.881, item_user_bias 0.900, the
+          joint model fine-tuned 0.889, unadapted 0.907; 35 % of users hurt. All five folds (make results):
+          0.899 against 0.918, 0.903 and 0.941; 31 % hurt; continual closes 98 % of the gap from naive to
+          joint_so_far.
 Sweep:    benchmarks/validation_sweep.py, on the validation users of all folds; its table is in
           benchmarks/results/movielens_sweep.md. Solving a user's weights under a learned prior was the best there.
           ``least_move`` leaves out users whose predictions would hardly move: fewer are hurt, and the mean stays.

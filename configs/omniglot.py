@@ -8,6 +8,8 @@ Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=F
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
 
+Shorter than the papers: 3,000 outer steps of 16 episodes at 2e-3 with a cosine, where MAML has 60,000 of 32 at 1e-3;
+three query drawings of each class instead of one, in training and at test; black and white images as theirs.
 The published codes normalise a query by the statistics of all queries of its episode (transductive): so does
 ``model.norm`` "batch", the default here, and the report says so. "group", "layer" and "support" do not.
 """
