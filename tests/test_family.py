@@ -1,0 +1,74 @@
+"""The tables of the family: rows, baselines and what is missing, from kept figures alone."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import family
+from metapers import experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def interval(mean):
+    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+
+
+def figures():
+    own = {
+        "command": "train.py --config=configs/wisdm.py:maml",
+        "shots": 16,
+        "steps": 5,
+        "seeds": [0, 1],
+        "folds": [0, 1],
+        "users": 13,
+        "adapted": interval(0.9),
+        "baselines": {
+            "unadapted": interval(0.7),
+            "joint": interval(0.7),
+            "joint_fine_tuned": interval(0.8),
+            "class_prior": interval(0.3),
+            "user_frequency": interval(0.4),
+        },
+        "hurt": 0.125,
+        "transductive": False,
+        "seconds": {"train": 60.0, "evaluate": 30.0, "compile": 5.0},
+    }
+    return {"wisdm:maml": own, "omniglot:maml": own | {"baselines": {"unadapted": interval(0.2)}, "transductive": True}}
+
+
+def test_the_table_has_a_line_for_each_kept_row_and_names_what_is_missing():
+    text = family.table(figures())
+    (line,) = [one for one in text.splitlines() if "`wisdm.py:maml`" in one]
+    cells = ["**90.00**", "89.00 – 91.00", "70.00", "12.5%", "80.00", "user_frequency 40.00", "", "1.5"]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == cells
+    assert "98.7 ± 0.4" in text and "transductive" in text
+    assert "Not run yet: fomaml, " in text and "shakespeare" not in text
+
+
+def test_the_grid_has_methods_by_streams_and_the_baselines():
+    lines = family.grid(figures()).splitlines()
+    assert lines[0] == "| method | omniglot | wisdm | published |"
+    assert lines[2] == "| maml | 90.0 ± 1.0 | 90.0 ± 1.0 | omniglot 98.7 ± 0.4 |"
+    assert lines[3] == "| *joint, fine-tuned* |  | 80.0 ± 1.0 | |"
+    assert lines[4] == "| *best trivial* |  | 40.0 ± 1.0 | |"
+
+
+@pytest.mark.parametrize("name", family.STREAMS)
+def test_every_row_is_a_method_that_its_config_takes(name):
+    from tests.test_end_to_end import config_of
+
+    config = config_of(ROOT / "configs" / f"{name}.py")
+    for method in family.STREAMS[name].methods:
+        assert method in experiment.METHODS and config.get_config(method).data.source == name
+
+
+def test_the_pages_show_the_kept_figures():
+    if not family.KEPT.exists():
+        pytest.skip("no figures of the family are kept")
+    kept = json.loads(family.KEPT.read_text())
+    for path, made in ((family.TABLE, family.table), (ROOT / "README.md", family.grid)):
+        shown = re.search(f"{family.MARKS[0]}\n(.*?)\n{family.MARKS[1]}", path.read_text(), re.DOTALL)
+        assert shown and shown.group(1) == made(kept)
