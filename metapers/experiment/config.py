@@ -99,6 +99,9 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
     return config.lock()
 
 
+_FROM_ZERO = "shrink pull root clip block anneal second_from inner_clip margin least_move".split()  # of the learner
+
+
 def check(config: Config) -> Config:
     """The same config, after every value has been held against its bound.
 
@@ -110,18 +113,7 @@ def check(config: Config) -> Config:
         _bound(key, config, 1)
     for key in ("seed", "devices", "warmup", "clip_norm", "continual.replayed"):
         _bound(key, config, 0)
-    for key in (
-        "shrink",
-        "pull",
-        "root",
-        "clip",
-        "block",
-        "anneal",
-        "second_from",
-        "inner_clip",
-        "margin",
-        "least_move",
-    ):
+    for key in _FROM_ZERO:
         _bound(f"learner.{key}", config, 0)
     _bound("learner.folds", config, 2)
     _bound("learner.unroll", config, 1)
@@ -133,6 +125,15 @@ def check(config: Config) -> Config:
     for key in ("learner.inner_rate", "learner.strength", *(f"optimizer.{group}.rate" for group in config.optimizer)):
         if not (math.isfinite(value(config, key)) and value(config, key) > 0):
             raise ValueError(f"{key} must be finite and > 0, got {value(config, key)}")
+    _check_evaluation(config)
+    if config.learner.aggregator == "clipped" and not config.learner.clip > 0:
+        raise ValueError(f"learner.clip must be > 0 where learner.aggregator is clipped, got {config.learner.clip}")
+    if not config.strategies:
+        raise ValueError("strategies must name at least one strategy, got ()")
+    return config
+
+
+def _check_evaluation(config: Config) -> None:
     for key, least in (("evaluation.shots", 1), ("evaluation.steps", 0)):
         listed = tuple(value(config, key))
         whole = all(isinstance(one, int) for one in listed)
@@ -144,11 +145,6 @@ def check(config: Config) -> Config:
                 f"evaluation.{key} must be one of evaluation.{among} {tuple(config.evaluation[among])}, "
                 f"got {config.evaluation[key]}"
             )
-    if config.learner.aggregator == "clipped" and not config.learner.clip > 0:
-        raise ValueError(f"learner.clip must be > 0 where learner.aggregator is clipped, got {config.learner.clip}")
-    if not config.strategies:
-        raise ValueError("strategies must name at least one strategy, got ()")
-    return config
 
 
 def one_of(key: str, name: str, known: Iterable[str]) -> str:
