@@ -55,7 +55,8 @@ def pooled(folders: list[pathlib.Path], summaries: list[dict], out: pathlib.Path
         seconds=seconds,
         stages=config.data.get("stages", 1),
     )
-    found |= unused(test, chosen, config, found)
+    if "item_user_bias" in found["headline"]["baselines"]:
+        found |= unused(test, chosen, config, found)
     workdir.write_json(out / "summary.json", found)
     print(f"report: {write_report(out, found, test, configs.plain(config))}")
     return found

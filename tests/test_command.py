@@ -109,7 +109,7 @@ def test_a_broken_config_file_is_told_in_one_line(door, tmp_path, text, message,
         ("--config.steps=-5", "steps must be >= 1, got -5"),
         (
             "--config.learner.name=mamll",
-            "learner.name must be one of ['joint', 'maml', 'reptile'], got 'mamll'",
+            "learner.name must be one of ['joint', 'maml', 'multi_step', 'reptile'], got 'mamll'",
         ),
         ("--config.data.drift=suden", "did you mean 'sudden'?"),
         ("--config.evaluation.shots=(1,x)", "evaluation.shots must be increasing integers >= 1"),
