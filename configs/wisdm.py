@@ -23,6 +23,8 @@ def get_config(method="maml"):
     config.learner.update(inner_steps=5, inner_rate=1e-3 if method == "reptile" else 0.05)
     for group in ("param", "personal"):
         config.optimizer[group].rate = 2e-3
+    if method == "maml_plus_plus":
+        config.learner.anneal = config.steps // 5
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if config.learner.inner == "written" else (0, 1, 5, 10)
     headline = min(5, steps[-1])

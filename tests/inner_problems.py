@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from metapers import base
+from tests.contracts import world
 
 CENTRES = jnp.array([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0], [0.0, 1.5]])
 MEAN = jnp.array([0.75, 1.0])
@@ -100,3 +101,16 @@ def over_two_devices(total, params, users):
         out_specs=PartitionSpec(),
     )
     return jax.jit(jax.value_and_grad(sharded))(params, users)
+
+
+def assert_users_are_apart(loop, key):
+    """Users mapped are users in a loop, and the same over two devices; the gradient is finite."""
+    params, users = rough_params(loop), rough_users(4)
+    mapped = jax.jit(jax.vmap(lambda task: loop.adapt(params, task, key)[1]))(users)
+    adapt = jax.jit(loop.adapt)
+    for i in range(4):
+        alone = adapt(params, jax.tree.map(lambda x, i=i: x[i], users), key)[1]
+        assert world.distance(jax.tree.map(lambda x, i=i: x[i], mapped), alone) < 1e-13
+    total, here = over_users(loop, params, users)
+    assert world.distance(over_two_devices(total, params, users), here) < 1e-12
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(here))

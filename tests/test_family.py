@@ -63,6 +63,8 @@ def test_every_row_is_a_method_that_its_config_takes(name):
     config = config_of(ROOT / "configs" / f"{name}.py")
     for method in family.STREAMS[name].methods:
         assert method in experiment.METHODS and config.get_config(method).data.source == name
+    annealed = config.get_config("maml_plus_plus").learner
+    assert 0 < annealed.anneal < config.get_config("maml_plus_plus").steps and annealed.name == "multi_step"
 
 
 def test_the_pages_show_the_kept_figures():

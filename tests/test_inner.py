@@ -9,6 +9,7 @@ from jax.sharding import AxisType, PartitionSpec
 from metapers import base, inner, keys
 from metapers.inner.once import once
 from tests.contracts import world
+from tests.inner_problems import after, finite_differences
 
 KEY = jax.random.key(0)
 CENTRES = jnp.array([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0], [0.0, 1.5]])
@@ -51,31 +52,6 @@ def rough_params(loop):
 
 def assert_close(a, b, tolerance=1e-12):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
-
-
-def after(loop, loss_fn, support, query, key=None):
-    """The query loss after adaptation, as a function of the parameters."""
-
-    def value(params):
-        adapted, _ = loop.adapt(params, support, key)
-        return base.masked_mean(loss_fn(adapted, query, None), query.mask)
-
-    return value
-
-
-def finite_differences(value, params, size=1e-5):
-    leaves, shape = jax.tree.flatten(params)
-
-    def slope(i, j):
-        def moved(step):
-            changed = [*leaves]
-            changed[i] = jnp.reshape(jnp.ravel(leaves[i]).at[j].add(step), leaves[i].shape)
-            return value(jax.tree.unflatten(shape, changed))
-
-        return (moved(size) - moved(-size)) / (2 * size)
-
-    slopes = [jnp.array([slope(i, j) for j in range(x.size)]).reshape(x.shape) for i, x in enumerate(leaves)]
-    return jax.tree.unflatten(shape, slopes)
 
 
 LOOPS = {

@@ -154,16 +154,7 @@ def test_padding_does_not_matter_even_nan(name):
 
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_users_mapped_are_users_in_a_loop_and_over_two_devices(name):
-    loop = WRAPPERS[name](LEARNED)
-    params, users = problems.rough_params(loop), problems.rough_users(4)
-    mapped = jax.jit(jax.vmap(lambda task: loop.adapt(params, task, KEY)[1]))(users)
-    adapt = jax.jit(loop.adapt)
-    for i in range(4):
-        alone = adapt(params, jax.tree.map(lambda x, i=i: x[i], users), KEY)[1]
-        assert world.distance(jax.tree.map(lambda x, i=i: x[i], mapped), alone) < 1e-13
-    total, here = problems.over_users(loop, params, users)
-    assert world.distance(problems.over_two_devices(total, params, users), here) < 1e-12
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(here))
+    problems.assert_users_are_apart(WRAPPERS[name](LEARNED), KEY)
 
 
 def test_the_choice_is_a_constant_and_second_order_goes_through_what_is_kept():

@@ -35,7 +35,7 @@ def rows(n, *shape, seed=1):
     return jax.random.normal(jax.random.key(seed), (n, *shape))
 
 
-def close(a, b, tolerance=1e-12):
+def assert_close(a, b, tolerance=1e-12):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
@@ -97,15 +97,15 @@ def test_seam_returns_plain_dicts_by_type():
 def test_seam_apply_equals_the_module_called():
     model, module, x, mask = models.model(Two), Two(nnx.Rngs(KEY)), rows(5, 2), jnp.ones(5, bool)
     params = model.init(KEY)
-    close(model.apply(params, x, mask, None), module(x, mask=mask))
-    close(jax.jit(model.apply)(params, x, mask, KEY), module(x, mask=mask, key=KEY))
+    assert_close(model.apply(params, x, mask, None), module(x, mask=mask))
+    assert_close(jax.jit(model.apply)(params, x, mask, KEY), module(x, mask=mask, key=KEY))
     assert not np.allclose(module(x, mask=mask), module(x, mask=mask, key=KEY))
 
 
 def test_seam_init_is_a_function_of_the_key_and_maps_over_seeds():
     model, seeds = models.model(Two), jax.random.split(KEY, 3)
     stacked = jax.jit(jax.vmap(model.init))(seeds)
-    close(jax.tree.map(lambda x: x[1], stacked), model.init(seeds[1]))
+    assert_close(jax.tree.map(lambda x: x[1], stacked), model.init(seeds[1]))
     assert not np.allclose(stacked.personal["weights"][0], stacked.personal["weights"][1])
 
 
@@ -122,7 +122,7 @@ def test_seam_many_list_entries_keep_their_places():
 
     model = models.model(Deep)
     expected = sum((i + 1) * 10.0**-i for i in range(12))
-    close(model.apply(model.init(KEY), jnp.zeros(1), jnp.ones(1, bool), None), jnp.array([expected]))
+    assert_close(model.apply(model.init(KEY), jnp.zeros(1), jnp.ones(1, bool), None), jnp.array([expected]))
 
 
 def test_seam_vmap_over_personal_equals_a_loop():
@@ -131,7 +131,7 @@ def test_seam_vmap_over_personal_equals_a_loop():
     users = jax.tree.map(lambda leaf: leaf[None] * jnp.arange(1.0, 4.0)[:, None], params.personal)
     apply = lambda personal: model.apply(params._replace(personal=personal), x, mask, None)
     one_by_one = [apply(jax.tree.map(lambda leaf: leaf[i], users)) for i in range(3)]  # noqa: B023
-    close(jax.vmap(apply)(users), jnp.stack(one_by_one))
+    assert_close(jax.vmap(apply)(users), jnp.stack(one_by_one))
 
 
 def test_seam_gradient_inside_a_scan_equals_finite_differences():
@@ -174,16 +174,16 @@ def test_seam_groups_come_from_the_types():
 def test_seam_write_keeps_the_personal_parameters():
     model = models.model(Two)
     params, support = model.init(KEY), base.Batch(rows(2, 2), rows(2), jnp.ones(2, bool))
-    close(model.write(params, support, None), params.personal, 0)
+    assert_close(model.write(params, support, None), params.personal, 0)
 
 
-def refused(build, adapts, message):
+def assert_refused(build, adapts, message):
     with pytest.raises(ValueError, match=message):
         models.model(build, adapts)
 
 
 def test_seam_refuses_nothing_personal():
-    refused(lambda rngs: layers.Dense(2, 2, rngs), (seam.Personal,), r"got \(Personal\) and none has it")
+    assert_refused(lambda rngs: layers.Dense(2, 2, rngs), (seam.Personal,), r"got \(Personal\) and none has it")
 
 
 def test_seam_refuses_running_statistics():
@@ -191,7 +191,7 @@ def test_seam_refuses_running_statistics():
         def __init__(self):
             self.weights, self.mean = seam.Personal(jnp.zeros(2)), nnx.BatchStat(jnp.zeros(2))
 
-    refused(lambda rngs: Statistics(), (seam.Personal,), "nnx.Param, got BatchStat at mean")
+    assert_refused(lambda rngs: Statistics(), (seam.Personal,), "nnx.Param, got BatchStat at mean")
 
 
 def test_seam_refuses_kept_random_state():
@@ -199,7 +199,7 @@ def test_seam_refuses_kept_random_state():
         def __init__(self, rngs):
             self.weights, self.drop = seam.Personal(jnp.zeros(2)), nnx.Dropout(0.5, rngs=rngs)
 
-    refused(Random, (seam.Personal,), "got Rng(Count|Key) at drop/rngs")
+    assert_refused(Random, (seam.Personal,), "got Rng(Count|Key) at drop/rngs")
 
 
 def test_seam_refuses_bare_arrays():
@@ -207,7 +207,9 @@ def test_seam_refuses_bare_arrays():
         def __init__(self):
             self.weights, self.table = seam.Personal(jnp.zeros(2)), nnx.data(jnp.zeros(2))
 
-    refused(lambda rngs: Bare(), (seam.Personal,), "every array of a module must be an nnx.Param, got .* at table")
+    assert_refused(
+        lambda rngs: Bare(), (seam.Personal,), "every array of a module must be an nnx.Param, got .* at table"
+    )
 
 
 @pytest.mark.parametrize("kind", [seam.Personal, nnx.Param])
@@ -216,7 +218,7 @@ def test_seam_refuses_integers(kind):
         def __init__(self):
             self.weights, self.codes = seam.Personal(jnp.zeros(2)), kind(jnp.arange(2))
 
-    refused(lambda rngs: Integers(), (seam.Personal,), f"must be floating, got int.* {kind.__name__} at codes")
+    assert_refused(lambda rngs: Integers(), (seam.Personal,), f"must be floating, got int.* {kind.__name__} at codes")
 
 
 def test_seam_refuses_parameters_of_another_structure():
@@ -238,10 +240,10 @@ def test_conv_patches_equals_the_convolution(stride, size):
         return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     ours = lambda x, kernel: layers.conv_patches(x, kernel, stride)
-    close(ours(x, kernel), convolution(x, kernel), 1e-10)
+    assert_close(ours(x, kernel), convolution(x, kernel), 1e-10)
     weights = rows(*ours(x, kernel).shape, seed=4)
     slopes = [jax.grad(lambda x, k: jnp.sum(weights * f(x, k)), (0, 1))(x, kernel) for f in (ours, convolution)]  # noqa: B023
-    close(*slopes, 1e-10)
+    assert_close(*slopes, 1e-10)
 
 
 def test_conv_patches_refuses():
@@ -254,7 +256,7 @@ def test_conv_patches_refuses():
 def test_embed_row_zero_serves_unknown_ids():
     embed = layers.Embed(4, 2, nnx.Rngs(0))
     table = embed.table[...]
-    close(
+    assert_close(
         embed(jnp.array([[3, 0], [4, -1]])), jnp.stack([jnp.stack([table[3], table[0]]), table[jnp.array([0, 0])]]), 0
     )
 
@@ -262,10 +264,10 @@ def test_embed_row_zero_serves_unknown_ids():
 def test_dense_starts_with_variance_one_over_inputs_and_no_bias():
     dense = layers.Dense(400, 50, nnx.Rngs(0))
     assert abs(float(jnp.var(dense.kernel[...])) * 400 - 1) < 0.03
-    close(dense.bias[...], jnp.zeros(50), 0)
+    assert_close(dense.bias[...], jnp.zeros(50), 0)
     dense.bias[...] = jnp.arange(50.0)
     x = rows(2, 3, 400)
-    close(dense(x), np.asarray(x) @ np.asarray(dense.kernel[...]) + np.arange(50.0))
+    assert_close(dense(x), np.asarray(x) @ np.asarray(dense.kernel[...]) + np.arange(50.0))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -277,7 +279,7 @@ def test_model_shapes_and_masked_rows(name):
     assert outputs.shape == (5, *shape)
     spoilt = jax.tree.map(lambda x: x.at[2].set(jnp.ones((), x.dtype)).at[4].set(jnp.zeros((), x.dtype)), inputs)
     again = jax.jit(model.apply)(params, spoilt, mask, None)
-    close(outputs[mask], again[mask])
+    assert_close(outputs[mask], again[mask])
     assert jax.tree.structure(model.groups(params)) == jax.tree.structure(params)
 
 
@@ -300,10 +302,10 @@ def test_mlp_by_hand():
     personal = {"dense_0": layer([[1.0, -1.0]], [0.0, 1.0]), "dense_1": layer([[2.0], [3.0]], [0.5])}
     params = base.Params({}, personal, {})
     outputs = model.apply(params, jnp.array([[2.0], [-3.0]]), jnp.ones(2, bool), None)
-    close(outputs, jnp.array([[2 * 2 + 3 * 0 + 0.5], [2 * 0 + 3 * 4 + 0.5]]))
+    assert_close(outputs, jnp.array([[2 * 2 + 3 * 0 + 0.5], [2 * 0 + 3 * 4 + 0.5]]))
     assert jax.tree.structure(model.init(KEY)) == jax.tree.structure(params)
     scalar = models.mlp([1, 2, 1], scalar=True).apply(params, jnp.array([[2.0], [-3.0]]), jnp.ones(2, bool), None)
-    close(scalar, outputs[:, 0])
+    assert_close(scalar, outputs[:, 0])
 
 
 def test_mlp_with_what_is_added_by_hand():
@@ -319,7 +321,7 @@ def test_mlp_with_what_is_added_by_hand():
     film = jax.tree.map(np.asarray, personal["film_0"])
     hidden = np.maximum(through(personal["dense_0"], whole) * film["scale"] + film["shift"], 0)
     outputs = model.apply(base.Params({}, personal, {}), jnp.array([[2.0], [-3.0]]), jnp.ones(2, bool), None)
-    close(outputs, through(personal["dense_1"], hidden))
+    assert_close(outputs, through(personal["dense_1"], hidden))
 
 
 @pytest.mark.parametrize(
@@ -351,21 +353,21 @@ def test_mlp_layer_sets_name_what_is_personal_and_change_nothing_at_first(adapts
     }
     padded = jnp.concatenate([x, jnp.zeros((3, 5))], 1)
     expected = models.mlp([7, 4, 1]).apply(base.Params({}, weights, {}), padded, jnp.ones(3, bool), None)
-    close(model.apply(params, x, jnp.ones(3, bool), None), expected)
+    assert_close(model.apply(params, x, jnp.ones(3, bool), None), expected)
 
 
 def test_linear_by_hand():
     model = models.linear(2)
     params = model.init(KEY)
-    close(params, base.Params({"map": jnp.eye(2)}, {"weights": jnp.zeros(2)}, {}), 0)
+    assert_close(params, base.Params({"map": jnp.eye(2)}, {"weights": jnp.zeros(2)}, {}), 0)
     params = base.Params({"map": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, {"weights": jnp.array([10.0, 1.0])}, {})
-    close(model.apply(params, jnp.array([[5.0, 6.0]]), jnp.ones(1, bool), None), jnp.array([170.0 + 39.0]))
+    assert_close(model.apply(params, jnp.array([[5.0, 6.0]]), jnp.ones(1, bool), None), jnp.array([170.0 + 39.0]))
 
 
 def test_point_repeats_the_personal_vector():
     model = models.point(2)
     params = model.init(KEY)._replace(personal={"weights": jnp.array([1.0, 2.0])})
-    close(model.apply(params, rows(3, 1), jnp.ones(3, bool), None), jnp.array([[1.0, 2.0]] * 3), 0)
+    assert_close(model.apply(params, rows(3, 1), jnp.ones(3, bool), None), jnp.array([[1.0, 2.0]] * 3), 0)
 
 
 def test_conv4_depends_on_the_other_rows():
@@ -410,7 +412,7 @@ def test_recommender_by_hand(tables, statistics):
         feature = -net + 0.4 + (item + 1.0 if tables else 0.0)
         phi = np.array([1.0, feature, *description, *([level] if tables else [])])
         expected.append(3.0 + level + phi @ weights)
-    close(model.apply(params, inputs, jnp.ones(2, bool), None), jnp.array(expected))
+    assert_close(model.apply(params, inputs, jnp.ones(2, bool), None), jnp.array(expected))
 
 
 def test_recommender_starts_near_the_statistics_with_named_groups():
@@ -419,7 +421,7 @@ def test_recommender_starts_near_the_statistics_with_named_groups():
     assert model.groups(params).shared["bias"] == {"table": "table"}
     assert model.groups(params).shared["hidden"] == {"kernel": "param", "bias": "param"}
     assert model.groups(params).personal == {"weights": "personal"}
-    close(params.personal["weights"], jnp.zeros(13), 0)
+    assert_close(params.personal["weights"], jnp.zeros(13), 0)
     gap = model.apply(params, ratings(5), jnp.ones(5, bool), None) - ratings(5)["bias"] - 3.2
     assert float(jnp.max(jnp.abs(gap))) < 0.5
 

@@ -23,7 +23,7 @@ def rows(n, *shape, seed=1):
     return jax.random.normal(jax.random.key(seed), (n, *shape))
 
 
-def close(a, b, tolerance=1e-12):
+def assert_close(a, b, tolerance=1e-12):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
@@ -53,7 +53,9 @@ def test_batch_norm_uses_the_statistics_of_the_unmasked_rows():
     norm = models.batch_norm().build(2)
     scale, shift = scaled(norm)
     kept = np.asarray(x)[np.asarray(mask)]
-    close(norm(x, mask), (np.asarray(x) - kept.mean((0, 1, 2))) / np.sqrt(kept.var((0, 1, 2)) + 1e-5) * scale + shift)
+    assert_close(
+        norm(x, mask), (np.asarray(x) - kept.mean((0, 1, 2))) / np.sqrt(kept.var((0, 1, 2)) + 1e-5) * scale + shift
+    )
 
 
 @pytest.mark.parametrize(("choice", "groups"), [(models.layer_norm(), 1), (models.group_norm(3), 3)])
@@ -65,12 +67,12 @@ def test_group_norm_measures_each_row_and_group_by_itself(choice, groups):
         for part in np.split(np.arange(6), groups):
             mine = np.asarray(x)[row, :, :, part]
             expected[row, :, :, part] = (mine - mine.mean()) / np.sqrt(mine.var() + 1e-5)
-    close(norm(x, jnp.ones(2, bool)), expected * scale + shift)
+    assert_close(norm(x, jnp.ones(2, bool)), expected * scale + shift)
 
 
 def test_no_norm_is_the_identity_without_parameters():
     x = rows(2, 3, 3, 4)
-    close(models.no_norm().build(4)(x, jnp.ones(2, bool)), x, 0)
+    assert_close(models.no_norm().build(4)(x, jnp.ones(2, bool)), x, 0)
     params = models.conv4(2, 4, norm=models.no_norm()).init(KEY)
     assert set(params.personal) == {"conv_0", "conv_1", "conv_2", "conv_3", "head"}
 
@@ -80,11 +82,11 @@ def test_support_norm_measures_what_it_is_written_with():
     norm = models.support_norm().build(2)
     scale, shift = scaled(norm)
     everyone = jnp.ones(3, bool)
-    close(norm(query, everyone), np.asarray(query) * scale + shift)  # nothing written yet: mean 0, variance 1
+    assert_close(norm(query, everyone), np.asarray(query) * scale + shift)  # nothing written yet: mean 0, variance 1
     norm.write(support, mask)
     kept = np.asarray(support)[np.asarray(mask)]
     unit = (np.asarray(query) - kept.mean((0, 1, 2))) / np.sqrt(kept.var((0, 1, 2)) + 1e-5)
-    close(norm(query, everyone), unit * scale + shift)
+    assert_close(norm(query, everyone), unit * scale + shift)
 
 
 def test_support_norm_of_the_support_itself_is_batch_norm():
@@ -96,7 +98,7 @@ def test_support_norm_of_the_support_itself_is_batch_norm():
         for name, part in params.personal.items()
     }
     written = params._replace(personal=jax.jit(ours.write)(params, support, None))
-    close(
+    assert_close(
         ours.apply(written, support.inputs, support.mask, None)[support.mask],
         theirs.apply(base.Params({}, usual, {}), support.inputs, support.mask, None)[support.mask],
         1e-10,
@@ -126,7 +128,7 @@ def test_one_query_moves_another_only_where_it_is_declared(name, pool):
 def test_nothing_is_written_where_nothing_is_kept(name):
     model = models.conv4(2, 4, norm=CHOICES[name])
     params = model.init(KEY)
-    close(model.write(params, batch(3), None), params.personal, 0)
+    assert_close(model.write(params, batch(3), None), params.personal, 0)
 
 
 def test_support_statistics_are_personal_whatever_adapts():
@@ -136,7 +138,7 @@ def test_support_statistics_are_personal_whatever_adapts():
     assert jax.tree.map(jnp.shape, params.personal) == statistics | {"head": {"kernel": (4, 2), "bias": (2,)}}
     supports = jax.tree.map(lambda *leaves: jnp.stack(leaves), batch(3), batch(3, seed=7))
     together = jax.vmap(lambda support: model.write(params, support, None))(supports)
-    close(jax.tree.map(lambda x: x[1], together), model.write(params, batch(3, seed=7), None))
+    assert_close(jax.tree.map(lambda x: x[1], together), model.write(params, batch(3, seed=7), None))
 
 
 def slope_gap(value, params, size=1e-5):
@@ -182,10 +184,10 @@ def test_support_statistics_written_at_every_step_have_no_slope_and_give_that_of
     keep = lambda part: {leaf: x for leaf, x in part.items() if leaf not in ("mean", "log_variance")}
     slope = jax.grad(written)(params.personal)
     for i in range(4):
-        close(slope[f"norm_{i}"]["mean"], jnp.zeros(4), 0)
-        close(slope[f"norm_{i}"]["log_variance"], jnp.zeros(4), 0)
+        assert_close(slope[f"norm_{i}"]["mean"], jnp.zeros(4), 0)
+        assert_close(slope[f"norm_{i}"]["log_variance"], jnp.zeros(4), 0)
     strip = lambda personal: {name: keep(part) for name, part in personal.items()}
-    close(strip(slope), jax.grad(usual)(strip(params.personal)), 1e-10)
+    assert_close(strip(slope), jax.grad(usual)(strip(params.personal)), 1e-10)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3)])
@@ -196,7 +198,7 @@ def test_max_pool_by_hand(size):
     for i in range(height):
         for j in range(width):
             expected[:, i, j] = numbers[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max((1, 2))
-    close(layers.max_pool(x), expected, 0)
+    assert_close(layers.max_pool(x), expected, 0)
 
 
 def test_conv4_pooled_is_the_published_network():
@@ -215,7 +217,7 @@ def test_conv4_pooled_is_the_published_network():
     assert sizes == [14, 7, 3, 1]
     head = params.personal["head"]
     expected = np.asarray(y)[:, 0, 0] @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-    close(model.apply(params, x, jnp.ones(3, bool), None), expected, 1e-10)
+    assert_close(model.apply(params, x, jnp.ones(3, bool), None), expected, 1e-10)
 
 
 def test_conv4_film_changes_nothing_at_first_and_stands_after_the_norm():
@@ -223,7 +225,7 @@ def test_conv4_film_changes_nothing_at_first_and_stands_after_the_norm():
     plain, film = models.conv4(2, 4), models.conv4(2, 4, film=True, adapts=adapts)
     before, params, query, mask = plain.init(KEY), film.init(KEY), images(3), jnp.ones(3, bool)
     assert set(params.personal) == {f"film_{i}" for i in range(4)}
-    close(film.apply(params, query, mask, None), plain.apply(before, query, mask, None), 0)
+    assert_close(film.apply(params, query, mask, None), plain.apply(before, query, mask, None), 0)
     user = {f"film_{i}": {"scale": 2.0 + rows(4, seed=i), "shift": rows(4, seed=i + 9)} for i in range(4)}
     # an affine map after another is one: scale into the norm's scale, shift beside it
     folded = dict(before.personal)
@@ -231,7 +233,7 @@ def test_conv4_film_changes_nothing_at_first_and_stands_after_the_norm():
         norm, own = folded[f"norm_{i}"], user[f"film_{i}"]
         shift = norm["shift"] * own["scale"] + own["shift"]
         folded[f"norm_{i}"] = {"scale": norm["scale"] * own["scale"], "shift": shift}
-    close(
+    assert_close(
         film.apply(params._replace(personal=user), query, mask, None),
         plain.apply(before._replace(personal=folded), query, mask, None),
         1e-10,

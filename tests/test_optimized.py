@@ -123,16 +123,7 @@ def by_seen_norms(rate):
 
 @pytest.mark.parametrize("optimizer", [rmsprop(), by_seen_norms(0.5)])
 def test_users_mapped_are_users_in_a_loop_and_over_two_devices(optimizer):
-    loop = inner.optimized(problems.rough, 3, optimizer)
-    params, users = problems.rough_params(loop), problems.rough_users(4)
-    mapped = jax.jit(jax.vmap(lambda task: loop.adapt(params, task, KEY)[1]))(users)
-    adapt = jax.jit(loop.adapt)
-    for i in range(4):
-        alone = adapt(params, jax.tree.map(lambda x, i=i: x[i], users), KEY)[1]
-        assert world.distance(jax.tree.map(lambda x, i=i: x[i], mapped), alone) < 1e-13
-    total, here = problems.over_users(loop, params, users)
-    assert world.distance(problems.over_two_devices(total, params, users), here) < 1e-12
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(here))
+    problems.assert_users_are_apart(inner.optimized(problems.rough, 3, optimizer), KEY)
 
 
 def test_no_steps_give_the_start():

@@ -21,7 +21,7 @@ MAKERS = {
 }
 
 
-def close(a, b, tolerance=1e-12):
+def assert_close(a, b, tolerance=1e-12):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
 
 
@@ -70,8 +70,8 @@ def test_gru_is_the_recurrence(added):
             h = h if token == 0 else (1 - update) * new + update * h
             read = h * p["film_hidden"]["scale"] + p["film_hidden"]["shift"] if added else h
             expected[row, place] = dense(p["head"], read)
-    close(model.apply(params, IDS, MASK, None), expected, 1e-11)
-    close(model.apply(params, IDS[:, :1], MASK, None), expected[:, :1], 1e-11)
+    assert_close(model.apply(params, IDS, MASK, None), expected, 1e-11)
+    assert_close(model.apply(params, IDS[:, :1], MASK, None), expected[:, :1], 1e-11)
 
 
 def directly(query, key, value, seen):
@@ -88,7 +88,7 @@ def directly(query, key, value, seen):
 def test_attention_is_a_weighted_mean_of_what_may_be_seen():
     query, key, value = (jax.random.normal(jax.random.key(i), (2, 3, 2, 4)) for i in range(3))
     seen = jnp.array([[[1, 0, 0], [1, 1, 0], [0, 1, 1]], [[1, 1, 1], [0, 1, 0], [1, 0, 1]]], bool)
-    close(attention(query, key, value, seen), directly(*map(np.asarray, (query, key, value, seen))))
+    assert_close(attention(query, key, value, seen), directly(*map(np.asarray, (query, key, value, seen))))
 
 
 def unit(norm, x):
@@ -111,7 +111,7 @@ def test_transformer_by_hand(added):
         y = dense(block["up"], unit(block["norm_1"], x) * films[1]["scale"] + films[1]["shift"])
         gelu = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
         x = x + dense(block["down"], gelu)
-    close(model.apply(params, IDS, MASK, None), dense(p["head"], unit(p["norm"], x)), 1e-10)
+    assert_close(model.apply(params, IDS, MASK, None), dense(p["head"], unit(p["norm"], x)), 1e-10)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -121,7 +121,7 @@ def test_a_place_sees_itself_and_what_came_before(name, place):
     params = perturbed(model.init(KEY))
     apply = jax.jit(lambda ids: model.apply(params, ids, MASK, None))
     before, after = apply(IDS), apply(IDS.at[:, place].set(jnp.array([2, 1, 5], jnp.int32)))
-    close(before[:, :place], after[:, :place])
+    assert_close(before[:, :place], after[:, :place])
     moved = jnp.max(jnp.abs(before - after), -1)
     assert bool((moved[:2, place:4] > 1e-6).all())  # and everything from there on
     assert before.shape == (3, 5, 7)
@@ -136,7 +136,7 @@ def test_nobody_sees_padding(name):
     other = params._replace(shared=params.shared | {"embed": {"table": table}})
     there = np.asarray(IDS) != 0
     one, two = (np.asarray(model.apply(p, IDS, MASK, None)) for p in (params, other))
-    close(one[there], two[there])
+    assert_close(one[there], two[there])
     empty = model.apply(params, jnp.zeros_like(IDS), MASK, None)
     assert bool(jnp.isfinite(empty).all())
 
@@ -152,7 +152,7 @@ def test_what_is_added_for_a_user_changes_nothing_at_first(name, options):
 
     params = added.init(KEY)
     params = params._replace(personal=over(params.personal, start.personal))
-    close(added.apply(params, IDS, MASK, None), plain.apply(start, IDS, MASK, None), 0)
+    assert_close(added.apply(params, IDS, MASK, None), plain.apply(start, IDS, MASK, None), 0)
     assert len(jax.tree.leaves(params)) > len(jax.tree.leaves(start))
 
 
@@ -196,20 +196,20 @@ def test_sequence_models_learn_alike_on_one_device_and_on_two(name):
         one = learner(model, aggregator)
         state, info = jax.jit(one.update)(one.init(perturbed(model.init(KEY)), tasks), tasks, mask, KEY)
         found.append((one.params(state), info["losses"]))
-    close(*found, 1e-10)
+    assert_close(*found, 1e-10)
     assert not np.allclose(found[0][0].shared["embed"]["table"], perturbed(model.init(KEY)).shared["embed"]["table"])
 
 
 def test_dense_low_rank_is_a_product_on_top_of_the_kernel():
     layer, x, beside = layers.Dense(5, 4, nnx.Rngs(0), low_rank=2), jax.random.normal(KEY, (3, 2)), jnp.arange(3.0)
     plain = layers.Dense(5, 4, nnx.Rngs(0))
-    close(layer.kernel[...], plain.kernel[...], 0)
+    assert_close(layer.kernel[...], plain.kernel[...], 0)
     assert (layer.down.shape, layer.up.shape) == ((5, 2), (2, 4))
     layer.up[...] = jax.random.normal(jax.random.key(1), (2, 4))
     layer.bias[...] = jnp.arange(4.0)
     whole = np.concatenate([np.asarray(x), np.tile(np.arange(3.0), (3, 1))], 1)
     kernel = np.asarray(layer.kernel[...] + layer.down[...] @ layer.up[...])
-    close(layer(x, beside), whole @ kernel + np.arange(4.0))
+    assert_close(layer(x, beside), whole @ kernel + np.arange(4.0))
     wide = layers.Dense(400, 50, nnx.Rngs(0), low_rank=50)
     assert abs(float(jnp.var(wide.down[...])) * 400 - 1) < 0.03
 
@@ -217,7 +217,7 @@ def test_dense_low_rank_is_a_product_on_top_of_the_kernel():
 def test_layer_norm_of_rows():
     norm, x = layers.LayerNorm(4), 2.0 * jax.random.normal(KEY, (2, 3, 4)) + 1.0
     norm.scale[...], norm.shift[...] = jnp.arange(1.0, 5.0), jnp.arange(4.0)
-    close(norm(x), unit({"scale": np.arange(1.0, 5.0), "shift": np.arange(4.0)}, np.asarray(x)))
+    assert_close(norm(x), unit({"scale": np.arange(1.0, 5.0), "shift": np.arange(4.0)}, np.asarray(x)))
 
 
 @pytest.mark.parametrize(

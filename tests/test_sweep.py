@@ -42,6 +42,12 @@ def test_only_what_the_state_carries_is_grouped():
     assert [len(group) for group in sweep.grouped(fixed, combinations)] == [2, 2, 2, 2]
 
 
+def test_an_inner_rate_that_no_state_carries_is_not_grouped():
+    for changes in ({"learner__inner": "optimized"}, {"learner__inner": "implicit"}, {"learner__name": "joint"}):
+        assert not sweep.in_state(runs.small(learner__rates="learned", **changes), "learner.inner_rate")
+    assert sweep.in_state(runs.small(learner__rates="learned"), "learner.inner_rate")
+
+
 def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, monkeypatch):
     chunks = []
     build = stage.program

@@ -27,7 +27,7 @@ def whole(tmp_path_factory):
     return folder, runs.numbers(folder)
 
 
-def same(folder, whole):
+def assert_same(folder, whole):
     assert runs.same_bits(runs.numbers(folder), whole[1]) == []
     assert runs.validation(folder) == runs.validation(whole[0])
 
@@ -107,7 +107,7 @@ def test_one_seed_on_two_devices_spreads_its_users(whole):
 def test_finished_runs_are_left_as_they_are(whole, monkeypatch):
     monkeypatch.setattr(training, "one_stage", lambda *_: pytest.fail("trained again"))
     train(runs.quick(), whole[0])
-    same(whole[0], whole)
+    assert_same(whole[0], whole)
 
 
 class Signalled:
@@ -137,7 +137,7 @@ def test_an_interrupted_run_saves_and_resumes_bit_for_bit(after, whole, tmp_path
     before = runs.same_bits(runs.numbers(tmp_path), whole[1])
     assert before != []  # it was not finished
     train(runs.quick(), tmp_path)
-    same(tmp_path, whole)
+    assert_same(tmp_path, whole)
 
 
 def test_a_resume_goes_on_from_the_newest_undamaged_checkpoint(whole, tmp_path, monkeypatch, capsys):
@@ -153,7 +153,7 @@ def test_a_resume_goes_on_from_the_newest_undamaged_checkpoint(whole, tmp_path, 
     capsys.readouterr()
     train(runs.quick(), tmp_path)
     assert f"resumed stage 0 at step {steps[0]} of 7" in capsys.readouterr().out
-    same(tmp_path, whole)
+    assert_same(tmp_path, whole)
 
 
 def test_a_config_that_would_change_numbers_is_refused_with_every_key(whole):

@@ -68,7 +68,8 @@ def _literal(text: str) -> Any:
 def in_state(config: Config, key: str) -> bool:
     """Whether a key's value is carried in the learner's state, so that it may differ along a vmapped axis."""
     if key == "learner.inner_rate":
-        return config.learner.rates != "fixed"
+        chosen = config.learner
+        return chosen.inner == "gradient" and chosen.name != "joint" and chosen.rates != "fixed"
     return key.startswith("optimizer.") and key.endswith(".rate")
 
 
