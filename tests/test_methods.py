@@ -48,8 +48,8 @@ def test_every_method_has_parameters_to_adapt_and_an_inner_loop(backbone, method
     assert jax.tree.leaves(params.personal)
     loop = adapting.inner_loop(config, model)
     assert callable(loop.adapt)
-    solved = architectures.MODELS[config.model.name].solved
-    assert solved == (config.learner.inner == "written") == bool(experiment.METHODS[method].head)
+    solved = architectures.solved_head(config.model)
+    assert (solved is not None) == (config.learner.inner == "written") == bool(experiment.METHODS[method].head)
 
 
 @pytest.mark.parametrize("method", PERSONAL)

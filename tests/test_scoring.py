@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from metapers import experiment
-from metapers.experiment import assembly, scoring
+from metapers.experiment import adapting, assembly, scoring
 from metapers.experiment import config as configs
 
 
@@ -22,7 +22,7 @@ def rates_of(scorer, name, rate=0.0):
     return {float(value) for leaf in jax.tree.leaves(ready.inner) for value in np.unique(leaf)}
 
 
-@pytest.mark.parametrize(("rate", "used"), [(0.0, scoring.CAUTIOUS), (0.25, 0.25)])
+@pytest.mark.parametrize(("rate", "used"), [(0.0, adapting.CAUTIOUS), (0.25, 0.25)])
 def test_the_baseline_is_tuned_cautiously_until_a_rate_is_chosen(rate, used):
     # learner.inner_rate was chosen for models that learned to adapt: on one that did not it may end in a nan
     (found,) = rates_of(scorer_of(), "joint", rate)
@@ -32,3 +32,31 @@ def test_the_baseline_is_tuned_cautiously_until_a_rate_is_chosen(rate, used):
 def test_a_run_of_joint_learners_is_tuned_at_the_rate_of_its_config():
     (found,) = rates_of(scorer_of(**{"learner.name": "joint"}), "naive")
     assert found == pytest.approx(0.5)
+
+
+def solved(head, source="sinusoid", **overrides):
+    made = experiment.config_for(source, "solved")
+    return configs.merged(made, {"learner.inner": "written", "model.head": head, "strategies": ("naive",)} | overrides)
+
+
+def test_under_a_solved_prior_the_baseline_is_tuned_by_the_weight_of_the_evidence():
+    # weight 1/4 is the posterior under twice the noise: no rate stands for it
+    small = {"data.users": 8, "evaluation.metric": "mse", "model.hidden": (8,)}
+    scorer = scoring.scorer(assembly.parts(solved("bayes", **small)))
+    judges = scorer.parts.stream.held_out("validation", None)
+    params = scoring.host(scorer.initial())
+    louder = jax.tree.map(lambda x: x, params)
+    louder.shared["head"]["log_noise"] = params.shared["head"]["log_noise"] + np.log(2.0)
+    weighed = scorer.curves(params, "joint", judges, rate=0.25).scores["mse"]
+    np.testing.assert_allclose(weighed, scorer.curves(louder, "joint", judges, rate=1.0).scores["mse"], rtol=1e-6)
+    assert np.abs(weighed - scorer.curves(params, "joint", judges, rate=1.0).scores["mse"]).max() > 1e-3
+    assert adapting.tuning_grid(scorer.parts.config) == adapting.TUNING_WEIGHTS
+
+
+def test_the_baseline_is_trained_only_where_one_model_for_all_can_be():
+    assert assembly.strategies(solved("bayes")) == ["naive", "joint"]
+    assert assembly.strategies(solved("neighbours")) == ["naive", "joint"]
+    for head in ("ridge", "prototypes"):  # they learn through the support alone
+        assert assembly.strategies(solved(head, "wisdm")) == ["naive"]
+    assert assembly.strategies(solved("neighbours", **{"learner.name": "joint"})) == ["naive"]  # the same twice
+    assert adapting.tuning_grid(solved("neighbours")) == ()

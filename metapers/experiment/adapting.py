@@ -7,7 +7,7 @@ import optax
 
 from metapers import base, inner
 from metapers.base import InnerLoop, Model, Objective
-from metapers.experiment.architectures import MODELS
+from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
 from metapers.experiment.config import Config, one_of
 
@@ -25,6 +25,11 @@ RATES: dict[str, Callable[[float, int], Any]] = {  # of the inner loop, from its
     "log": lambda rate, steps: inner.log_per_parameter(rate),
     "per_step": inner.per_step,
 }
+TUNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 1.0)  # of fine-tuning a model trained without a loop
+TUNING_WEIGHTS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0, 6.0)  # of its users' sums, where it solves for them
+CAUTIOUS = 0.001
+"""The rate of fine-tuning while no better one was chosen: ``learner.inner_rate`` was chosen for models that learned to
+adapt, and may blow up one that did not."""
 BACKWARDS: dict[str, dict[str, bool]] = {"plain": {}, "remat": {"remat": True}, "mixed": {"mixed": True}}
 
 
@@ -69,7 +74,7 @@ def bare_loop(config: Config, built: Model, *, steps: int | None = None, first_o
     chosen, loss_fn = config.learner, base.example_loss(built, objective(config))
     steps = int(chosen.inner_steps if steps is None else steps)
     first_order = bool(chosen.first_order if first_order is None else first_order)
-    if MODELS[config.model.name].solved != (chosen.inner == "written"):
+    if (solved_head(config.model) is not None) != (chosen.inner == "written"):
         must = "be" if chosen.inner != "written" else "not be"
         raise ValueError(
             f"learner.inner must {must} 'written' with model.name {config.model.name!r}, got {chosen.inner!r}: "
@@ -103,13 +108,27 @@ def bare_loop(config: Config, built: Model, *, steps: int | None = None, first_o
     return gradient_loop(config, built, RATES[kind](chosen.inner_rate, chosen.inner_steps), steps, first_order)
 
 
+def tuning_grid(config: Config) -> tuple[float, ...]:
+    """Values among which validation users choose how ``tuning_loop`` tunes; empty where there is nothing to choose."""
+    head = solved_head(config.model)
+    if head is None:
+        return TUNING_RATES
+    return TUNING_WEIGHTS if head.weighed else ()
+
+
 def tuning_loop(config: Config, built: Model, *, steps: int, rate: float | None = None) -> InnerLoop:
-    """How a model that was trained without an inner loop is tuned on a user's support: gradient steps at one rate,
-    which the loop reads from the inner parameters; or what the model itself writes."""
-    if config.learner.inner == "written":
-        return inner.written(built.write, steps)
+    """How a model that was trained without an inner loop is tuned on a user's support.
+
+    Gradient steps at one ``rate``, or what the model itself writes, as sums weighed by ``rate`` where it writes sums
+    (joint training never meets the prior, so its strength is chosen as a rate is). The loop reads it from the inner
+    parameters, so another value compiles nothing. None: a cautious rate, and weight 1.
+    """
+    head = solved_head(config.model)
+    if head is not None:
+        made = inner.written(built.write, steps)
+        return inner.tempered(made, rate or 1.0) if head.weighed else made
     kind = inner.log_per_parameter if config.learner.rates == "log" else inner.per_parameter
-    return gradient_loop(config, built, kind(rate or config.learner.inner_rate), steps, config.learner.first_order)
+    return gradient_loop(config, built, kind(rate or CAUTIOUS), steps, config.learner.first_order)
 
 
 def gradient_loop(config: Config, built: Model, rate: Any, steps: int, first_order: bool) -> InnerLoop:

@@ -17,7 +17,16 @@ class Architecture(NamedTuple):
     build: Callable[..., Model]  # (options, sizes, adapts)
     objective: Callable[[Mapping[str, Any]], Objective | None] = lambda options: None
     """options -> what the outputs mean, where that is the model's to say; None: the source's objective."""
-    solved: bool = False  # what is personal is computed from the support, not descended: learner.inner "written"
+    head: Callable[[Mapping[str, Any]], str] | None = None
+    """options -> the head in HEADS that is computed from the support, not descended: learner.inner "written"."""
+
+
+class Head(NamedTuple):
+    """A head that a user's support set gives in closed form."""
+
+    build: Callable[[Mapping[str, Any], Sizes], Any]
+    alone: bool = False  # it learns without a support set too, so one model for all can be trained and is a baseline
+    weighed: bool = False  # what is written are sums over examples: a weight on them is the strength of the prior
 
 
 def _recommender(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
@@ -40,12 +49,12 @@ def _conv4(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
 
 
 def _solved(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
-    head = HEADS[one_of("model.head", options["head"], HEADS)](options, sizes)
+    head = HEADS[_named(options)].build(options, sizes)
     return models.embedded(models.dense_body((sizes["width"], *options["hidden"])), head)
 
 
 def _solved_conv4(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
-    head = HEADS[one_of("model.head", options["head"], HEADS)](options, sizes)
+    head = HEADS[_named(options)].build(options, sizes)
     norm = NORMS[one_of("model.norm", options["norm"], NORMS)](options["groups"])
     body = models.conv_body(options["filters"], channels=sizes["width"], norm=norm, pool=options["pool"])
     return models.embedded(body, head)
@@ -63,6 +72,19 @@ def _with_variance(options: Mapping[str, Any]) -> Objective | None:
     return scores.gaussian() if options["variance"] else None
 
 
+def _named(options: Mapping[str, Any]) -> str:
+    return one_of("model.head", options["head"], HEADS)
+
+
+def solved_head(options: Mapping[str, Any]) -> Head | None:
+    """The head that a model computes from the support; None for one whose users are descended.
+
+    ``options``: ``config.model`` with its name.
+    """
+    found = MODELS[one_of("model.name", options["name"], MODELS)].head
+    return HEADS[found(options)] if found else None
+
+
 NORMS: dict[str, Callable[[int], models.Norm]] = {
     "none": lambda groups: models.no_norm(),
     "group": models.group_norm,
@@ -72,19 +94,25 @@ NORMS: dict[str, Callable[[int], models.Norm]] = {
 }
 """Of images; "batch" alone lets the queries of a call see each other (transduction), and the report says so."""
 
-HEADS: dict[str, Callable[[Mapping[str, Any], Sizes], Any]] = {
-    "bayes": lambda options, sizes: models.bayes_head(variance=options["variance"], full=options["full"]),
-    "ridge": lambda options, sizes: models.ridge_head(sizes["classes"]),
-    "prototypes": lambda options, sizes: models.prototypes(sizes["classes"]),
-    "neighbours": lambda options, sizes: models.neighbours(
-        options["capacity"],
-        classes=sizes.get("classes"),
-        k=options["nearest"],
-        share=options["share"],
-        scale=options["scale"],
+
+HEADS: dict[str, Head] = {
+    "bayes": Head(
+        lambda options, sizes: models.bayes_head(variance=options["variance"], full=options["full"]), True, True
+    ),
+    "ridge": Head(lambda options, sizes: models.ridge_head(sizes["classes"])),
+    "prototypes": Head(lambda options, sizes: models.prototypes(sizes["classes"])),
+    "neighbours": Head(
+        lambda options, sizes: models.neighbours(
+            options["capacity"],
+            classes=sizes.get("classes"),
+            k=options["nearest"],
+            share=options["share"],
+            scale=options["scale"],
+        ),
+        alone=True,
     ),
 }
-"""What a user's support set gives in closed form: "bayes" for numbers, "ridge" and "prototypes" for classes."""
+"""What a user's support set gives: "bayes" for numbers, "ridge" and "prototypes" for classes, "neighbours" for both."""
 
 _HEAD = {"head": "ridge", "capacity": 64, "nearest": 10, "share": 0.5, "scale": 1.0, "variance": False, "full": False}
 _ADDED = {"film": False, "low_rank": 0}
@@ -104,15 +132,15 @@ MODELS: dict[str, Architecture] = {
         },
         _bayes_recommender,
         _with_variance,
-        solved=True,
+        lambda options: "bayes",
     ),
     "linear": Architecture({}, lambda options, sizes, adapts: models.linear(sizes["width"], adapts=adapts)),
     "mlp": Architecture({"hidden": (40, 40), "context": 0, **_ADDED}, _mlp),
     "point": Architecture({}, lambda options, sizes, adapts: models.point(sizes["width"], adapts=adapts)),
     "conv4": Architecture({"filters": 64, "norm": "batch", "groups": 8, "pool": False, "film": False}, _conv4),
-    "solved": Architecture({"hidden": (64, 64), **_HEAD}, _solved, _with_variance, True),
+    "solved": Architecture({"hidden": (64, 64), **_HEAD}, _solved, _with_variance, _named),
     "solved_conv4": Architecture(
-        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, **_HEAD}, _solved_conv4, _with_variance, True
+        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, **_HEAD}, _solved_conv4, _with_variance, _named
     ),
     "gru": Architecture({"embed": 16, "hidden": 64, **_ADDED}, _gru),
     "transformer": Architecture({"width": 64, "heads": 4, "layers": 2, **_ADDED}, _transformer),

@@ -25,7 +25,7 @@ from metapers.base import (
     Tree,
 )
 from metapers.experiment.adapting import objective, training_loop
-from metapers.experiment.architectures import MODELS
+from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
 from metapers.experiment.config import Config, default, one_of
 
@@ -77,13 +77,18 @@ SCHEDULES = ("constant", "cosine")  # over a stage; each stage begins anew
 
 
 def strategies(config: Config) -> list[str]:
-    """The run's strategies in order, last the joint baseline where one model can serve all users.
+    """The run's strategies in order, last the joint baseline where one model for all users can be trained.
+
+    There is none where tasks name their classes anew, where a head learns through the support alone (ridge,
+    prototypes), and where the config's own learner is the joint one already.
 
     Raises:
       ValueError: for an unknown name.
     """
     named = [one_of("strategies", name, STRATEGIES) for name in config.strategies]
-    comparable = SOURCES[one_of("data.source", config.data.source, SOURCES)].joint
+    head = solved_head(config.model)
+    comparable = SOURCES[one_of("data.source", config.data.source, SOURCES)].joint and config.learner.name != "joint"
+    comparable = comparable and (head is None or head.alone)
     return [*dict.fromkeys(name for name in named if name != BASELINE), *([BASELINE] if comparable else [])]
 
 

@@ -27,7 +27,6 @@ STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
     "user_frequency": {"shrink": (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 300.0, 1000.0)},
     "bigram": {"shrink": (1.0, 10.0, 100.0)},
 }
-RATES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3)  # of fine-tuning the joint model
 
 
 def judge(
@@ -75,12 +74,12 @@ def scored(folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str
     names = [] if part else [name for name in found if name != BASELINE]
     total = sum(len(numbers) for numbers in found.values()) + len(names) + 1
     with meter(total, title=f"evaluate on {split}", shown=scorer.parts.config.progress) as progress:
-        rate = fine_tuning_rate(folder, scorer) if BASELINE in found else 0.0
+        rates = {name: tuning_rate(folder, scorer, name) for name in found}
         tables = []
         for name, numbers in found.items():
-            tables += of_strategy(folder, scorer, name, numbers, split, rate, progress)
+            tables += of_strategy(folder, scorer, name, numbers, split, rates[name], progress)
         for name in names:
-            tables.append(of_init(scorer, name, split))
+            tables.append(of_init(scorer, name, split, rates[name]))
             progress.advance(1, f"{name}, initialisation")
         tables += of_baselines(scorer, split)
         progress.advance(1, "baselines")
@@ -146,12 +145,14 @@ def of_strategy(
         cohort = scoring.everyone(scorer.parts.stream, split, STRATEGIES[name].known(number))
         tables.append(scorer.table(params, name, cohort, split=split, trained_stage=number, rate=rate))
         if number > 0 and STRATEGIES[name].learner != "joint":
-            tables += of_bank(folder, scorer, name, number, params, split)
+            tables += of_bank(folder, scorer, name, number, params, split, rate)
         told.advance(1, f"{name}, version {number}")
     return tables
 
 
-def of_bank(folder: Path, scorer: Scorer, name: str, number: int, params: Params, split: str) -> list[pa.Table]:
+def of_bank(
+    folder: Path, scorer: Scorer, name: str, number: int, params: Params, split: str, rate: float
+) -> list[pa.Table]:
     """Records of the users who return in a stage, started from the row that the version before it kept of them."""
     if not scorer.parts.config.bank:
         return []
@@ -162,13 +163,13 @@ def of_bank(folder: Path, scorer: Scorer, name: str, number: int, params: Params
     cohort = evaluate.take(cohort, returning)
     tree, _ = store.load_version(versions_of(folder, name), number - 1)
     rows = jax.tree.map(lambda leaf: leaf[:, cohort.users], tree["bank"]["personal"])
-    return [scorer.table(params, name, cohort, split=split, trained_stage=number, start=rows)]
+    return [scorer.table(params, name, cohort, split=split, trained_stage=number, start=rows, rate=rate)]
 
 
-def of_init(scorer: Scorer, name: str, split: str) -> pa.Table:
+def of_init(scorer: Scorer, name: str, split: str, rate: float) -> pa.Table:
     """Records of the initialisation, as trained stage -1: what forward transfer is measured from."""
     cohort = scoring.everyone(scorer.parts.stream, split, 0)
-    return scorer.table(scorer.initial(), name, cohort, split=split, trained_stage=-1)
+    return scorer.table(scorer.initial(), name, cohort, split=split, trained_stage=-1, rate=rate)
 
 
 def of_baselines(scorer: Scorer, split: str) -> list[pa.Table]:
@@ -239,22 +240,25 @@ def baselines_for(training: Cohort, classes: int | None = None) -> dict[str, Cal
     return found
 
 
-def fine_tuning_rate(folder: Path, scorer: Scorer) -> float:
-    """The rate at which the joint model, fine-tuned on the support, is best on validation users' lives."""
+def tuning_rate(folder: Path, scorer: Scorer, name: str) -> float:
+    """The rate, or weight, at which a strategy without an inner loop is tuned: the best on validation users' lives of
+    its last version. 0 for a strategy with an inner loop, and where there is nothing to choose."""
+    grid = adapting.tuning_grid(scorer.parts.config) if scoring.plain(scorer.parts, name) else ()
+    if not grid:
+        return 0.0
     chosen = scorer.parts.config.evaluation
-    number = store.versions(versions_of(folder, BASELINE))[-1]
-    params = load_params(folder, BASELINE, number)
+    params = load_params(folder, name, store.versions(versions_of(folder, name))[-1])
     judges = scorer.parts.stream.held_out("validation", None)
     place = scorer.shots.index(chosen.headline_shots), scorer.steps.index(chosen.headline_steps)
 
     def score(rate: float) -> float:
         try:
-            found = scorer.curves(params, BASELINE, judges, rate=rate)
+            found = scorer.curves(params, name, judges, rate=rate)
         except evaluate.NotFinite:  # a rate that diverges is a bad rate, not an error
             return np.inf
         return summary.sign(chosen.metric) * -float(found.scores[chosen.metric][:, :, place[0], place[1]].mean())
 
-    return min(RATES, key=score)
+    return min(grid, key=score)
 
 
 def load_params(folder: Path, name: str, number: int) -> Params:

@@ -17,10 +17,6 @@ from metapers.experiment.assembly import STRATEGIES, Parts
 from metapers.experiment.config import Config
 from metapers.scores.cohorts import sign
 
-CAUTIOUS = 0.001
-"""The rate at which a baseline is fine-tuned while no better one was chosen for it: ``learner.inner_rate`` was chosen
-for models that learned to adapt, and may blow up one that did not."""
-
 
 class Scorer(NamedTuple):
     """Compiled curves of a config. Fine-tuning a model that has no learned rates is the same program fed with a
@@ -46,8 +42,9 @@ class Scorer(NamedTuple):
         tunes = plain(self.parts, name)
         if jax.tree.leaves(params.inner) and not tunes:
             return params
-        chosen = CAUTIOUS if STRATEGIES[name].learner else self.parts.config.learner.inner_rate
-        loop = _loop(self.parts, max(self.steps), rate or chosen, tunes)
+        own = self.parts.config.learner
+        usual = None if STRATEGIES[name].learner or own.inner == "written" else own.inner_rate
+        loop = _loop(self.parts, max(self.steps), rate or usual, tunes)
         return params._replace(inner=jax.vmap(loop.init)(params))
 
     def initial(self) -> Params:

@@ -11,7 +11,7 @@ import numpy as np
 
 from metapers import store
 from metapers.base import Array, Batch, InnerLoop, Model, Objective, Params, Stream, Tree
-from metapers.experiment import adapting, assembly, judging, scoring
+from metapers.experiment import adapting, assembly, judging
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
 from metapers.experiment.config import Config
@@ -69,7 +69,7 @@ def load(workdir: str | Path, strategy: str = "continual", version: int = -1, se
     params = jax.tree.map(jnp.asarray, judging.params_of(one))
     loop = adapting.inner_loop(config, model)
     if STRATEGIES[strategy].learner == "joint":
-        loop = adapting.tuning_loop(config, model, steps=config.learner.inner_steps, rate=scoring.CAUTIOUS)
+        loop = adapting.tuning_loop(config, model, steps=config.learner.inner_steps)
     if not jax.tree.leaves(params.inner):
         params = params._replace(inner=loop.init(params))
     return Served(config, model, adapting.objective(config), params, told, one["bank"], loop)

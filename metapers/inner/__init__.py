@@ -10,4 +10,5 @@ from metapers.inner.optimized import optimized as optimized
 from metapers.inner.rates import log_per_parameter as log_per_parameter
 from metapers.inner.rates import per_parameter as per_parameter
 from metapers.inner.rates import per_step as per_step
+from metapers.inner.tempered import tempered as tempered
 from metapers.inner.written import written as written

@@ -131,6 +131,7 @@ INNER_LOOPS: Rows = [
         lambda: inner.keep_if_it_moves(loop(), lambda p, batch: MODEL.apply(p, batch.inputs, batch.mask, None), 1e-3),
     ),
     ("gated", lambda: inner.gated(loop(), LOSS, folds=3)),
+    ("tempered", lambda: inner.tempered(loop(), 0.5)),
 ]
 
 PENALTIES: Rows = [
