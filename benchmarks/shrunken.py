@@ -44,7 +44,12 @@ MEMBERS: dict[str, dict[str, object]] = {
         "learner.second_from": 20,
         "continual.memory": "none",
     },
-    "learner serial": {"learner.name": "reptile", "learner.serial": True, "continual.memory": "none"},
+    "learner serial": {
+        "learner.name": "reptile",
+        "learner.rates": "fixed",
+        "learner.serial": True,
+        "continual.memory": "none",
+    },
     "learner joint": {"learner.name": "joint", "continual.memory": "none"},
     "inner gradient": {"learner.rates": "fixed"},
     "inner gradient, first order": {"learner.first_order": True},
@@ -80,6 +85,7 @@ MEMBERS: dict[str, dict[str, object]] = {
 }
 NOT_BY_THEMSELVES = {  # of the contract table
     "learner": {"replay": "every run here with a memory"},
+    "inner": {"tempered": "tunes the joint baseline when it is judged; nothing is trained through it"},
     "aggregator": {"mean": "every run here that names no other"},
 }
 # what a shipped config has in place of the data of configs/synthetic.py

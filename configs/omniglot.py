@@ -35,12 +35,15 @@ def get_config(method="maml"):
     config.update(steps=3000, users=16, chunk=50, schedule="cosine")
     config.learner.update(inner_steps=1, inner_rate=0.4)
     config.learner.update(OWN.get(method, {}))
-    # a block of users whose values stay in the cache is faster than all at once
-    config.learner.update(block=4, unroll=min(5, config.learner.inner_steps))
+    config.learner.block = 4  # users whose values stay in the cache are faster than all at once
+    if config.learner.inner == "gradient":
+        config.learner.unroll = min(5, config.learner.inner_steps)
     for group in ("param", "personal"):
         config.optimizer[group].rate = 2e-3
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if config.learner.inner == "written" else (0, 1, 3, 5)
+    if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution
+        steps = (*steps, config.learner.inner_steps)
     config.evaluation.update(metric="accuracy", shots=(5,), steps=steps, headline_shots=5, headline_steps=steps[-1])
     if method == "maml_plus_plus":
         config.learner.anneal = config.steps // 5

@@ -6,9 +6,13 @@ Command:  python train.py --config=configs/wisdm.py:maml --config.data.path=FOLD
 Minutes:  see docs/results.md.
 Expect:   docs/results.md; first 16 examples of a person as support, all later ones as query. 36 people are few:
           a fold has about seven test users, and intervals are wide.
+Sweep:    benchmarks/validation_sweep.py --config=configs/wisdm.py:METHOD --set data.path=FOLDER --rates …, on the
+          validation users of all folds (two seeds), chose each method's inner rate: benchmarks/results/family_sweep.md.
 """
 
 from metapers import experiment
+
+RATES = {"reptile": 0.03, "anil": 1.0, "biases": 1.0, "film": 1.0, "cavia": 3.0}
 
 
 def get_config(method="maml"):
@@ -20,7 +24,7 @@ def get_config(method="maml"):
     config.data.update(support=16, query=32, full=1.0, from_start=0.5)
     config.model.hidden = (64, 64)
     config.update(steps=600, users=8, chunk=100, schedule="cosine", clip_norm=1.0)
-    config.learner.update(inner_steps=5, inner_rate=1e-3 if method == "reptile" else 0.05)
+    config.learner.update(inner_steps=5, inner_rate=RATES.get(method, 0.1))
     for group in ("param", "personal"):
         config.optimizer[group].rate = 2e-3
     if method == "maml_plus_plus":

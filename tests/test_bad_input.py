@@ -90,6 +90,40 @@ def test_a_write_that_fails_during_a_save_is_told_and_nothing_is_lost(when, tmp_
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
 
 
+@pytest.mark.parametrize(
+    ("source", "model", "changes"),
+    [
+        ("movielens", "recommender", {"data.origin": "folder"}),
+        ("omniglot", "conv4", {}),
+        ("writers", "conv4", {}),
+        ("wisdm", "mlp", {}),
+        ("shakespeare", "gru", {}),
+    ],
+)
+def test_a_source_of_files_says_that_data_path_is_missing_or_leads_nowhere(source, model, changes, tmp_path):
+    config = configs.merged(experiment.config_for(source, model), changes)
+    message = f"data.path must name the folder with the files of data.source '{source}', got ''"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        train(config, tmp_path / "work")
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=f"^data.path must name a folder that is there, got '{nowhere}'$"):
+        train(configs.merged(config, {"data.path": nowhere}), tmp_path / "work")
+    assert not list(tmp_path.rglob("config.json"))  # nothing is bound to what was refused
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("configs/movielens.py:maml", "method must be one of ['bayes', 'gradient'], got 'maml'"),
+        ("configs/shakespeare.py:ridge", "method 'ridge' needs a backbone of ['conv4', 'mlp'], got 'gru'"),
+    ],
+)
+def test_a_method_that_a_config_has_not_is_told_in_one_line(path, message, tmp_path):
+    code, out, err = runs.call("train.py", f"--config={path}", f"--workdir={tmp_path / 'work'}")
+    assert code == 2 and out == "" and one_line(err).endswith(message)
+    assert not (tmp_path / "work").exists()
+
+
 def test_more_shots_than_a_user_has_are_masked_and_counted(small_run, tmp_path):
     folder = tmp_path / "run"
     config = runs.quick(

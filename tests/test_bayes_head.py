@@ -179,6 +179,15 @@ def items(n, seed=0):
     }
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_the_width_of_the_prior_and_the_noise_are_a_group_of_their_own(full):
+    model, params = regression(full=full)
+    groups = model.groups(params).shared
+    widths = {"log_deviation": "prior", "log_noise": "prior"} | ({"lower": "prior"} if full else {})
+    assert groups["head"] == {"mean": "param", **widths}
+    assert set(jax.tree.leaves(groups["body"])) == {"param"}
+
+
 @pytest.mark.parametrize("tables", [False, True])
 def test_the_recommender_with_the_solved_weights_is_the_recommender(tables):
     options = {"features": 2, "hidden": 3, "offset": 3.4, "tables": tables}
@@ -202,7 +211,7 @@ def test_the_recommender_with_the_solved_weights_is_the_recommender(tables):
     np.testing.assert_allclose(found["mean"], rate(jnp.asarray(weights)[:, 0], items(7, 40)), atol=1e-10)
     start = models.bayes_recommender(4, 3, **options).apply(params, items(7, 40), mask, None)
     np.testing.assert_allclose(start, rate(head["mean"][:, 0], items(7, 40)), atol=1e-12)
-    assert set(jax.tree.leaves(solved.groups(params).shared)) == ({"param", "table"} if tables else {"param"})
+    assert set(jax.tree.leaves(solved.groups(params).shared)) == {"param", "prior"} | ({"table"} if tables else set())
     assert set(jax.tree.leaves(solved.groups(params).personal)) == {"written"}
 
 

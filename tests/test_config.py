@@ -1,11 +1,31 @@
 """Keys of a config: bounds, nearest names, what binds a run and what does not."""
 
+import json
+import pathlib
+import re
+import shutil
+
 import pytest
 
-from metapers import store
-from metapers.experiment import assembly, config_for
+from metapers import experiment, store
+from metapers.experiment import architectures, assembly, config_for, judging, resuming
 from metapers.experiment import config as configs
 from tests import runs
+
+
+def test_the_page_names_the_models_that_fit_each_source():
+    text = (runs.ROOT / "docs" / "configs.md").read_text()
+    told = dict.fromkeys(assembly.SOURCES, ())
+    for sources, kinds, fitting in re.findall(r"^\| (`[\w`, ]+`) \| (\w+ to \w+) \| (`.*) \|$", text, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", sources):
+            told[name] = (kinds, set(re.findall(r"`(\w+)`", fitting)))
+    for name, source in assembly.SOURCES.items():
+        kinds = f"{source.inputs} to {source.targets}"
+        fits = lambda one, source=source: source.inputs in one.inputs and source.targets in one.targets
+        models = {model for model, one in architectures.MODELS.items() if fits(one)}
+        heads = {head for head, one in architectures.HEADS.items() if source.targets in one.targets}
+        solved = any(model.startswith("solved") for model in models)
+        assert told[name] == (kinds, models | (heads if solved else set()))
 
 
 def test_a_misspelt_key_is_refused_where_it_is_written():
@@ -41,6 +61,8 @@ def test_a_misspelt_key_is_refused_where_it_is_written():
         ),
         ({"evaluation.headline_steps": 9}, "evaluation.headline_steps must be one of evaluation.steps"),
         ({"strategies": ()}, "strategies must name at least one strategy"),
+        ({"continual.ewc_draws": 0}, "continual.ewc_draws must be >= 1, got 0"),
+        ({"continual.ewc_decay": 1.5}, r"continual.ewc_decay must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_values_are_held_against_their_bounds(change, message):
@@ -114,3 +136,52 @@ def test_a_metric_that_the_objective_does_not_have_is_refused_with_those_it_has(
     config.evaluation.metric = "accuracy"
     with pytest.raises(ValueError, match=r"evaluation.metric must be one of \['mae', 'mse', 'rmse'\], got 'accuracy'"):
         assembly.parts(config)
+
+
+def aged(config, *later: str) -> dict:
+    """A config as an older version wrote it down: without the keys that came later."""
+    saved = configs.plain(config)
+    for key in later:
+        section, _, name = key.rpartition(".")
+        del (saved[section] if section else saved)[name]
+    return saved
+
+
+LATER = ("learner.keep", "learner.least_move", "learner.unroll", "continual.ewc_exact", "evaluation.bootstrap", "bank")
+
+
+def test_a_config_of_an_older_version_has_the_defaults_of_what_came_later():
+    config = runs.small(evaluation__bootstrap=configs.EVALUATION["bootstrap"])
+    back = configs.from_plain(aged(config, *LATER))
+    assert dict(configs.leaves(back)) == dict(configs.leaves(config))
+    assert configs.differences(back, config) == ([], [])
+    changed = configs.merged(config, {"learner.unroll": 2})
+    assert configs.differences(back, changed) == (["learner.unroll: 1 -> 2"], [])
+
+
+def test_a_group_without_lines_stays_with_param_in_an_older_config():
+    saved = configs.plain(runs.small())
+    del saved["optimizer"]["table"]
+    assert "table" not in configs.from_plain(saved).optimizer
+
+
+def test_a_key_that_is_not_known_any_more_is_refused():
+    saved = configs.plain(runs.small())
+    saved["learner"]["learn_rates"] = True
+    with pytest.raises(ValueError, match="config has learner.learn_rates = True, which this version does not know"):
+        configs.from_plain(saved)
+
+
+def test_a_run_of_an_older_version_is_opened_served_and_goes_on(small_run, tmp_path):
+    folder = pathlib.Path(shutil.copytree(small_run, tmp_path / "old"))
+    saved = json.loads((folder / "config.json").read_text())
+    for key in LATER[:4]:
+        section, _, name = key.partition(".")
+        del saved[section][name]
+    del saved["bank"]
+    (folder / "config.json").write_text(json.dumps(saved))
+    assert dict(configs.leaves(judging.opened(folder))) == dict(configs.leaves(runs.small()))
+    assert resuming.agree(runs.small(), folder) == []
+    assert experiment.load(folder, "naive").config.learner.keep == "always"
+    with pytest.raises(ValueError, match="learner.unroll: 1 -> 2"):
+        resuming.agree(runs.small(learner__unroll=2), folder)

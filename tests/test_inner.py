@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
@@ -180,14 +181,34 @@ def test_rates_learned_for_some_steps_adapt_for_others():
           trained.adapt(bowl_params(trained), bowl_task(), None)[1]["theta"][1])  # fmt: skip
 
 
-def test_write_gives_the_first_entry_of_the_path():
-    begin = lambda params, support, key: {"theta": base.masked_mean(support.targets[:, 0], support.mask) * jnp.ones(2)}
-    for steps in (0, 2):
-        loop = inner.gradient(bowl, steps, RATE, write=begin)
-        _, path = loop.adapt(bowl_params(loop), bowl_task(), None)
-        assert_close(
-            path["theta"], MEAN[None] + (1 - RATE) ** jnp.arange(steps + 1.0)[:, None] * (MEAN[0] - MEAN)[None]
-        )
+WRITING = {
+    "gradient": lambda steps, write: inner.gradient(bowl, steps, RATE, write=write),
+    "optimized": lambda steps, write: inner.optimized(bowl, steps, optax.sgd(RATE), write=write),
+    # pulled to what was written with a weight that leaves the bowl as it is, to many digits
+    "implicit": lambda steps, write: inner.implicit(bowl, steps, optax.sgd(RATE), strength=1e-14, write=write),
+}
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_steps_begin_where_write_says_and_the_path_where_nothing_was_seen(name):
+    write = lambda params, support, key: {"theta": base.masked_mean(support.targets[:, 0], support.mask) * jnp.ones(2)}
+    loop = WRITING[name](2, write)
+    adapted, path = loop.adapt(bowl_params(loop), bowl_task(), None)
+    left = (1 - RATE) ** jnp.array([1.0, 2.0])[:, None]
+    assert_close(path["theta"][0], START, 0)
+    assert_close(path["theta"][1:], MEAN[None] + left * (MEAN[0] - MEAN)[None])
+    assert_close(adapted.personal["theta"], path["theta"][-1], 0)
+    other, moved = loop.adapt(bowl_params(loop), bowl_task()._replace(targets=7 - bowl_task().targets), None)
+    assert_close(moved["theta"][0], path["theta"][0], 0)
+    assert not np.allclose(other.personal["theta"], adapted.personal["theta"])
+
+
+@pytest.mark.parametrize("name", ["gradient", "optimized"])
+def test_without_steps_nothing_is_written(name):
+    loop = WRITING[name](0, lambda params, support, key: {"theta": START + 1})
+    adapted, path = loop.adapt(bowl_params(loop), bowl_task(), None)
+    assert_close(adapted.personal["theta"], START, 0)
+    assert_close(path["theta"], START[None], 0)
 
 
 def test_every_step_has_a_key_of_its_own():

@@ -83,13 +83,38 @@ def test_the_scale_of_least_held_back_loss_is_taken():
     assert scale_of(kept(scales=(0.75, 0.0, 1.0, 0.25, 0.5)), support_of(1.0, 3.0)) == pytest.approx(0.5)
 
 
-def test_every_entry_of_the_path_moves_alike_from_a_written_start():
+def test_what_is_stored_is_kept_whole_or_not_at_all():
+    # class means of the support, stored with their counts; a target is its class, an input where it lies
+    def write(params, support, key):
+        member = ((support.targets[:, None] == jnp.arange(2.0)[None]) & support.mask[:, None]).astype(float)
+        counts = jnp.sum(member, 0)
+        return {"means": member.T @ support.inputs / jnp.maximum(counts, 1), "counts": counts}
+
+    def loss_fn(params, batch, key):
+        means, counts = params.personal["means"], params.personal["counts"]
+        here = (counts == jnp.floor(counts)).all()  # half an example is none
+        logits = jnp.where(counts > 0, -jnp.square(batch.inputs[:, None] - means[None]), 0)
+        right = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets.astype(int)[:, None], 1)[:, 0]
+        return jnp.where(here, -right, jnp.nan)
+
+    places, mask = jnp.array([-2.0, 2.0, -2.2, 2.2, -1.8, 1.8]), jnp.arange(6) < 5
+    start = base.Params({}, {"means": jnp.zeros(2), "counts": jnp.zeros(2)}, {})
+    loop = kept(inner.written(write), loss_fn, scales=(0.0, 1.0))
+    for order, helps in (([0.0, 1.0] * 3, True), ([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], False)):
+        support = base.Batch(places, jnp.array(order), mask)
+        wanted = write(start, support, None) if helps else start.personal
+        adapted, path = loop.adapt(start, support, None)
+        assert world.distance(adapted.personal, wanted) == 0.0
+        assert world.distance(path, jax.tree.map(lambda a, b: jnp.stack([a, b]), start.personal, wanted)) == 0.0
+
+
+def test_every_entry_of_the_path_moves_alike_from_the_start_also_where_the_steps_begin_elsewhere():
     begin = lambda params, support, key: {"w": jnp.ones(()) * 0.5}
     wrapped = inner.gradient(number, 2, 0.5, write=begin)
     loop = kept(wrapped, scales=(0.0, 0.4))
-    adapted, path = loop.adapt(params_of(loop), support_of(3.0, 3.2), None)
-    np.testing.assert_allclose(path["w"], 0.5 + 0.4 * np.array([0.0, 1.3, 1.95]), rtol=1e-12)
-    assert adapted.personal["w"] == path["w"][-1] and path["w"][0] == 0.5
+    adapted, path = loop.adapt(params_of(loop, 0.1), support_of(3.0, 3.2), None)
+    np.testing.assert_allclose(path["w"], 0.1 + 0.4 * (np.array([0.1, 1.8, 2.45]) - 0.1), rtol=1e-12)
+    assert adapted.personal["w"] == path["w"][-1] and path["w"][0] == 0.1
 
 
 def test_the_margin_is_in_standard_errors_of_the_gain():

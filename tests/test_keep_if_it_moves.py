@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metapers import base, inner, keys
+from metapers import base, inner, keys, models
 from tests.contracts import world
 
 RATE = 0.5
@@ -64,6 +64,25 @@ def test_users_are_decided_one_by_one_under_vmap_and_learned_rates_pass_through(
     batch = jax.vmap(lambda scale: task()._replace(targets=scale * jnp.asarray(np.tile(CENTRE, (3, 1)))))(far)
     ends = jax.vmap(lambda one: loop.adapt(params, one, keys.root(0))[0].personal["theta"])(batch)
     np.testing.assert_allclose(ends, [1.5 * CENTRE, np.zeros(2)], atol=1e-14)
+
+
+def test_predictions_are_in_one_unit():
+    both = lambda params, batch: {"mean": outputs(params, batch), "variance": outputs(params, batch)}
+    loop = inner.gradient(world.point_loss, 2, RATE)
+    with pytest.raises(ValueError, match="outputs_fn must give one array, .* got 2"):
+        inner.keep_if_it_moves(loop, both, 0.0).adapt(START, task(), None)
+    # the mean of a model whose variance shrinks by much more than the mean moves
+    model = models.bayes_mlp((1,), deviation=10.0, noise=0.1)
+    params = model.init(keys.root(0))
+    support = base.Batch(jnp.array([[0.5], [2.0]]), jnp.array([0.1, -0.3]), jnp.array([True, True]))
+    told = lambda params, batch: model.apply(params, batch.inputs, batch.mask, None)
+    written = inner.written(model.write)
+    pair = [told(one, support) for one in (written.adapt(params, support, None)[0], params)]
+    moved = {name: float(jnp.mean(jnp.square(pair[0][name] - pair[1][name]))) for name in pair[0]}
+    assert moved["mean"] < 0.1 < 1000 < moved["variance"]
+    for least, stays in ((0.99 * moved["mean"], False), (1.01 * moved["mean"], True)):
+        loop = inner.keep_if_it_moves(written, lambda params, batch: told(params, batch)["mean"], least)
+        assert (world.distance(loop.adapt(params, support, None)[0].personal, params.personal) == 0.0) is stays
 
 
 @pytest.mark.parametrize("least", [-1.0, float("nan"), float("inf")])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from metapers import experiment, keys
+from metapers.base import Batch
 from metapers.experiment import adapting, architectures, assembly
 from metapers.experiment import config as configs
 
@@ -91,6 +92,30 @@ def test_whether_to_adapt_is_asked_after_training_unless_it_is_learned():
         inner = adapting.training_loop(config, model).init(model.init(keys.root(0)))
         assert ("gate" in inner) is asked
         assert ("gate" in adapting.inner_loop(config, model).init(model.init(keys.root(0)))) is asked
+
+
+@pytest.mark.parametrize(("head", "between"), [("prototypes", False), ("neighbours", False), ("ridge", True)])
+def test_what_is_stored_is_kept_whole_or_not_at_all_and_sums_may_be_kept_in_part(head, between):
+    config = experiment.config_for("wisdm", "solved")
+    config.model.update(head=head, hidden=(8,), capacity=12)
+    config.learner.update(inner="written", keep="if_it_helps")
+    model = assembly.model(config, SIZES["mlp"])
+    params = model.init(keys.root(0))
+    written, kept = (adapt(config, model) for adapt in (adapting.bare_loop, adapting.inner_loop))
+
+    def of_user(key):  # inputs that tell a little of the class
+        noise, labels = jax.random.normal(key, (12, 4)), jax.random.randint(key, (12,), 0, 3)
+        support = Batch(noise + jax.nn.one_hot(labels, 4), labels, jnp.ones(12, bool))
+        return [flat(loop.adapt(params, support, None)[0].personal) for loop in (written, kept)]
+
+    def flat(personal):
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(personal)])
+
+    start = flat(params.personal)[None]
+    ends, found = jax.jit(jax.vmap(of_user))(jax.random.split(keys.root(1), 60))
+    at_start, at_end = (jnp.all(found == place, axis=1) for place in (start, ends))
+    assert bool(at_end.any()) and bool(at_start.any())
+    assert bool((at_start | at_end).all()) is not between
 
 
 def test_a_model_that_tells_its_variance_is_judged_by_likelihood_and_its_baselines_are_not():

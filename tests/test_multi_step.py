@@ -103,7 +103,7 @@ def test_serial_reptile_is_the_loop_written_out_and_a_masked_user_takes_no_step(
         centre = (SUPPORT[user] + QUERY[user]) / 2  # Reptile adapts on support and query joined
         theta = theta + outer * (centre + move * (theta - centre) - theta)
     np.testing.assert_allclose(state.params.personal["theta"], theta, rtol=1e-12)
-    assert int(state.step) == 2 and info["losses"].shape == (3,) and float(info["losses"][1]) == 0.0
+    assert int(state.step) == 1 and info["losses"].shape == (3,) and float(info["losses"][1]) == 0.0
 
 
 def test_serial_differs_from_one_step_for_all():
@@ -113,3 +113,85 @@ def test_serial_differs_from_one_step_for_all():
         one.update(one.init(POINT, tasks), tasks, mask, KEY)[0].params for one in (reptile, learners.serial(reptile))
     ]
     assert world.distance(*ends) > 0.1
+
+
+def steps_of(learner, count, masks=None):
+    """Parameters and what is told after each of ``count`` updates on the same users."""
+    tasks, mask = centres(SUPPORT, QUERY)
+    update, state, found = jax.jit(learner.update), learner.init(POINT, tasks), []
+    for step in range(count):
+        there = mask if masks is None else jnp.array(masks[step])
+        state, info = update(state, tasks, there, keys.named(KEY, "step", step))
+        found.append((state, info))
+    return found
+
+
+def test_serial_counts_outer_steps_however_many_users_are_there():
+    learner = learners.serial(
+        learners.multi_step(
+            world.point_loss,
+            loop(),
+            optax.sgd(0.0),
+            anneal=2,
+            aggregator=aggregate.mean(),
+            first_order=loop(first_order=True),
+            second_from=1,
+        )
+    )
+    masks = [[True, True, True], [True, False, True], [False, False, False], [True, True, True]]
+    found = steps_of(learner, 4, masks)
+    assert [int(state.step) for state, _ in found] == [1, 2, 3, 4]
+    for t, (_, info) in enumerate(found):
+        share = max(0.0, 1 - t / 2)
+        norms = []
+        for user in np.flatnonzero(masks[t]):
+            total = np.zeros(2)
+            for k, weight in enumerate([share / 3, share / 3, 1 - share * 2 / 3], start=1):
+                left = (1 - RATE) ** k
+                gap = SUPPORT[user] + left * (THETA - SUPPORT[user]) - QUERY[user]
+                total += weight * (1.0 if t < 1 else left) * gap
+            norms.append(np.linalg.norm(total))
+        np.testing.assert_allclose(info["grad_norm"], np.mean(norms) if norms else 0.0, rtol=1e-12)
+
+
+def halving(optimizer):
+    return optax.chain(optimizer, learners.scheduled(lambda t: 0.5**t))
+
+
+def test_a_scheduled_rate_is_that_of_the_outer_step_for_every_user_of_it():
+    # plain descent on ½‖theta - c‖² with the users' c one after the other, at the rate 0.5 · 0.5^t
+    learner = learners.serial(learners.joint(world.point_loss, halving(optax.sgd(0.5)), aggregator=aggregate.mean()))
+    masks = [[True, False, True], [True, True, True], [False, True, False]]
+    theta = THETA.copy()
+    for t, (state, _) in enumerate(steps_of(learner, 3, masks)):
+        for user in np.flatnonzero(masks[t]):
+            theta = theta - 0.5 * 0.5**t * (theta - (SUPPORT[user] + QUERY[user]) / 2)
+        np.testing.assert_allclose(state.params.personal["theta"], theta, rtol=1e-12)
+
+
+def test_a_scheduled_rate_is_optaxs_to_the_bit_where_a_step_is_one_call():
+    cosine = optax.warmup_cosine_decay_schedule(0.0, 1.0, 2, 5, 0.02)
+    ends = [
+        steps_of(
+            learners.maml(
+                world.point_loss, loop(), optax.chain(optax.adam(0.1), last(cosine)), aggregator=aggregate.mean()
+            ),
+            5,
+        )[-1][0].params
+        for last in (learners.scheduled, optax.scale_by_schedule)
+    ]
+    assert world.distance(*ends) == 0.0 < world.distance(ends[0], POINT)
+
+
+def test_serial_takes_no_other_learner():
+    tasks, mask = centres(SUPPORT, QUERY)
+    plain = learners.joint(world.point_loss, optax.sgd(0.5), aggregator=aggregate.mean())
+    other = plain._replace(init=lambda params, tasks: {"params": params})
+    with pytest.raises(TypeError, match="learner must be one whose state is a DescentState, got dict"):
+        learners.serial(other).update(other.init(POINT, tasks), tasks, mask, KEY)
+
+
+def test_a_scheduled_rate_needs_to_be_told_the_step():
+    optimizer = halving(optax.sgd(1.0))
+    with pytest.raises(ValueError, match="step must be given to update, the outer step, got None"):
+        optimizer.update(POINT, optimizer.init(POINT), POINT)

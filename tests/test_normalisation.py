@@ -89,6 +89,30 @@ def test_support_norm_measures_what_it_is_written_with():
     assert_close(norm(query, everyone), unit * scale + shift)
 
 
+def test_without_a_row_support_norm_keeps_the_statistics_it_has():
+    norm, nobody = models.support_norm().build(2), jnp.zeros(4, bool)
+    norm.write(rows(4, 3, 5, 2), nobody)
+    assert_close((norm.mean[...], norm.log_variance[...]), (jnp.zeros(2), jnp.zeros(2)), 0)
+    norm.write(rows(4, 3, 5, 2), ~nobody)
+    before = norm.mean[...], norm.log_variance[...]
+    norm.write(rows(4, 3, 5, 2, seed=3), nobody)
+    assert_close((norm.mean[...], norm.log_variance[...]), before, 0)
+    assert not np.allclose(before[0], 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_before_the_first_step_no_statistics_of_the_support_are_known(steps):
+    model = models.conv4(2, 3, norm=models.support_norm())
+    loss_fn, params = base.example_loss(model, scores.cross_entropy()), perturbed(model.init(KEY))
+    loop = inner.gradient(loss_fn, steps, 0.1, write=model.write)
+    paths = [loop.adapt(params, batch(4, seed=seed), None)[1] for seed in (1, 2)]
+    for path in paths:
+        assert_close(jax.tree.map(lambda x: x[0], path), params.personal, 0)
+    assert np.allclose(paths[0]["norm_0"]["mean"], paths[1]["norm_0"]["mean"]) == (steps == 0)
+    nobody = batch(4)._replace(mask=jnp.zeros(4, bool))
+    assert_close(loop.adapt(params, nobody, None)[0].personal, params.personal, 0)
+
+
 def test_support_norm_of_the_support_itself_is_batch_norm():
     ours, theirs = models.conv4(2, 4, norm=models.support_norm()), models.conv4(2, 4)
     params, support = perturbed(ours.init(KEY)), batch(5)._replace(mask=jnp.array([True, True, False, True, True]))

@@ -1,5 +1,7 @@
 """The kill test reaches every member of the contract table that a config can name."""
 
+import ast
+
 import pytest
 
 from benchmarks import shrunken
@@ -32,3 +34,6 @@ def test_its_config_is_one_that_train_takes(name):
     known = dict(configs.leaves(config_of(shrunken.ROOT / path).get_config()))
     keys = [flag.removeprefix("--config.").split("=")[0] for flag in command if flag.startswith("--config.")]
     assert keys and set(keys) <= known.keys()
+    changes = {key: value for key, value in shrunken.MEMBERS[name].items() if key != "shipped"}
+    values = {key: ast.literal_eval(one) if str(one)[:1] == "(" else one for key, one in changes.items()}
+    configs.check(configs.merged(config_of(shrunken.ROOT / path).get_config(), values))

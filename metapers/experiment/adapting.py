@@ -51,11 +51,18 @@ def inner_loop(config: Config, built: Model, *, steps: int | None = None) -> Inn
     match one_of("learner.keep", chosen.keep, KEEPS):
         case "if_it_helps":
             loss_fn = base.example_loss(built, objective(config))
-            return inner.keep_if_it_helps(made, loss_fn, folds=chosen.folds, margin=chosen.margin)
+            head = solved_head(config.model)
+            # stored examples have no meaning a part of the way: all of them, or the start
+            whole: dict[str, Any] = {} if head is None or head.between else {"scales": (0.0, 1.0)}
+            return inner.keep_if_it_helps(made, loss_fn, folds=chosen.folds, margin=chosen.margin, **whole)
         case "if_it_moves":
-            outputs_fn = lambda params, batch: built.apply(params, batch.inputs, batch.mask, None)
-            return inner.keep_if_it_moves(made, outputs_fn, chosen.least_move)
+            return inner.keep_if_it_moves(made, lambda params, batch: _mean(built, params, batch), chosen.least_move)
     return made
+
+
+def _mean(built: Model, params: base.Params, batch: base.Batch) -> base.Array:
+    outputs = built.apply(params, batch.inputs, batch.mask, None)
+    return outputs["mean"] if isinstance(outputs, dict) else outputs  # a variance is of another unit
 
 
 def training_loop(

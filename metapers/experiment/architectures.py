@@ -19,6 +19,8 @@ class Architecture(NamedTuple):
     """options -> what the outputs mean, where that is the model's to say; None: the source's objective."""
     head: Callable[[Mapping[str, Any]], str] | None = None
     """options -> the head in HEADS that is computed from the support, not descended: learner.inner "written"."""
+    inputs: tuple[str, ...] = ("vectors",)  # the kinds of a source's inputs that it takes
+    targets: tuple[str, ...] = ("numbers",)  # and of the targets that it can say
 
 
 class Head(NamedTuple):
@@ -27,6 +29,8 @@ class Head(NamedTuple):
     build: Callable[[Mapping[str, Any], Sizes], Any]
     alone: bool = False  # it learns without a support set too, so one model for all can be trained and is a baseline
     weighed: bool = False  # what is written are sums over examples: a weight on them is the strength of the prior
+    between: bool = False  # a part of what is written has a meaning, as sums have; not so stored examples
+    targets: tuple[str, ...] = ("classes",)  # the kinds of a source's targets that it can say
 
 
 def _recommender(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
@@ -97,9 +101,13 @@ NORMS: dict[str, Callable[[int], models.Norm]] = {
 
 HEADS: dict[str, Head] = {
     "bayes": Head(
-        lambda options, sizes: models.bayes_head(variance=options["variance"], full=options["full"]), True, True
+        lambda options, sizes: models.bayes_head(variance=options["variance"], full=options["full"]),
+        alone=True,
+        weighed=True,
+        between=True,
+        targets=("numbers",),
     ),
-    "ridge": Head(lambda options, sizes: models.ridge_head(sizes["classes"])),
+    "ridge": Head(lambda options, sizes: models.ridge_head(sizes["classes"]), between=True),
     "prototypes": Head(lambda options, sizes: models.prototypes(sizes["classes"])),
     "neighbours": Head(
         lambda options, sizes: models.neighbours(
@@ -110,6 +118,7 @@ HEADS: dict[str, Head] = {
             scale=options["scale"],
         ),
         alone=True,
+        targets=("numbers", "classes"),
     ),
 }
 """What a user's support set gives: "bayes" for numbers, "ridge" and "prototypes" for classes, "neighbours" for both."""
@@ -117,8 +126,12 @@ HEADS: dict[str, Head] = {
 _HEAD = {"head": "ridge", "capacity": 64, "nearest": 10, "share": 0.5, "scale": 1.0, "variance": False, "full": False}
 _ADDED = {"film": False, "low_rank": 0}
 
+_BOTH = ("numbers", "classes")
+
 MODELS: dict[str, Architecture] = {
-    "recommender": Architecture({"features": 8, "hidden": 16, "offset": 3.5, "tables": True}, _recommender),
+    "recommender": Architecture(
+        {"features": 8, "hidden": 16, "offset": 3.5, "tables": True}, _recommender, inputs=("films",)
+    ),
     "bayes_recommender": Architecture(
         {
             "features": 8,
@@ -133,15 +146,36 @@ MODELS: dict[str, Architecture] = {
         _bayes_recommender,
         _with_variance,
         lambda options: "bayes",
+        inputs=("films",),
     ),
     "linear": Architecture({}, lambda options, sizes, adapts: models.linear(sizes["width"], adapts=adapts)),
-    "mlp": Architecture({"hidden": (40, 40), "context": 0, **_ADDED}, _mlp),
-    "point": Architecture({}, lambda options, sizes, adapts: models.point(sizes["width"], adapts=adapts)),
-    "conv4": Architecture({"filters": 64, "norm": "batch", "groups": 8, "pool": False, "film": False}, _conv4),
-    "solved": Architecture({"hidden": (64, 64), **_HEAD}, _solved, _with_variance, _named),
-    "solved_conv4": Architecture(
-        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, **_HEAD}, _solved_conv4, _with_variance, _named
+    "mlp": Architecture({"hidden": (40, 40), "context": 0, **_ADDED}, _mlp, targets=_BOTH),
+    "point": Architecture(
+        {},
+        lambda options, sizes, adapts: models.point(sizes["width"], adapts=adapts),
+        inputs=("points",),
+        targets=("points",),
     ),
-    "gru": Architecture({"embed": 16, "hidden": 64, **_ADDED}, _gru),
-    "transformer": Architecture({"width": 64, "heads": 4, "layers": 2, **_ADDED}, _transformer),
+    "conv4": Architecture(
+        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, "film": False},
+        _conv4,
+        inputs=("images",),
+        targets=("classes",),
+    ),
+    "solved": Architecture({"hidden": (64, 64), **_HEAD}, _solved, _with_variance, _named, targets=_BOTH),
+    "solved_conv4": Architecture(
+        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, **_HEAD},
+        _solved_conv4,
+        _with_variance,
+        _named,
+        inputs=("images",),
+        targets=_BOTH,
+    ),
+    "gru": Architecture({"embed": 16, "hidden": 64, **_ADDED}, _gru, inputs=("characters",), targets=("characters",)),
+    "transformer": Architecture(
+        {"width": 64, "heads": 4, "layers": 2, **_ADDED},
+        _transformer,
+        inputs=("characters",),
+        targets=("characters",),
+    ),
 }

@@ -1,6 +1,7 @@
 """Names in a config to members of the house: the one place that knows them all."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -149,9 +150,21 @@ def devices(count: int) -> list[Device]:
 
 
 def stream(config: Config) -> Stream:
-    """The stream of users that ``config.data`` describes."""
+    """The stream of users that ``config.data`` describes.
+
+    Raises:
+      ValueError: for an empty ``data.path`` where the source is read from files, and as the source itself.
+      FileNotFoundError: if there is nothing at ``data.path``.
+    """
     options = config.data.to_dict()
-    return SOURCES[one_of("data.source", options.pop("source"), SOURCES)].build(options)
+    name = options.pop("source")
+    source = SOURCES[one_of("data.source", name, SOURCES)]
+    if source.files(options):
+        if not options["path"]:
+            raise ValueError(f"data.path must name the folder with the files of data.source {name!r}, got ''")
+        if not Path(options["path"]).exists():
+            raise FileNotFoundError(f"data.path must name a folder that is there, got {options['path']!r}")
+    return source.build(options)
 
 
 def model(config: Config, sizes: Mapping[str, int]) -> Model:
@@ -188,7 +201,7 @@ def optimizer(config: Config, groups: Callable[[Params], Tree]) -> optax.Gradien
     if config.clip_norm:
         links.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if one_of("schedule", config.schedule, SCHEDULES) == "cosine":
-        links.append(optax.scale_by_schedule(cosine(config.steps, config.warmup)))
+        links.append(learners.scheduled(cosine(config.steps, config.warmup)))
     return optax.chain(*links)
 
 

@@ -18,6 +18,13 @@ class Source(NamedTuple):
     objective: Callable[[], Objective]
     sizes: Callable[[Stream], dict[str, int]]  # what a model must know of the inputs
     joint: bool = True  # one model may answer for all users; False where every task names its classes anew
+    inputs: str = "vectors"  # or "films", "points", "images", "characters": what a model must take
+    targets: str = "numbers"  # or "points", "classes", "characters": what it must say
+    files: Callable[[Mapping[str, Any]], bool] = lambda options: False  # whether data.path must name where they lie
+
+
+def _from_folder(options: Mapping[str, Any]) -> bool:
+    return options.get("origin", "folder") == "folder"
 
 
 def _movielens(options: dict[str, Any]) -> Stream:
@@ -83,6 +90,8 @@ SOURCES: dict[str, Source] = {
         _movielens,
         scores.squared_error,
         lambda stream: {"items": stream.provenance["item_rows"] - 1, "genres": len(stream.provenance["genres"])},
+        inputs="films",
+        files=_from_folder,
     ),
     "linear_gaussian": Source(
         {
@@ -138,6 +147,8 @@ SOURCES: dict[str, Source] = {
         lambda options: tasks.quadratic(**options),
         scores.squared_error,
         lambda stream: {"width": int(stream.training(0).targets.shape[1])},
+        inputs="points",
+        targets="points",
     ),
     "omniglot": Source(
         {
@@ -159,23 +170,34 @@ SOURCES: dict[str, Source] = {
         scores.cross_entropy,
         lambda stream: {"classes": int(stream.provenance["ways"]), "width": 1},
         joint=False,
+        inputs="images",
+        targets="classes",
+        files=_from_folder,
     ),
     "writers": Source(
         {"path": "", "size": 28, "stages": 1, "fold": 0, **_CUTTING},
         lambda options: tasks.writers(options.pop("path"), **options),
         scores.cross_entropy,
         _classes,
+        inputs="images",
+        targets="classes",
+        files=_from_folder,
     ),
     "wisdm": Source(
         {"path": "", "fold": 0, **_CUTTING},
         lambda options: tasks.wisdm(options.pop("path"), **options),
         scores.cross_entropy,
         _classes,
+        targets="classes",
+        files=_from_folder,
     ),
     "shakespeare": Source(
         {"path": "", "length": 40, "min_examples": 0, "fold": 0, **_CUTTING},
         _shakespeare,
         scores.next_token,
         lambda stream: {name: int(stream.provenance[name]) for name in ("vocabulary", "length")},
+        inputs="characters",
+        targets="characters",
+        files=_from_folder,
     ),
 }

@@ -109,11 +109,15 @@ _FROM_ZERO = "shrink pull root clip block anneal second_from inner_clip margin l
 
 
 def check(config: Config) -> Config:
-    """The same config, after every value has been held against its bound.
+    """The same config, after every value has been held against its bound and every choice against the others.
+
+    No data are read, so a config that is refused has cost nothing.
 
     Raises:
       ValueError: naming the key, its value and the bound.
     """
+    from metapers.experiment import refusals  # knows every name, and those modules know this one
+
     positive = ("seeds", "steps", "users", "chunk", "log_every", "checkpoint_every", "validate_every")
     for key in (*positive, "learner.inner_steps", "continual.capacity", "continual.draws", "evaluation.bootstrap"):
         _bound(key, config, 1)
@@ -124,6 +128,9 @@ def check(config: Config) -> Config:
     _bound("learner.folds", config, 2)
     _bound("learner.unroll", config, 1)
     _bound("learner.cg_steps", config, 1)
+    _bound("continual.ewc_draws", config, 1)
+    if not 0 <= config.continual.ewc_decay <= 1:
+        raise ValueError(f"continual.ewc_decay must be in [0, 1], got {config.continual.ewc_decay}")
     for key in ("continual.anchor_strength", "continual.ewc_strength"):
         _bound(key, config, 0)
     for group in config.optimizer:
@@ -136,6 +143,7 @@ def check(config: Config) -> Config:
         raise ValueError(f"learner.clip must be > 0 where learner.aggregator is clipped, got {config.learner.clip}")
     if not config.strategies:
         raise ValueError("strategies must name at least one strategy, got ()")
+    refusals.check(config)
     return config
 
 
@@ -222,7 +230,16 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def from_plain(saved: Mapping[str, Any]) -> Config:
-    """The config that ``plain`` wrote down."""
+    """The config that ``plain`` wrote down.
+
+    A key that came later has its default, which is what was done before there was a choice: so a run of an older
+    version is judged and goes on. Not so the optimizers: a group without lines of its own goes with "param", and
+    lines would change that.
+
+    Raises:
+      ValueError: for a key of the learner, of ``continual`` or of ``evaluation`` that is not known any more: what it
+        asked for would be left out in silence.
+    """
 
     def tuples(tree: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -230,7 +247,21 @@ def from_plain(saved: Mapping[str, Any]) -> Config:
             for key, inner in tree.items()
         }
 
-    return ConfigDict(tuples(saved)).lock()
+    return ConfigDict(_completed(tuples(saved))).lock()
+
+
+def _completed(saved: dict[str, Any]) -> dict[str, Any]:
+    usual = default({}, {}).to_dict()
+    whole = {key: inner for key, inner in usual.items() if not isinstance(inner, dict)} | saved
+    for section in ("learner", "continual", "evaluation"):
+        known, there = usual[section], saved.get(section, {})
+        for key in there:
+            if key not in known:
+                raise ValueError(
+                    f"the run's config has {section}.{key} = {there[key]!r}, which this version does not know"
+                )
+        whole[section] = known | there
+    return whole
 
 
 def binding(config: Config) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from metapers import stage, store, users, workdir
 from metapers.base import Array, Cohort, Learner, Params, Tree
-from metapers.experiment import assembly, lineage, scoring
+from metapers.experiment import assembly, lineage, refusals, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES, Parts, Strategy
 from metapers.experiment.config import Config
@@ -74,6 +74,8 @@ def train(config: Config, folder: Path) -> None:
             journal.event("start", config=configs.plain(config), provenance=parts.stream.provenance)
             for change in (*operational, *another_machine(parts, folder)):
                 journal.say(f"resumed with another {change}")
+            for told_once in refusals.unread(config):
+                journal.say(f"note: {told_once}")
             run = prepare(parts, folder, journal, told, asked)
             for name in names:
                 program(run, STRATEGIES[name])  # compiles nothing, but refuses unknown members

@@ -1,7 +1,5 @@
 """Adaptation by a few steps of gradient descent on the personal parameters."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +7,7 @@ from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
 from metapers.inner.mixed import mixed_gradient
 from metapers.inner.rates import Rates
 from metapers.inner.rates import fixed as constant
-from metapers.inner.support_loss import Write, begin, path_of, support_loss, varying_like
+from metapers.inner.support_loss import Write, begin, check_weights, path_of, support_loss, varying_like
 
 
 def gradient(
@@ -33,8 +31,9 @@ def gradient(
     ``shrink``: that many examples of no loss join the mean, so that few examples move a user less. ``pull``: the
     weight of the squared distance from the start, which does not grow with the support: a Gaussian prior around the
     start, whose weight fades as a user's examples come in (the inner problem of Rajeswaran et al. 2019,
-    arXiv:1909.04630, equation 3, for any number of steps). ``write``: (params, support, key) -> where the steps begin,
-    default the personal parameters.
+    arXiv:1909.04630, equation 3, for any number of steps). ``write``: (params, support, key) -> where the steps begin
+    and what ``pull`` pulls to, default the personal parameters. Entry 0 of the path is the personal parameters as they
+    came, which no example has touched; without any step nothing is written.
 
     What the loss computes from shared parameters alone is computed once for all steps (``inner.once``). Three choices
     change memory and time and no number: ``unroll``, steps per turn of the compiled loop; ``remat``, a step's
@@ -51,14 +50,15 @@ def gradient(
       ValueError: steps < 0, rate not finite or <= 0, shrink or pull not finite or < 0, unroll < 1, both remat and
         mixed.
     """
-    _check(steps, shrink, pull, unroll, remat and mixed)
+    check_weights(shrink, pull)
+    _check(steps, unroll, remat and mixed)
     rates = rate if isinstance(rate, Rates) else constant(rate)
 
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
-        start = begin(params, support, key, write)
         if steps == 0:
-            return params._replace(personal=start), jax.tree.map(lambda x: x[None], start)
-        fixed = params._replace(personal=start), support, key
+            return params, jax.tree.map(lambda x: x[None], params.personal)
+        start, first = begin(params, support, key, write)
+        fixed = params._replace(personal=first), support, key
         loss, ready = support_loss(loss_fn, *fixed, shrink=shrink, pull=pull)
         ready = varying_like(ready, fixed) if mixed else ready
         slope_of = mixed_gradient(loss) if mixed else jax.grad(loss)
@@ -71,18 +71,15 @@ def gradient(
             return moved, moved
 
         step_fn = jax.checkpoint(step_fn) if remat else step_fn
-        adapted, moved = jax.lax.scan(step_fn, start, jnp.arange(steps), unroll=min(unroll, steps))
+        adapted, moved = jax.lax.scan(step_fn, first, jnp.arange(steps), unroll=min(unroll, steps))
         return params._replace(personal=adapted), path_of(start, moved)
 
     return InnerLoop(lambda params: rates.init(params.personal), adapt)
 
 
-def _check(steps: int, shrink: float, pull: float, unroll: int, both: bool) -> None:
+def _check(steps: int, unroll: int, both: bool) -> None:
     if steps < 0:
         raise ValueError(f"steps must be >= 0, got {steps}")
-    for name, value in (("shrink", shrink), ("pull", pull)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and >= 0, got {value}")
     if unroll < 1:
         raise ValueError(f"unroll must be >= 1, got {unroll}")
     if both:

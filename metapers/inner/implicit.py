@@ -37,7 +37,8 @@ def implicit(
     those between are plain numbers. ``damping`` is added to the diagonal in the inverse only, for curvature that is
     negative beyond ``strength``, where conjugate gradients go astray; 0 is exact. ``learn_strength``: ``inner =
     {"log_strength": scalar}``, at first log(strength). Noise that the loss draws is the same at every step, so that
-    there is one minimum. In units of ``inner.gradient``: pull = strength n / 2 for n examples.
+    there is one minimum. In units of ``inner.gradient``: pull = strength n / 2 for n examples. What ``write``
+    computes from the support stands in place of the start in the formula and before the first step, not in the path.
 
     >>> loss_fn = lambda params, batch, key: 0.5 * jnp.square(params.personal["w"] - batch.targets)
     >>> support = Batch({}, jnp.array([1.0, 3.0]), jnp.array([True, True]))
@@ -56,8 +57,8 @@ def implicit(
         return {"log_strength": jnp.full((), math.log(strength), dtype)} if learn_strength else {}
 
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
-        start = begin(params, support, key, write)
-        params = params._replace(personal=start)
+        start, first = begin(params, support, key, write)
+        params = params._replace(personal=first)
 
         def proximal(params: Params) -> Callable[[Tree], Tree]:
             weight = jnp.exp(params.inner["log_strength"]) if learn_strength else strength

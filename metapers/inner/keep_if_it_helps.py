@@ -26,6 +26,10 @@ def keep_if_it_helps(
     two are equally good, the one named first. margin = 1 is the rule of one standard error of Breiman, Friedman,
     Olshen and Stone 1984 (Classification and Regression Trees, section 3.4.3), with the start as the simplest model.
 
+    A share between 0 and 1 asks for personal parameters that mean something between the start and the adapted ones, as
+    weights and sums over examples do. Stored examples and class means do not (half the way from an empty row to an
+    example is no example): there ``scales`` = (0.0, 1.0), all or nothing.
+
     A user with fewer than two examples has nothing to hold back: there s = ``default_scale``, 1 because what one
     example is worth was judged by the outer loop over all users. Every entry of the path moves alike, the first
     stays the start. s is a constant in the derivative; the wrapped loop keeps its own, and its inner parameters. At

@@ -1,6 +1,5 @@
 """Adaptation by a few steps of any optax optimizer on the personal parameters."""
 
-import math
 from collections.abc import Callable
 from typing import cast
 
@@ -10,7 +9,7 @@ import optax
 
 from metapers import trees
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
-from metapers.inner.support_loss import Write, begin, path_of, support_loss, varying_like
+from metapers.inner.support_loss import Write, begin, check_weights, path_of, support_loss, varying_like
 
 
 def optimized(
@@ -29,7 +28,7 @@ def optimized(
     norm is one of a user's whole gradient. ``optax.sgd(rate)`` is ``inner.gradient``; Adam with b1 = 0 is the inner
     optimizer of Reptile (Nichol, Achiam, Schulman 2018, arXiv:1803.02999, section 6.1), there with moments that live
     on from task to task. ``first_order``, ``shrink``, ``pull`` and ``write`` as in ``inner.gradient``. A user without
-    any support keeps the start.
+    any support takes no step.
 
     Second order differentiates the optimizer itself. Adam divides by √(ν + eps_root) + eps, and √ has an infinite
     slope where a gradient, and so ν, is exactly 0 (a dead unit, an input that is always 0): give eps_root > 0 (1e-8 or
@@ -47,18 +46,16 @@ def optimized(
     """
     if steps < 0:
         raise ValueError(f"steps must be >= 0, got {steps}")
-    for name, value in (("shrink", shrink), ("pull", pull)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and >= 0, got {value}")
+    check_weights(shrink, pull)
 
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
-        start = begin(params, support, key, write)
         if steps == 0:
-            return params._replace(personal=start), jax.tree.map(lambda x: x[None], start)
-        params = params._replace(personal=start)
+            return params, jax.tree.map(lambda x: x[None], params.personal)
+        start, first = begin(params, support, key, write)
+        params = params._replace(personal=first)
         loss, ready = support_loss(loss_fn, params, support, key, shrink=shrink, pull=pull)
         slope = lambda personal, step: jax.grad(loss)(personal, (step, ready))
-        adapted, moved = descend(slope, start, steps, optimizer, jnp.any(support.mask), first_order=first_order)
+        adapted, moved = descend(slope, first, steps, optimizer, jnp.any(support.mask), first_order=first_order)
         return params._replace(personal=adapted), path_of(start, moved)
 
     return InnerLoop(lambda params: {}, adapt)

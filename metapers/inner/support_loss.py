@@ -1,5 +1,6 @@
 """What every inner loop that descends needs: where to begin, the loss on the support, and the path put together."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,12 +14,24 @@ Write = Callable[[Params, Batch, Key | None], Tree]
 """(params, support, key) -> personal: where the steps begin."""
 
 
-def begin(params: Params, support: Batch, key: Key | None, write: Write | None = None) -> Tree:
-    """The start of one user's steps: what ``write`` computes from the support, else the personal parameters."""
-    start = params.personal
-    if write is not None:
-        start = write(params, support, None if key is None else keys.named(key, "write"))
-    return varying_like(start, (params, support, key))
+def check_weights(shrink: float, pull: float) -> None:
+    """Raise ValueError for a ``shrink`` or ``pull`` that is not finite or < 0."""
+    for name, value in (("shrink", shrink), ("pull", pull)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and >= 0, got {value}")
+
+
+def begin(params: Params, support: Batch, key: Key | None, write: Write | None = None) -> tuple[Tree, Tree]:
+    """(start, first): a user's personal parameters as they came, and where the steps begin.
+
+    ``start`` has not seen the support; it is entry 0 of a path. ``first`` is what ``write`` computes from the support,
+    without one the start.
+    """
+    start = varying_like(params.personal, (params, support, key))
+    if write is None:
+        return start, start
+    first = write(params._replace(personal=start), support, None if key is None else keys.named(key, "write"))
+    return start, varying_like(first, (params, support, key))
 
 
 def support_loss(
@@ -30,11 +43,11 @@ def support_loss(
     shrink: float = 0.0,
     pull: float = 0.0,
 ) -> tuple[Callable[[Tree, tuple[Array, Tree]], Array], Tree]:
-    """(loss, ready): loss(personal, (step, ready)) = (Σ loss + pull ‖personal - start‖²) / (max(n, 1) + shrink).
+    """(loss, ready): loss(personal, (step, ready)) = (Σ loss + pull ‖personal - first‖²) / (max(n, 1) + shrink).
 
-    ``params.personal`` is the start. Step i of the descent draws from its own key. What depends on neither the
-    personal parameters nor the step has been computed already and is ``ready`` (``inner.once``); ``loss`` closes over
-    nothing else that could be differentiated.
+    ``params.personal`` is ``first``, where the steps begin. Step i of the descent draws from its own key. What depends
+    on neither the personal parameters nor the step has been computed already and is ``ready`` (``inner.once``);
+    ``loss`` closes over nothing else that could be differentiated.
     """
 
     def objective(moving: tuple[Tree, Array], fixed: tuple[Params, Batch, Key | None]) -> Array:
@@ -53,7 +66,7 @@ def support_loss(
 
 def path_of(start: Tree, moved: Tree) -> Tree:
     """The start before the positions after each step: leaves [...] and [steps, ...] to [steps + 1, ...]."""
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, moved)
+    return jax.tree.map(lambda x, rest: jnp.concatenate([x[None], rest]), start, moved)
 
 
 def varying_like(tree: Tree, others: Tree) -> Tree:

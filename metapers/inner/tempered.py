@@ -18,9 +18,10 @@ def tempered(inner_loop: InnerLoop, weight: float) -> InnerLoop:
 
     ``inner = {"inner": the wrapped loop's, "weight": scalar}``.
 
-    >>> written = InnerLoop(lambda p: {}, lambda p, s, key: (p._replace(personal=4.0), jnp.array([0.0, 4.0])))
+    >>> written = InnerLoop(lambda p: {}, lambda p, s, key: (p._replace(personal=s), jnp.stack([p.personal, s])))
     >>> loop = tempered(written, 0.5)
-    >>> loop.adapt(Params({}, jnp.zeros(()), loop.init(Params({}, jnp.zeros(()), {}))), None, None)[1].tolist()
+    >>> start = Params({}, jnp.zeros(()), loop.init(Params({}, jnp.zeros(()), {})))
+    >>> loop.adapt(start, jnp.array(4.0), None)[1].tolist()
     [0.0, 2.0]
 
     Raises:

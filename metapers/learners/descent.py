@@ -41,17 +41,16 @@ def descent(
 ) -> Learner:
     """Gradient descent on the aggregate over users of ``user_loss`` plus ``penalty``, by an optax optimizer.
 
-    The optimizer sees all of ``Params`` (shared, personal, inner) as one tree. ``inner(params)`` fills the inner
-    parameters where they come empty. Without a penalty nothing is computed for one. Info: ``losses`` [n] (0 for
-    masked users), ``penalty`` and ``grad_norm`` (scalars), and what the aggregator tells.
+    The optimizer sees all of ``Params`` (shared, personal, inner) as one tree, and as the extra argument ``step`` the
+    outer step, for those that ask for it (``scheduled``). ``inner(params)`` fills the inner parameters where they
+    come empty. Without a penalty nothing is computed for one. Info: ``losses`` [n] (0 for masked users), ``penalty``
+    and ``grad_norm`` (scalars), and what the aggregator tells.
     """
 
     def init(params: Params, tasks: Task) -> DescentState:
         if inner is not None and not jax.tree.leaves(params.inner):
             params = params._replace(inner=inner(params))
-        # fresh buffers, for the caller's may be donated; and no weak types, which the first update would turn into
-        # strong ones and so compile the second anew
-        params = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), params)
+        params = _fresh(params)
         kept = penalty.init(params) if penalty else {}
         return DescentState(params, optimizer.init(params), aggregator.init(params), kept, jnp.zeros((), jnp.int32))
 
@@ -72,9 +71,7 @@ def descent(
         if penalty:
             cost, extra = jax.value_and_grad(penalty.value, argnums=1)(state.penalty, before)
             cost, grads = cost + base.masked_mean(told["penalty"], mask), trees.add(grads, extra)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
-            updates, opt_state = optimizer.update(grads, state.opt_state, before)
-        after = cast(Params, optax.apply_updates(before, updates))
+        after, opt_state = _moved(optimizer, state, grads)
         watched = penalty.observe(state.penalty, before, after, plain) if penalty else {}
         info = {**info, "losses": base.hide(told["loss"], mask), "penalty": cost, "grad_norm": optax.tree.norm(grads)}
         return DescentState(after, opt_state, kept, watched, state.step + 1), info
@@ -84,7 +81,18 @@ def descent(
             return state
         return state._replace(penalty=penalty.consolidate(state.penalty, state.params, draw, key))
 
-    def forget(state: DescentState, user: Array) -> DescentState:
-        return state  # parameters and importances are sums over users: no single one can be taken out
+    # parameters and importances are sums over users: no single one can be taken out
+    return Learner(init, update, consolidate, lambda state, user: state, lambda state: state.params)
 
-    return Learner(init, update, consolidate, forget, lambda state: state.params)
+
+def _fresh(params: Params) -> Params:
+    # fresh buffers, for the caller's may be donated; and no weak types, which the first update would turn into strong
+    # ones and so compile the second anew
+    return jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), params)
+
+
+def _moved(optimizer: optax.GradientTransformation, state: DescentState, grads: Params) -> tuple[Params, Tree]:
+    told = optax.with_extra_args_support(optimizer)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
+        updates, opt_state = told.update(grads, state.opt_state, state.params, step=state.step)
+    return cast(Params, optax.apply_updates(state.params, updates)), opt_state

@@ -11,14 +11,20 @@ from metapers.models import sums
 from metapers.models.kinds import Written
 
 
+class Prior(nnx.Param):
+    """How wide a prior is and how strong the noise. Of a logarithm weight decay is a pull to the size 1, so an
+    optimizer may treat the group ("prior") by itself."""
+
+
 class BayesHead(nnx.Module):
     """y = w . phi + noise, the weights w of a user in closed form from the sums over his examples.
 
     Shared and learned: ``mean`` [d, outputs], ``log_deviation`` [d] and, if ``full``, ``lower`` [d, d] of the prior
     w ~ N(mean, F F') with F = diag(exp log_deviation) + strict lower triangle of ``lower``; ``log_noise`` [], of the
-    noise's standard deviation. Personal: ``gram``, ``moment``, ``count`` (``sums.Sums``), zero at a user's start,
-    where the prediction is the prior's. ``constant`` joins a feature 1 to phi, so d = features + 1. As the sums hold
-    neither prior nor noise, they stay right while these are learned; they are sums over the features of their time.
+    noise's standard deviation; all but ``mean`` are of the type ``Prior``. Personal: ``gram``, ``moment``, ``count``
+    (``sums.Sums``), zero at a user's start, where the prediction is the prior's. ``constant`` joins a feature 1 to
+    phi, so d = features + 1. As the sums hold neither prior nor noise, they stay right while these are learned; they
+    are sums over the features of their time.
 
     Called with phi [n, features]: {"mean": [n], "variance": [n]}, the predictive variance with the noise; without
     ``variance`` the mean alone. With ``outputs`` a number both are [n, outputs]; their weights are independent, with
@@ -41,9 +47,9 @@ class BayesHead(nnx.Module):
         size, count = features + constant, outputs or 1
         self.scalar, self.variance, self.constant = outputs is None, variance, constant
         self.mean = nnx.Param(jnp.zeros((size, count)))
-        self.log_deviation = nnx.Param(jnp.full(size, math.log(deviation)))
-        self.lower = nnx.Param(jnp.zeros((size, size))) if full else None
-        self.log_noise = nnx.Param(jnp.full((), math.log(noise)))
+        self.log_deviation = Prior(jnp.full(size, math.log(deviation)))
+        self.lower = Prior(jnp.zeros((size, size))) if full else None
+        self.log_noise = Prior(jnp.full((), math.log(noise)))
         gram, moment, number = sums.nothing(size, count)
         self.gram, self.moment, self.count = Written(gram), Written(moment), Written(number)
 

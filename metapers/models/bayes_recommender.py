@@ -64,7 +64,7 @@ def bayes_recommender(
     ``scores.gaussian``, else the mean alone. ``full``: the prior's covariance has correlations.
 
     ``write`` adds ratings to a user's sums, so a returning user goes on where he was (see ``embedded``). Groups:
-    "param" (net, prior, noise), "table", "written".
+    "param" (net, mean of the prior), "prior" (its deviation, the noise), "table", "written".
 
     Raises:
       ValueError: items, genres, features or hidden < 1, or deviation or noise not above 0 or not finite.

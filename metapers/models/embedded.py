@@ -86,7 +86,8 @@ def embedded(body: MakeBody, head: MakeHead) -> Model:
     ``write(params, support)`` adds the support to what ``params.personal`` holds: from the start, which is empty, it
     is the solution for this support, and from a user's row of the bank the user goes on where he was:
     write(write(p, a), b) = write(p, a and b). To be adapted by ``inner.written(model.write)``. No gradient reaches
-    the empty start. Parameters: ``body`` and ``head``; groups "param" and "written".
+    the empty start. Parameters: ``body`` and ``head``; groups "param" and "written", and "prior" with a
+    ``bayes_head``.
     """
     return seam.model(lambda rngs: Embedded(body, head, rngs))
 

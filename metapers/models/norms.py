@@ -93,9 +93,11 @@ class SupportNorm(nnx.Module):
         return _affine(self, centred, jnp.exp(-0.5 * self.log_variance[...]))
 
     def write(self, x: Array, mask: Array) -> None:
-        """Keep the statistics of the unmasked rows of x."""
+        """Keep the statistics of the unmasked rows of x; without any such row those that are there."""
         _, variance, mean = _measured(x, mask)
-        self.mean[...], self.log_variance[...] = mean, jnp.log(variance + EPSILON)
+        some = jnp.any(mask)
+        self.mean[...] = jnp.where(some, mean, self.mean[...])
+        self.log_variance[...] = jnp.where(some, jnp.log(variance + EPSILON), self.log_variance[...])
 
 
 def no_norm() -> Norm:
@@ -137,8 +139,9 @@ def layer_norm() -> Norm:
 def support_norm() -> Norm:
     """The statistics of the user's support set, per channel, as the model's ``write`` measures them.
 
-    They are personal parameters (``mean``, ``log_variance`` of each norm, type ``Statistics``), 0 until written. An
-    inner loop that writes once, before its first step, starts from them: the steps then move them with the rest, and
+    They are personal parameters (``mean``, ``log_variance`` of each norm, type ``Statistics``), 0 until written, which
+    is features as they are: so a user who has not adapted, and one without any support, is predicted for. An inner
+    loop that writes once, before its first step, begins there: the steps then move them with the rest, and
     weights that have moved are still measured against the start. One that writes at every step and after the last
     (a loss of ``write(personal)``) has the statistics of the current weights at all times, as ``batch_norm`` has them
     on the support; their own slope is then zero, for they are written over. Either way the meta-gradient is exact,

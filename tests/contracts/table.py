@@ -266,6 +266,7 @@ FAMILIES: Rows = [
 ]
 
 EXCLUDED: dict[str, str] = {
+    "learners.scheduled": "a link of an optax optimizer, tests/test_multi_step.py",
     "inner.log_per_parameter": "rates of gradient, rows of it name them",
     "inner.per_parameter": "rates of gradient, rows of it name them",
     "inner.per_step": "rates of gradient, rows of it name them",

@@ -1,0 +1,274 @@
+"""What a config may not say is refused before data are read, in one line that names key, value and bound; what
+nothing reads is told."""
+
+import pytest
+
+from metapers import experiment
+from metapers.experiment import assembly, config_for, refusals
+from metapers.experiment import config as configs
+from metapers.experiment.training import train
+from tests import runs
+from tests.test_end_to_end import CONFIGS, config_of
+
+
+def refused(config) -> str:
+    with pytest.raises(ValueError) as error:
+        configs.check(config)
+    return str(error.value)
+
+
+def unread(key, value, choice, chosen, only):
+    return f"{key} {value!r} is not read with {choice} {chosen!r}, only with {only}"
+
+
+STILL = {"evaluation.steps": (0,), "evaluation.headline_steps": 0}  # what learner.inner "none" asks for
+DESCENT, LOOPED = "'gradient' or 'optimized'", "'maml' or 'multi_step' or 'reptile'"
+UNREAD = [  # (changes, the first of which nothing reads then, the choice and its value, what would read it)
+    ({"learner.inner_optimizer": "adam"}, "learner.inner", "gradient", "'optimized' or 'implicit'"),
+    ({"learner.inner_clip": 1.0}, "learner.inner", "gradient", "'optimized' or 'implicit'"),
+    ({"learner.strength": 2.0}, "learner.inner", "gradient", "'implicit'"),
+    ({"learner.strength": 2.0, "learner.inner": "optimized"}, "learner.inner", "optimized", "'implicit'"),
+    ({"learner.cg_steps": 3}, "learner.inner", "gradient", "'implicit'"),
+    ({"learner.rates": "log", "learner.inner": "optimized"}, "learner.inner", "optimized", "'gradient'"),
+    ({"learner.backward": "remat", "learner.inner": "implicit"}, "learner.inner", "implicit", "'gradient'"),
+    ({"learner.first_order": True, "learner.inner": "none"} | STILL, "learner.inner", "none", DESCENT),
+    ({"learner.folds": 3}, "learner.keep", "always", "'if_it_helps' or 'gated'"),
+    ({"learner.margin": 1.0}, "learner.keep", "always", "'if_it_helps'"),
+    ({"learner.margin": 1.0, "learner.keep": "gated"}, "learner.keep", "gated", "'if_it_helps'"),
+    ({"learner.least_move": 0.1}, "learner.keep", "always", "'if_it_moves'"),
+    ({"learner.anneal": 5}, "learner.name", "maml", "'multi_step'"),
+    ({"learner.second_from": 5, "learner.name": "reptile"}, "learner.name", "reptile", "'multi_step'"),
+    ({"learner.root": 0.1, "learner.name": "reptile"}, "learner.name", "reptile", "'maml'"),
+    ({"learner.keep": "gated", "learner.name": "joint"}, "learner.name", "joint", LOOPED),
+    ({"learner.clip": 1.0}, "learner.aggregator", "mean", "'clipped'"),
+    ({"continual.ewc_strength": 1.0}, "continual.penalty", ("anchor",), "'ewc'"),
+    ({"continual.ewc_decay": 0.5}, "continual.penalty", ("anchor",), "'ewc'"),
+    ({"continual.ewc_draws": 2}, "continual.penalty", ("anchor",), "'ewc'"),
+    ({"continual.ewc_exact": False}, "continual.penalty", ("anchor",), "'ewc'"),
+    ({"continual.anchor_strength": 1.0, "continual.penalty": ("ewc",)}, "continual.penalty", ("ewc",), "'anchor'"),
+    ({"continual.anchor_strength": 1.0, "continual.penalty": ()}, "continual.penalty", (), "'anchor'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "choice", "chosen", "only"), UNREAD)
+def test_a_key_that_nothing_reads_is_told_with_what_would_read_it(changes, choice, chosen, only):
+    config, (key, value) = runs.small(), next(iter(changes.items()))
+    made = configs.check(configs.merged(config, changes))
+    assert refusals.unread(made) == [unread(key, value, choice, chosen, only)]
+    assert refusals.unread(configs.merged(config, {name: one for name, one in changes.items() if name != key})) == []
+
+
+def test_training_tells_every_key_that_nothing_reads(tmp_path):
+    train(runs.quick(continual__memory="none"), tmp_path)  # which has three sizes of its own
+    told = [line["text"] for line in runs.journal(tmp_path) if line["kind"] == "note"]
+    args = ("continual.memory", "none", "'reservoir'")
+    for key, value in (("capacity", 32), ("replayed", 8), ("draws", 4)):
+        assert f"note: {unread(f'continual.{key}', value, *args)}" in told
+
+
+@pytest.mark.parametrize(
+    ("pair", "changes", "expected"),
+    [
+        (("wisdm", "solved"), {"learner.inner": "written", "learner.adapts": "all"},
+         ("learner.adapts", "all", "learner.inner", "written", "'gradient' or 'none' or 'optimized' or 'implicit'")),
+        (("wisdm", "solved"), {"learner.inner": "written", "model.variance": True},
+         ("model.variance", True, "model.head", "ridge", "'bayes'")),
+        (("sinusoid", "solved"), {"learner.inner": "written", "model.head": "bayes", "model.nearest": 3},
+         ("model.nearest", 3, "model.head", "bayes", "'neighbours'")),
+        (("writers", "conv4"), {"model.groups": 4}, ("model.groups", 4, "model.norm", "batch", "'group'")),
+    ],
+)  # fmt: skip
+def test_a_key_of_another_member_is_told(pair, changes, expected):
+    assert refusals.unread(configs.merged(config_for(*pair), changes)) == [unread(*expected)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"learner.inner": "optimized", "learner.inner_optimizer": "adam", "learner.inner_clip": 1.0},
+        {"learner.inner": "implicit", "learner.strength": 2.0, "learner.cg_steps": 3},
+        {"learner.inner": "implicit", "learner.shrink": 4.0, "learner.pull": 2.0},  # by the joint baseline's tuning
+        {"learner.inner": "optimized", "learner.first_order": True, "learner.shrink": 4.0},
+        {"learner.rates": "log", "learner.backward": "mixed", "learner.unroll": 2},
+        {"learner.keep": "if_it_helps", "learner.folds": 3, "learner.margin": 1.0},
+        {"learner.keep": "gated", "learner.folds": 3},
+        {"learner.keep": "if_it_moves", "learner.least_move": 0.1},
+        {"learner.name": "multi_step", "learner.anneal": 5, "learner.second_from": 5},
+        {"learner.root": 0.1},
+        {"learner.aggregator": "clipped", "learner.clip": 1.0},
+        {"continual.penalty": ("anchor", "ewc"), "continual.anchor_strength": 1.0, "continual.ewc_strength": 1.0},
+        {"strategies": ("naive",), "continual.penalty": (), "continual.anchor_strength": 1.0},  # of no strategy here
+        {"learner.inner": "none", "evaluation.steps": (0,), "evaluation.headline_steps": 0},
+        {"learner.inner": "none", "evaluation.steps": (0,), "evaluation.headline_steps": 0, "learner.inner_steps": 3},
+    ],
+)
+def test_keys_that_something_reads_pass(changes):
+    assert not refusals.unread(configs.check(configs.merged(runs.small(), changes)))
+
+
+PROTOTYPES = {"learner.inner": "written", "model.head": "prototypes"}
+STEPPING = " there are no inner steps to judge one by one"
+UNTRAINED = " no derivative reaches it there, so nothing would train it"
+
+
+@pytest.mark.parametrize(
+    ("pair", "changes", "message"),
+    [
+        (
+            ("wisdm", "solved"),
+            {"learner.name": "reptile", "learner.inner": "written"},
+            "learner.name must not be 'reptile' with learner.inner 'written': what is written from one user's examples "
+            "is no start that others could share",
+        ),
+        (
+            ("wisdm", "solved"),
+            {"learner.name": "multi_step", "learner.inner": "written"},
+            "learner.name must not be 'multi_step' with learner.inner 'written':" + STEPPING,
+        ),
+        (
+            ("wisdm", "mlp"),
+            {"learner.name": "multi_step", "learner.inner": "none"},
+            "learner.name must not be 'multi_step' with learner.inner 'none':" + STEPPING,
+        ),
+        (
+            ("wisdm", "mlp"),
+            {"learner.name": "multi_step", "learner.inner": "implicit"},
+            "learner.name must not be 'multi_step' with learner.inner 'implicit':" + STEPPING,
+        ),
+        *(
+            (
+                ("wisdm", "mlp"),
+                {"learner.name": "reptile", "learner.rates": rates},
+                f"learner.rates must not be '{rates}' with learner.name 'reptile':" + UNTRAINED,
+            )
+            for rates in ("learned", "log", "per_step")
+        ),
+        (
+            ("wisdm", "mlp"),
+            {"learner.name": "reptile", "learner.keep": "gated"},
+            "learner.keep must not be 'gated' with learner.name 'reptile':" + UNTRAINED,
+        ),
+        *(
+            (
+                ("wisdm", "solved"),
+                {"learner.inner": "written", "learner.keep": "gated", "model.head": head},
+                f"learner.keep must not be 'gated' with model.head '{head}': what it stores has no meaning a part of "
+                "the way",
+            )
+            for head in ("prototypes", "neighbours")
+        ),
+        (
+            ("movielens", "bayes_recommender"),
+            {"learner.inner": "written", "learner.root": 0.05, "model.variance": True},
+            "learner.root must be 0 with model.variance, got 0.05: the loss is then a likelihood, which can be "
+            "negative and has no root",
+        ),
+        (
+            ("wisdm", "mlp"),
+            {"learner.keep": "if_it_moves"},
+            "learner.least_move must be > 0 with learner.keep 'if_it_moves', got 0.0: at 0 everybody moves, as with "
+            "'always'",
+        ),
+        (
+            ("wisdm", "mlp"),
+            {"learner.inner": "none"},
+            "evaluation.steps must be (0,) with learner.inner 'none', which takes no step, got (0, 1, 2, 5, 10)",
+        ),
+        (
+            ("wisdm", "mlp"),
+            {"learner.adapts": "head+film"},
+            "learner.adapts must name layer sets that the model has, got 'head+film': model.name 'mlp' as configured "
+            "has nothing of 'film'",
+        ),
+        (
+            ("writers", "conv4"),
+            {"learner.adapts": "film", "model.norm": "support"},
+            "learner.adapts must name layer sets that the model has, got 'film': model.name 'conv4' as configured has "
+            "nothing of 'film'",
+        ),
+        (
+            ("linear_gaussian", "linear"),
+            {"learner.adapts": "biases"},
+            "learner.adapts must name layer sets that the model has, got 'biases': model.name 'linear' as configured "
+            "has nothing of 'biases'",
+        ),
+        (
+            ("sinusoid", "solved"),
+            {"learner.inner": "written"},
+            "model.head must be one of ['bayes', 'neighbours'] for data.source 'sinusoid' (vectors to numbers), got "
+            "'ridge'",
+        ),
+        (
+            ("sinusoid", "solved"),
+            PROTOTYPES,
+            "model.head must be one of ['bayes', 'neighbours'] for data.source 'sinusoid' (vectors to numbers), got "
+            "'prototypes'",
+        ),
+        (
+            ("wisdm", "solved"),
+            {"learner.inner": "written", "model.head": "bayes"},
+            "model.head must be one of ['neighbours', 'prototypes', 'ridge'] for data.source 'wisdm' (vectors to "
+            "classes), got 'bayes'",
+        ),
+        (
+            ("sinusoid", "conv4"),
+            {},
+            "model.name must be one of ['linear', 'mlp', 'solved'] for data.source 'sinusoid' (vectors to numbers), "
+            "got 'conv4'",
+        ),
+        (
+            ("quadratic", "mlp"),
+            {},
+            "model.name must be one of ['point'] for data.source 'quadratic' (points to points), got 'mlp'",
+        ),
+        (
+            ("writers", "conv4"),
+            {"model.norm": "grup"},
+            "model.norm must be one of ['batch', 'group', 'layer', 'none', 'support'], got 'grup'; did you mean "
+            "'group'?",
+        ),
+        (
+            ("wisdm", "mlp"),
+            {"learner.keep": "if_it_help"},
+            "learner.keep must be one of ['always', 'gated', 'if_it_helps', 'if_it_moves'], got 'if_it_help'; did you "
+            "mean 'if_it_helps'?",
+        ),
+    ],
+)
+def test_choices_that_contradict_each_other_are_refused(pair, changes, message):
+    assert refused(configs.merged(config_for(*pair), changes)) == message
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_and_every_method_of_it_passes(path):
+    made, module = 0, config_of(path)
+    names = ("bayes", "gradient") if path.stem == "movielens" else experiment.METHODS
+    assert not refusals.unread(configs.check(module.get_config()))
+    for name in names if module.get_config.__code__.co_argcount else ():
+        try:
+            config = module.get_config(name)
+        except ValueError as error:
+            assert str(error).startswith(f"method {name!r} needs"), error
+            continue
+        classes = config.data.source in ("omniglot", "writers", "wisdm")
+        if classes and name == "bayes":
+            assert refused(config).startswith("model.head must be one of ['neighbours', 'prototypes', 'ridge'] for ")
+            continue
+        assert not refusals.unread(configs.check(config))
+        made += 1
+    assert made >= {"movielens": 2, "omniglot": 14, "shakespeare": 12, "wisdm": 16, "writers": 14}.get(path.stem, 0)
+
+
+def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_are_a_solution():
+    module = config_of(runs.ROOT / "configs" / "omniglot.py")
+    head = module.get_config("imaml").evaluation
+    assert head.steps == (0, 1, 3, 5, 16) and head.headline_steps == 16
+    assert module.get_config("maml").evaluation.headline_steps == 5
+    for name in ("neighbours", "joint"):  # one model for all, and no second one beside it
+        assert assembly.strategies(module.get_config(name)) == ["naive"]
+
+
+def test_a_method_that_a_config_has_not_is_told_with_those_it_has():
+    module = config_of(runs.ROOT / "configs" / "movielens.py")
+    with pytest.raises(ValueError, match=r"method must be one of \['bayes', 'gradient'\], got 'maml'"):
+        module.get_config("maml")
