@@ -4,8 +4,8 @@
     python benchmarks/family.py --data=FOLDER --only=wisdm:anil,wisdm:maml
     python benchmarks/family.py --table                            # docs/results.md from the kept figures alone
 
-FOLDER holds the data sets as folders: omniglot, mnist, wisdm-ar-v1.1, tff-shakespeare. Runs lie under --workdir and go
-on where they were; figures are added to benchmarks/results/family.json after every row.
+FOLDER holds the data sets as folders: omniglot, mnist, wisdm-ar-v1.1, tff-shakespeare (sinusoid needs none). Runs lie
+under --workdir and go on where they were; figures are added to benchmarks/results/family.json after every row.
 """
 
 import argparse
@@ -21,7 +21,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks.results import pooled, run  # noqa: E402
 from metapers import experiment, workdir  # noqa: E402
-from metapers.experiment import lineage  # noqa: E402
+from metapers.experiment import lineage, summary  # noqa: E402
+from metapers.scores import sign  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "family.json"
@@ -32,22 +33,27 @@ MARKS = ("<!-- family:begin -->", "<!-- family:end -->")
 class Stream(NamedTuple):
     """A stream's folder of data, what its rows have in common, and the methods that are its rows."""
 
-    folder: str
+    folder: str  # "": the stream needs no data set
     title: str
     methods: Sequence[str]
     folds: Sequence[int] = (0,)
 
 
 STREAMS: dict[str, Stream] = {
+    "sinusoid": Stream(
+        "",
+        "Sinusoid, one inner step (mean squared error)",
+        ("maml-5", "maml", "maml-20", "meta_sgd-5", "meta_sgd", "meta_sgd-20", "cavia", "bayes"),
+    ),
     "omniglot": Stream(
         "omniglot",
         "Omniglot, 5 ways, 1 shot (accuracy)",
-        ("maml", "fomaml", "meta_sgd", "maml_plus_plus", "anil", "prototypes", "ridge"),
+        ("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "anil", "prototypes", "ridge"),
     ),
     "writers": Stream(
         "mnist",
         "Digits by their writers, 16 examples (accuracy)",
-        ("maml", "meta_sgd", "anil", "boil", "biases", "film", "reptile", "imaml", "ridge", "prototypes"),
+        ("maml", "meta_sgd", "anil", "boil", "biases", "film", "reptile", "imaml", "ridge", "prototypes", "joint"),
     ),
     "wisdm": Stream(
         "wisdm-ar-v1.1",
@@ -68,20 +74,30 @@ STREAMS: dict[str, Stream] = {
             "ridge",
             "prototypes",
             "neighbours",
+            "joint",
         ),
         (0, 1, 2, 3, 4),
     ),
     "shakespeare": Stream(
         "tff-shakespeare",
         "Next character by role, 8 windows of 40 (accuracy)",
-        ("anil", "biases", "film", "lora"),
+        ("anil", "biases", "film", "lora", "joint"),
     ),
 }
-PUBLISHED = {  # test accuracy of the papers, where the protocol is theirs
+PUBLISHED = {  # the papers' figures on the test users, where the task is theirs
+    ("sinusoid", "maml-5"): "1.13 ± 0.18",
+    ("sinusoid", "maml"): "0.77 ± 0.11",
+    ("sinusoid", "maml-20"): "0.48 ± 0.08",
+    ("sinusoid", "meta_sgd-5"): "0.90 ± 0.16",
+    ("sinusoid", "meta_sgd"): "0.53 ± 0.09",
+    ("sinusoid", "meta_sgd-20"): "0.31 ± 0.05",
+    ("sinusoid", "cavia"): "0.19 ± 0.02",
     ("omniglot", "maml"): "98.7 ± 0.4",
     ("omniglot", "fomaml"): "98.3 ± 0.5",
     ("omniglot", "meta_sgd"): "99.53 ± 0.26",
     ("omniglot", "maml_plus_plus"): "99.47",
+    ("omniglot", "reptile"): "97.7",
+    ("omniglot", "prototypes"): "98.8",
 }
 
 
@@ -91,31 +107,32 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
     config, folders, found = f"configs/{name}.py:{method}", [], []
     for fold in stream.folds:
         folders.append(out / f"{name}-{method}-{fold}")
-        change = [f"--config.data.path={data / stream.folder}"]
+        change = [f"--config.data.path={data / stream.folder}"] if stream.folder else []
         change += [f"--config.data.fold={fold}"] if len(stream.folds) > 1 else []
         found.append(run(f"{name}, {method}, fold {fold}", config, folders[-1], [*change, *overrides]))
     together = pooled(folders, found, workdir.open_workdir(out / f"{name}-{method}")) if len(found) > 1 else found[0]
-    return kept(together, config, overrides)
+    command = f"benchmarks/family.py --data=FOLDER --only={name}:{method}"
+    return kept(together, " ".join([command, *overrides]))
 
 
-def kept(summary: dict[str, Any], config: str, overrides: list[str]) -> dict[str, Any]:
+def kept(told: dict[str, Any], command: str) -> dict[str, Any]:
     """What the table shows of a summary, and how to get it again."""
-    head = summary["headline"]
+    head = told["headline"]
     return {
-        "command": " ".join([f"train.py --config={config}", *overrides]),
+        "command": command,
         "revision": lineage.revision(),
         "machine": f"{platform.system()}, {len(os.sched_getaffinity(0))} cores",
         "metric": head["metric"],
         "shots": head["shots"],
         "steps": head["steps"],
-        "seeds": summary["seeds"],
-        "folds": summary["folds"],
-        "users": summary["users"]["test"],
+        "seeds": told["seeds"],
+        "folds": told["folds"],
+        "users": told["users"]["test"],
         "adapted": head["adapted"],
         "baselines": head["baselines"],
-        "hurt": summary["hurt_fraction"],
-        "transductive": summary["transductive"],
-        "seconds": summary["seconds"],
+        "hurt": told["hurt_fraction"],
+        "transductive": told["transductive"],
+        "seconds": told["seconds"],
     }
 
 
@@ -134,32 +151,32 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
 
 
 HEAD = [
-    "| config | adapted | 95 % interval | unadapted | hurt | joint, fine-tuned | best trivial | published | minutes |",
-    "|---|---|---|---|---|---|---|---|---|",
+    "| config | examples | adapted | 95 % interval | unadapted | hurt | joint, fine-tuned | best trivial | published "
+    "| minutes |",
+    "|---|---|---|---|---|---|---|---|---|---|",
 ]
 
 
 def about(one: dict[str, Any]) -> str:
-    """What the rows of a stream have in common."""
+    """What the rows of a stream have in common: whose users they are."""
     whom = f"{one['users']} test users" + (f" of folds {one['folds']}" if len(one["folds"]) > 1 else "")
-    how = " Predictions are transductive." if one["transductive"] else ""
-    return f"{whom}, {one['shots']} examples to adapt on, final version.{how}"
+    return f"{whom}; final version; a star: transductive, the queries of a user are seen together."
 
 
 def line(name: str, method: str, one: dict[str, Any]) -> str:
     """One row of the table."""
     ours, others = one["adapted"], one["baselines"]
-    known = trivial(others)
-    best = max(known, key=lambda key: known[key], default=None)
-    tuned = others.get("joint_fine_tuned")
+    best = best_trivial(one)
+    tuned, start = others.get("joint_fine_tuned"), has_start(method)
     cells = [
-        f"`{name}.py:{method}`, seeds {len(one['seeds'])}",
-        f"**{100 * ours['mean']:.2f}**",
-        f"{100 * ours['low']:.2f} – {100 * ours['high']:.2f}",
-        f"{100 * others['unadapted']['mean']:.2f}" if "unadapted" in others else "",
-        f"{one['hurt']:.1%}",
-        f"{100 * tuned['mean']:.2f}" if tuned else "",
-        f"{best} {100 * known[best]:.2f}" if best else "",
+        f"`{name}.py:{method}`{'*' if one['transductive'] else ''}, seeds {len(one['seeds'])}",
+        str(one["shots"]),
+        f"**{shown(one, ours['mean'])}**",
+        f"{shown(one, ours['low'])} – {shown(one, ours['high'])}",
+        shown(one, others["unadapted"]["mean"]) if start else "–",
+        f"{one['hurt']:.1%}" if start else "–",
+        shown(one, tuned["mean"]) if tuned else "–",
+        f"{best} {shown(one, others[best]['mean'])}" if best else "–",
         PUBLISHED.get((name, method), ""),
         f"{(one['seconds']['train'] + one['seconds']['evaluate']) / 60:.1f}",
     ]
@@ -169,7 +186,8 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
 def grid(figures: dict[str, dict[str, Any]]) -> str:
     """Method × stream for the README: adapted, half the 95 % interval, and what was published."""
     there = [name for name in STREAMS if any(key.startswith(f"{name}:") for key in figures)]
-    methods = [m for m in experiment.METHODS if any(f"{name}:{m}" in figures for name in there)]
+    every = dict.fromkeys([*experiment.METHODS, *(method for name in there for method in STREAMS[name].methods)])
+    methods = [m for m in every if any(f"{name}:{m}" in figures for name in there) and m != "joint"]
     lines = ["| method | " + " | ".join(there) + " | published |", "|---" * (len(there) + 2) + "|"]
     for method in methods:
         cells = [cell(figures.get(f"{name}:{method}")) for name in there]
@@ -182,28 +200,38 @@ def grid(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def other(figures: dict[str, dict[str, Any]], name: str, key: str) -> dict[str, Any] | None:
-    """A baseline of the first row of a stream that has it; key "": the best of the trivial ones."""
-    rows = [
-        figures[f"{name}:{method}"]["baselines"] for method in STREAMS[name].methods if f"{name}:{method}" in figures
-    ]
-    if not key:
-        found = trivial(rows[0])
-        return {"adapted": rows[0][max(found, key=lambda one: found[one])]} if found else None
-    return next(({"adapted": row[key]} for row in rows if key in row), None)
+    """The row "joint" of a stream, or this baseline of the first row that has it; key "": the best of the trivial."""
+    rows = [figures[f"{name}:{method}"] for method in STREAMS[name].methods if f"{name}:{method}" in figures]
+    if key and f"{name}:joint" in figures:
+        return figures[f"{name}:joint"]
+    keys = [key or best_trivial(row) for row in rows]
+    found = [row | {"adapted": row["baselines"][one]} for row, one in zip(rows, keys) if one in row["baselines"]]
+    return found[0] if found else None
 
 
 def cell(one: dict[str, Any] | None) -> str:
-    """A figure of the grid in per cent."""
+    """A figure of the grid, and half its interval."""
     if one is None:
         return ""
-    value = one["adapted"]
-    return f"{100 * value['mean']:.1f} ± {50 * (value['high'] - value['low']):.1f}"
+    value, digits = one["adapted"], 1 if one["metric"] == "accuracy" else 2
+    return f"{shown(one, value['mean'], digits)} ± {shown(one, (value['high'] - value['low']) / 2, digits)}"
 
 
-def trivial(baselines: dict[str, Any]) -> dict[str, float]:
-    """The means of the baselines that know nothing of inputs."""
-    learned = ("unadapted", "joint", "joint_fine_tuned")
-    return {key: row["mean"] for key, row in baselines.items() if key not in learned}
+def shown(one: dict[str, Any], value: float, digits: int = 2) -> str:
+    """A figure of a row: accuracy in per cent, else as it is."""
+    return f"{100 * value if one['metric'] == 'accuracy' else value:.{digits}f}"
+
+
+def best_trivial(one: dict[str, Any]) -> str | None:
+    """The best of a row's baselines that know nothing of inputs; None without any."""
+    means = {key: row["mean"] for key, row in one["baselines"].items() if key in summary.TRIVIAL}
+    return max(means, key=lambda key: sign(one["metric"]) * means[key], default=None)
+
+
+def has_start(method: str) -> bool:
+    """Whether a user has a prediction before adapting: ridge and prototypes have none without examples."""
+    head = experiment.METHODS[method.split("-")[0]].head
+    return head not in ("ridge", "prototypes")
 
 
 def write(figures: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """Sinusoid regression (Finn et al. 2017): amplitude and phase differ by user; one inner step on 10 points.
 
 Command:  python train.py --config=configs/sinusoid.py --workdir=runs/sinusoid && python eval.py --workdir=runs/sinusoid
+          after a colon a method of metapers.experiment.METHODS and the shots: sinusoid.py:meta_sgd-5 (docs/results.md)
 Minutes:  about 2 on 2 cores.
 
 Expected: 600 test users, two seeds, MSE after one step on 10 examples 0.44 [0.41, 0.48] (0.49 on validation users;
@@ -11,19 +12,24 @@ iterations at a constant rate; here 20,000 with a cosine. Steps were chosen on v
 
 from metapers import experiment
 
+RATES = {"cavia": 1.0, "reptile": 1e-3}  # of the inner step, from the papers; else MAML's 0.01
 
-def get_config():
-    config = experiment.config_for("sinusoid", "mlp")
-    config.name = "sinusoid, 10 shots"
+
+def get_config(method="maml"):
+    name, _, given = method.partition("-")
+    shots = int(given or 10)
+    config = experiment.method_config("sinusoid", "mlp", name)
+    config.name = f"sinusoid, {shots} shots" + (f": {name}" if name != "maml" else "")
     config.seeds = 2
     config.strategies = ("naive",)
     config.update(steps=20_000, users=25, chunk=1000, schedule="cosine")
-    config.data.update(support=10, query=10, users=600)
-    config.learner.update(inner_steps=1, inner_rate=0.01, adapts="all")
+    config.data.update(support=shots, query=10, users=600)
+    config.learner.update(inner_steps=1, inner_rate=RATES.get(name, 0.01))
     config.optimizer.param.rate = 1e-3
     config.optimizer.personal.rate = 1e-3
     config.continual.update(penalty=(), memory="none")
-    config.evaluation.update(metric="mse", shots=(10,), steps=(0, 1, 2, 5), headline_shots=10, headline_steps=1)
+    config.evaluation.update(metric="mse", shots=(shots,), headline_shots=shots, headline_steps=1)
+    config.evaluation.steps = (0, 1) if config.learner.inner == "written" else (0, 1, 2, 5)
     config.log_every = 1000
     config.checkpoint_every = 5000
     config.validate_every = 5000

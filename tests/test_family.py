@@ -19,6 +19,7 @@ def interval(mean):
 def figures():
     own = {
         "command": "train.py --config=configs/wisdm.py:maml",
+        "metric": "accuracy",
         "shots": 16,
         "steps": 5,
         "seeds": [0, 1],
@@ -42,9 +43,9 @@ def figures():
 def test_the_table_has_a_line_for_each_kept_row_and_names_what_is_missing():
     text = family.table(figures())
     (line,) = [one for one in text.splitlines() if "`wisdm.py:maml`" in one]
-    cells = ["**90.00**", "89.00 – 91.00", "70.00", "12.5%", "80.00", "user_frequency 40.00", "", "1.5"]
+    cells = ["16", "**90.00**", "89.00 – 91.00", "70.00", "12.5%", "80.00", "user_frequency 40.00", "", "1.5"]
     assert [cell.strip() for cell in line.split("|")[2:-1]] == cells
-    assert "98.7 ± 0.4" in text and "transductive" in text
+    assert "98.7 ± 0.4" in text and "`omniglot.py:maml`*, seeds 2" in text
     assert "Not run yet: fomaml, " in text and "shakespeare" not in text
 
 
@@ -56,13 +57,39 @@ def test_the_grid_has_methods_by_streams_and_the_baselines():
     assert lines[4] == "| *best trivial* |  | 40.0 ± 1.0 | |"
 
 
+def test_an_error_is_no_percentage_and_its_best_baseline_is_the_lowest():
+    own = figures()["wisdm:maml"]
+    trivial = {"global_mean": interval(3.5), "user_mean": interval(3.0)}
+    row = own | {"metric": "mse", "shots": 5, "adapted": interval(0.5)}
+    row["baselines"] = {"unadapted": interval(3.1)} | trivial
+    text = family.table({"sinusoid:maml-5": row})
+    (line,) = [one for one in text.splitlines() if "`sinusoid.py:maml-5`" in one]
+    cells = ["5", "**0.50**", "0.49 – 0.51", "3.10", "12.5%", "–", "user_mean 3.00", "1.13 ± 0.18", "1.5"]
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == cells
+    assert "| maml-5 | 0.50 ± 0.01 | sinusoid 1.13 ± 0.18 |" in family.grid({"sinusoid:maml-5": row})
+
+
+def test_a_head_without_a_start_shows_none_and_the_joint_row_is_the_joint_line():
+    own = figures()["wisdm:maml"]
+    bare = own | {"baselines": {"unadapted": interval(0.2), "class_prior": interval(0.3)}}
+    kept = {"wisdm:ridge": bare, "wisdm:joint": bare | {"adapted": interval(0.79)}}
+    (line,) = [one for one in family.table(kept).splitlines() if "`wisdm.py:ridge`" in one]
+    assert [cell.strip() for cell in line.split("|")[5:8]] == ["–", "–", "–"]
+    lines = family.grid(kept).splitlines()
+    assert "| *joint, fine-tuned* | 79.0 ± 1.0 | |" in lines and not any(one.startswith("| joint |") for one in lines)
+
+
 @pytest.mark.parametrize("name", family.STREAMS)
 def test_every_row_is_a_method_that_its_config_takes(name):
     from tests.test_end_to_end import config_of
 
     config = config_of(ROOT / "configs" / f"{name}.py")
     for method in family.STREAMS[name].methods:
-        assert method in experiment.METHODS and config.get_config(method).data.source == name
+        made = config.get_config(method)
+        assert method.split("-")[0] in experiment.METHODS and made.data.source == name
+        assert made.evaluation.headline_shots == int((method.split("-") + [str(made.evaluation.headline_shots)])[1])
+    if name == "sinusoid":  # one inner step has nothing to anneal
+        return
     annealed = config.get_config("maml_plus_plus").learner
     assert 0 < annealed.anneal < config.get_config("maml_plus_plus").steps and annealed.name == "multi_step"
 

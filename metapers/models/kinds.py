@@ -38,7 +38,7 @@ class HeadBias(Head, Bias):
 
 
 class Context(Personal):
-    """A vector beside the inputs, zero at every user's start."""
+    """A vector beside the inputs, zero at first (its start is learned, as is the bias that it adds to)."""
 
     group = "personal"
 
