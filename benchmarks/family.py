@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from benchmarks.results import pooled, run  # noqa: E402
 from metapers import experiment, workdir  # noqa: E402
-from metapers.experiment import lineage, summary  # noqa: E402
+from metapers.experiment import architectures, lineage, summary  # noqa: E402
+from metapers.experiment.config import OPERATIONAL  # noqa: E402
 from metapers.scores import sign  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -84,14 +86,14 @@ STREAMS: dict[str, Stream] = {
         ("anil", "biases", "film", "lora", "joint"),
     ),
 }
-PUBLISHED = {  # the papers' figures on the test users, where the task is theirs
+PUBLISHED = {  # the papers' figures where the task is theirs, in the units of the table; †: docs/results.md
     ("sinusoid", "maml-5"): "1.13 ± 0.18",
     ("sinusoid", "maml"): "0.77 ± 0.11",
-    ("sinusoid", "maml-20"): "0.48 ± 0.08",
+    ("sinusoid", "maml-20"): "0.48 ± 0.08 †",
     ("sinusoid", "meta_sgd-5"): "0.90 ± 0.16",
     ("sinusoid", "meta_sgd"): "0.53 ± 0.09",
-    ("sinusoid", "meta_sgd-20"): "0.31 ± 0.05",
-    ("sinusoid", "cavia"): "0.19 ± 0.02",
+    ("sinusoid", "meta_sgd-20"): "0.31 ± 0.05 †",
+    ("sinusoid", "cavia"): "0.19 ± 0.02 †",
     ("omniglot", "maml"): "98.7 ± 0.4",
     ("omniglot", "fomaml"): "98.3 ± 0.5",
     ("omniglot", "meta_sgd"): "99.53 ± 0.26",
@@ -111,8 +113,8 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
         change += [f"--config.data.fold={fold}"] if len(stream.folds) > 1 else []
         found.append(run(f"{name}, {method}, fold {fold}", config, folders[-1], [*change, *overrides]))
     together = pooled(folders, found, workdir.open_workdir(out / f"{name}-{method}")) if len(found) > 1 else found[0]
-    command = f"benchmarks/family.py --data=FOLDER --only={name}:{method}"
-    return kept(together, " ".join([command, *overrides]))
+    command = ["benchmarks/family.py", *(["--data=FOLDER"] if stream.folder else []), f"--only={name}:{method}"]
+    return kept(together, shlex.join([*command, *overrides]))
 
 
 def kept(told: dict[str, Any], command: str) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
         there = [(method, figures[f"{name}:{method}"]) for method in stream.methods if f"{name}:{method}" in figures]
         if not there:
             continue
-        parts += [f"### {stream.title}", "", about(there[0][1]), "", *HEAD]
+        parts += [f"### {stream.title}", "", about(there), "", *HEAD]
         parts += [line(name, method, one) for method, one in there]
         missing = [method for method in stream.methods if f"{name}:{method}" not in figures]
         parts += ["", f"Not run yet: {', '.join(missing)}." if missing else "", ""]
@@ -157,10 +159,16 @@ HEAD = [
 ]
 
 
-def about(one: dict[str, Any]) -> str:
-    """What the rows of a stream have in common: whose users they are."""
-    whom = f"{one['users']} test users" + (f" of folds {one['folds']}" if len(one["folds"]) > 1 else "")
-    return f"{whom}; final version; a star: transductive, the queries of a user are seen together."
+def about(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Whose users the rows of a stream are about, named where they differ, and what a mark on a row means."""
+    whose: dict[str, list[str]] = {}
+    for method, one in rows:
+        folds = f" of folds {', '.join(map(str, one['folds']))}" if len(one["folds"]) > 1 else ""
+        whose.setdefault(f"{one['users']} test users{folds}", []).append(method)
+    said = [whom if len(whose) == 1 else f"{whom} ({', '.join(methods)})" for whom, methods in whose.items()]
+    star = any(one["transductive"] for _, one in rows)
+    said += ["final version", *(["a star: transductive, the queries of a user are seen together"] if star else [])]
+    return f"{'; '.join(said)}."
 
 
 def line(name: str, method: str, one: dict[str, Any]) -> str:
@@ -169,7 +177,7 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
     best = best_trivial(one)
     tuned, start = others.get("joint_fine_tuned"), has_start(method)
     cells = [
-        f"`{name}.py:{method}`{'*' if one['transductive'] else ''}, seeds {len(one['seeds'])}",
+        f"`{name}.py:{method}`{'*' if one['transductive'] else ''}, seeds {len(one['seeds'])}{changed(one)}",
         str(one["shots"]),
         f"**{shown(one, ours['mean'])}**",
         f"{shown(one, ours['low'])} – {shown(one, ours['high'])}",
@@ -181,6 +189,13 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
         f"{(one['seconds']['train'] + one['seconds']['evaluate']) / 60:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def changed(one: dict[str, Any]) -> str:
+    """What a row's command set otherwise than its config does, of what can change a number by more than rounding."""
+    given = [part.removeprefix("--config.") for part in shlex.split(one["command"]) if part.startswith("--config.")]
+    told = [part for part in given if part.split("=")[0].split(".")[0] not in (*OPERATIONAL, "devices")]
+    return "".join(f", `{part}`" for part in told)
 
 
 def grid(figures: dict[str, dict[str, Any]]) -> str:
@@ -200,8 +215,12 @@ def grid(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def other(figures: dict[str, dict[str, Any]], name: str, key: str) -> dict[str, Any] | None:
-    """The row "joint" of a stream, or this baseline of the first row that has it; key "": the best of the trivial."""
-    rows = [figures[f"{name}:{method}"] for method in STREAMS[name].methods if f"{name}:{method}" in figures]
+    """The row "joint" of a stream, or this baseline of the first row that has it; key "": the best of the trivial.
+
+    Rows of other shots than the config's come last.
+    """
+    methods = sorted(STREAMS[name].methods, key=lambda method: "-" in method)
+    rows = [figures[f"{name}:{method}"] for method in methods if f"{name}:{method}" in figures]
     if key and f"{name}:joint" in figures:
         return figures[f"{name}:joint"]
     keys = [key or best_trivial(row) for row in rows]
@@ -229,9 +248,14 @@ def best_trivial(one: dict[str, Any]) -> str | None:
 
 
 def has_start(method: str) -> bool:
-    """Whether a user has a prediction before adapting: ridge and prototypes have none without examples."""
+    """Whether a user has a prediction before adapting: not under a head that knows nothing without examples."""
     head = experiment.METHODS[method.split("-")[0]].head
-    return head not in ("ridge", "prototypes")
+    return not head or architectures.HEADS[head].alone
+
+
+def known() -> dict[str, dict[str, Any]]:
+    """The kept figures."""
+    return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
 def write(figures: dict[str, dict[str, Any]]) -> None:
@@ -250,23 +274,22 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="rows whose figures are kept are run again")
     parser.add_argument("--table", action="store_true", help="only write the table")
     options, overrides = parser.parse_known_args()
-    figures = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     everything = [f"{name}:{method}" for name, stream in STREAMS.items() for method in stream.methods]
     chosen = options.only.split(",") if options.only else everything
     unknown = sorted(set(chosen) - set(everything))
     if unknown:
         parser.error(f"--only must name rows of {everything}, got {unknown[0]!r}")
-    if not options.table:
-        if options.data is None:
-            parser.error("--data is missing: the folder of the data sets")
-        for key in chosen:
-            if key in figures and not options.again:
-                continue
-            name, method = key.split(":")
-            figures[key] = row(name, method, options.data.resolve(), workdir.open_workdir(options.workdir), overrides)
-            workdir.write_json(KEPT, figures)
-            print(line(name, method, figures[key]), flush=True)
-    write(figures)
+    if options.data is None and not options.table and any(STREAMS[key.split(":")[0]].folder for key in chosen):
+        parser.error("--data is missing: the folder of the data sets")
+    for key in [] if options.table else chosen:
+        if key in known() and not options.again:
+            continue
+        name, method = key.split(":")
+        data = (options.data or pathlib.Path()).resolve()
+        made = row(name, method, data, workdir.open_workdir(options.workdir), overrides)
+        workdir.write_json(KEPT, known() | {key: made})  # read anew: another process may have added its rows since
+        print(line(name, method, made), flush=True)
+    write(known())
     return 0
 
 

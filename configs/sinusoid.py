@@ -12,7 +12,7 @@ iterations at a constant rate; here 20,000 with a cosine. Steps were chosen on v
 
 from metapers import experiment
 
-RATES = {"cavia": 1.0, "reptile": 1e-3}  # of the inner step, from the papers; else MAML's 0.01
+RATES = {"cavia": 1.0, "reptile": 1e-3}  # of the inner step: CAVIA's own, an inner Adam's; else MAML's 0.01
 
 
 def get_config(method="maml"):
@@ -23,7 +23,7 @@ def get_config(method="maml"):
     config.seeds = 2
     config.strategies = ("naive",)
     config.update(steps=20_000, users=25, chunk=1000, schedule="cosine")
-    config.data.update(support=shots, query=10, users=600)
+    config.data.update(support=shots, query=shots, users=600)
     config.learner.update(inner_steps=1, inner_rate=RATES.get(name, 0.01))
     config.optimizer.param.rate = 1e-3
     config.optimizer.personal.rate = 1e-3
