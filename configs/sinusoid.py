@@ -21,6 +21,7 @@ def get_config(method="maml"):
     config = experiment.method_config("sinusoid", "mlp", name)
     config.name = f"sinusoid, {shots} shots" + (f": {name}" if name != "maml" else "")
     config.seeds = 2
+    config.model.hidden = (40, 40)
     config.strategies = ("naive",)
     config.update(steps=20_000, users=25, chunk=1000, schedule="cosine")
     config.data.update(support=shots, query=shots, users=600)

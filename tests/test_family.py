@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def interval(mean):
 
 def figures():
     own = {
-        "command": "train.py --config=configs/wisdm.py:maml",
+        "command": "benchmarks/family.py --data=FOLDER --only=wisdm:maml",
         "metric": "accuracy",
         "shots": 16,
         "steps": 5,
@@ -69,6 +70,27 @@ def test_an_error_is_no_percentage_and_its_best_baseline_is_the_lowest():
     assert "| maml-5 | 0.50 ± 0.01 | sinusoid 1.13 ± 0.18 |" in family.grid({"sinusoid:maml-5": row})
 
 
+def test_the_grid_holds_baselines_of_the_shots_of_the_config_against_its_rows():
+    own = figures()["wisdm:maml"] | {"metric": "mse", "adapted": interval(0.5)}
+    ten = own | {"baselines": {"joint_fine_tuned": interval(2.4), "global_mean": interval(3.4)}}
+    five = own | {"baselines": {"joint_fine_tuned": interval(2.9), "global_mean": interval(3.5)}}
+    lines = family.grid({"sinusoid:maml-5": five, "sinusoid:maml": ten}).splitlines()
+    assert lines[-2:] == ["| *joint, fine-tuned* | 2.40 ± 0.01 | |", "| *best trivial* | 3.40 ± 0.01 | |"]
+
+
+def test_a_row_says_what_its_command_changed_and_a_stream_where_users_differ():
+    kept = figures()
+    other = kept["wisdm:maml"] | {"users": 7, "folds": [3]}
+    other["command"] = (
+        "x --only=wisdm:anil --config.steps=90 --config.devices=1 --config.log_every=5 '--config.a=(1, 2)'"
+    )
+    text = family.table(kept | {"wisdm:anil": other})
+    assert "| `wisdm.py:anil`, seeds 2, `steps=90`, `a=(1, 2)` |" in text and "| `wisdm.py:maml`, seeds 2 |" in text
+    wisdm = text[text.index("### Activities") :]
+    assert "13 test users of folds 0, 1 (maml); 7 test users (anil); final version." in wisdm
+    assert "13 test users of folds 0, 1; final version; a star: transductive" in text  # of Omniglot alone
+
+
 def test_a_head_without_a_start_shows_none_and_the_joint_row_is_the_joint_line():
     own = figures()["wisdm:maml"]
     bare = own | {"baselines": {"unadapted": interval(0.2), "class_prior": interval(0.3)}}
@@ -77,6 +99,68 @@ def test_a_head_without_a_start_shows_none_and_the_joint_row_is_the_joint_line()
     assert [cell.strip() for cell in line.split("|")[5:8]] == ["–", "–", "–"]
     lines = family.grid(kept).splitlines()
     assert "| *joint, fine-tuned* | 79.0 ± 1.0 | |" in lines and not any(one.startswith("| joint |") for one in lines)
+    starts = {method: family.has_start(method) for method in ("maml-5", "bayes", "neighbours", "prototypes", "ridge")}
+    assert starts == {"maml-5": True, "bayes": True, "neighbours": True, "prototypes": False, "ridge": False}
+
+
+@pytest.fixture
+def kept_in(tmp_path, monkeypatch):
+    """The benchmark with its figures and pages in a folder of the test, and rows that cost nothing."""
+    for name, path in (("KEPT", "family.json"), ("TABLE", "results.md"), ("ROOT", "")):
+        monkeypatch.setattr(family, name, tmp_path / path)
+    for page in ("results.md", "README.md"):
+        (tmp_path / page).write_text(f"before {family.MARKS[0]} {family.MARKS[1]} after")
+    monkeypatch.setattr(sys, "argv", ["family.py", f"--workdir={tmp_path / 'runs'}"])
+    return tmp_path
+
+
+def test_rows_added_by_another_process_meanwhile_are_kept(kept_in, monkeypatch):
+    made = figures()["wisdm:maml"]
+
+    def row(name, method, data, out, overrides):
+        family.KEPT.write_text(json.dumps({"wisdm:anil": made}))
+        return made
+
+    monkeypatch.setattr(family, "row", row)
+    sys.argv += [f"--data={kept_in}", "--only=wisdm:maml"]
+    assert family.main() == 0
+    assert set(json.loads(family.KEPT.read_text())) == {"wisdm:anil", "wisdm:maml"}
+    for page in ("results.md", "README.md"):
+        text = (kept_in / page).read_text()
+        assert text.startswith("before ") and text.endswith(" after") and "anil" in text and "maml" in text
+
+
+def test_a_row_is_made_by_its_config_and_tells_a_command_without_paths_of_the_machine(kept_in, monkeypatch):
+    called = []
+    told = {
+        "headline": {
+            "metric": "mse",
+            "shots": 5,
+            "steps": 1,
+            "adapted": interval(0.5),
+            "baselines": {"unadapted": interval(3.1)},
+        },
+        "seeds": [0, 1],
+        "folds": [0],
+        "users": {"test": 600},
+        "hurt_fraction": 0.0,
+        "transductive": False,
+        "seconds": {"train": 1.0, "evaluate": 1.0},
+    }
+    monkeypatch.setattr(family, "run", lambda *given: called.append(given) or told)
+    sys.argv += ["--only=sinusoid:maml-5", "--config.steps=7"]  # a stream that needs no data
+    assert family.main() == 0
+    assert [given[1] for given in called] == ["configs/sinusoid.py:maml-5"] and called[0][3] == ["--config.steps=7"]
+    (kept,) = json.loads(family.KEPT.read_text()).values()
+    assert kept["command"] == "benchmarks/family.py --only=sinusoid:maml-5 --config.steps=7" and kept["users"] == 600
+    assert str(kept_in) not in family.KEPT.read_text()
+
+
+def test_data_must_be_given_where_a_chosen_row_reads_files(kept_in, capsys):
+    sys.argv += ["--only=sinusoid:maml,wisdm:maml"]
+    with pytest.raises(SystemExit):
+        family.main()
+    assert "--data is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", family.STREAMS)
@@ -88,6 +172,8 @@ def test_every_row_is_a_method_that_its_config_takes(name):
         made = config.get_config(method)
         assert method.split("-")[0] in experiment.METHODS and made.data.source == name
         assert made.evaluation.headline_shots == int((method.split("-") + [str(made.evaluation.headline_shots)])[1])
+        assert name != "sinusoid" or (made.data.support, made.data.query) == (made.evaluation.headline_shots,) * 2
+        assert name != "sinusoid" or made.model.hidden == (40, 40)  # the papers' network under every method
     if name == "sinusoid":  # one inner step has nothing to anneal
         return
     annealed = config.get_config("maml_plus_plus").learner
