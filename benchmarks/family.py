@@ -232,13 +232,13 @@ def cell(one: dict[str, Any] | None) -> str:
     """A figure of the grid, and half its interval."""
     if one is None:
         return ""
-    value, digits = one["adapted"], 1 if one["metric"] == "accuracy" else 2
-    return f"{shown(one, value['mean'], digits)} ± {shown(one, (value['high'] - value['low']) / 2, digits)}"
+    value = one["adapted"]
+    return f"{shown(one, value['mean'], 1)} ± {shown(one, (value['high'] - value['low']) / 2, 1)}"
 
 
 def shown(one: dict[str, Any], value: float, digits: int = 2) -> str:
-    """A figure of a row: accuracy in per cent, else as it is."""
-    return f"{100 * value if one['metric'] == 'accuracy' else value:.{digits}f}"
+    """A figure of a row: accuracy in per cent, else as it is with a digit more."""
+    return f"{100 * value:.{digits}f}" if one["metric"] == "accuracy" else f"{value:.{digits + 1}f}"
 
 
 def best_trivial(one: dict[str, Any]) -> str | None:

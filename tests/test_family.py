@@ -65,7 +65,7 @@ def test_an_error_is_no_percentage_and_its_best_baseline_is_the_lowest():
     row["baselines"] = {"unadapted": interval(3.1)} | trivial
     text = family.table({"sinusoid:maml-5": row})
     (line,) = [one for one in text.splitlines() if "`sinusoid.py:maml-5`" in one]
-    cells = ["5", "**0.50**", "0.49 – 0.51", "3.10", "12.5%", "–", "user_mean 3.00", "1.13 ± 0.18", "1.5"]
+    cells = ["5", "**0.500**", "0.490 – 0.510", "3.100", "12.5%", "–", "user_mean 3.000", "1.13 ± 0.18", "1.5"]
     assert [cell.strip() for cell in line.split("|")[2:-1]] == cells
     assert "| maml-5 | 0.50 ± 0.01 | sinusoid 1.13 ± 0.18 |" in family.grid({"sinusoid:maml-5": row})
 
