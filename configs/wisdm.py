@@ -12,7 +12,7 @@ Sweep:    benchmarks/validation_sweep.py --config=configs/wisdm.py:METHOD --set 
 
 from metapers import experiment
 
-RATES = {"reptile": 0.03, "anil": 1.0, "biases": 1.0, "film": 1.0, "cavia": 3.0}
+RATES = {"reptile": 0.03, "anil": 1.0, "biases": 1.0, "film": 1.0, "cavia": 3.0, "imaml": 0.02, "lora": 0.02}
 
 
 def get_config(method="maml"):
