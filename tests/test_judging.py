@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from metapers import experiment, records, store
-from metapers.experiment import judging, scoring
+from metapers.experiment import adapting, assembly, judging, scoring
 from tests import runs
 
 STRATEGIES = ("static", "naive", "joint_so_far", "continual")
@@ -119,3 +119,14 @@ def test_an_unfinished_run_is_told_how_to_go_on(tmp_path, small_run):
     (tmp_path / "config.json").write_bytes((small_run / "config.json").read_bytes())
     with pytest.raises(FileNotFoundError, match="static.* holds no finished version; train.py goes on there"):
         judging.judge(tmp_path)
+
+
+def test_what_has_no_inner_loop_is_tuned_at_the_value_that_is_best_for_validation_users(small_run):
+    config = judging.opened(small_run)
+    scorer, grid = scoring.scorer(assembly.parts(config)), adapting.tuning_grid(config)
+    params, judges = judging.load_params(small_run, "joint", 2), scorer.parts.stream.held_out("validation", None)
+    # headline shots and steps are the last of the small config
+    means = [scorer.curves(params, "joint", judges, rate=rate).scores["rmse"][..., -1, -1].mean() for rate in grid]
+    best = grid[means.index(min(means))]
+    assert judging.tuning_rate(small_run, scorer, "joint") == best != grid[0] and max(means) > 1.01 * min(means)
+    assert judging.tuning_rate(small_run, scorer, "continual") == 0.0

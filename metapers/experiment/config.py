@@ -34,7 +34,7 @@ LEARNER: dict[str, Any] = {
     "pull": 0.0,  # weight of the squared distance from the start in it
     "anneal": 0,  # of "multi_step": outer steps until only the last inner step counts
     "second_from": 0,  # of "multi_step": the outer step from which on the derivative is of second order
-    "serial": False,  # one outer step for each user of the batch, one after the other
+    "serial": False,  # one call of the optimizer for each user of the batch, one after the other
     "root": 0.0,  # > 0: a user's loss is sqrt(mean + root)
     "adapts": "personal",  # a layer set, or several joined by "+"
     "aggregator": "mean",
