@@ -60,16 +60,20 @@ def test_without_annealing_it_is_maml():
     assert world.distance(*ends) < 1e-14
 
 
-def test_first_order_comes_before_second():
-    learner = learners.multi_step(
+def staged(anneal, second_from):
+    return learners.multi_step(
         world.point_loss,
         loop(),
         optax.sgd(0.0),
-        anneal=0,
+        anneal=anneal,
         aggregator=aggregate.mean(),
         first_order=loop(first_order=True),
-        second_from=2,
+        second_from=second_from,
     )
+
+
+def test_first_order_comes_before_second():
+    learner = staged(anneal=0, second_from=2)
     norms = [norm for norm, _ in slopes(learner, 4)]
     plain, exact = by_hand([0, 0, 1], first_order=True), by_hand([0, 0, 1])
     np.testing.assert_allclose(norms, [plain, plain, exact, exact], rtol=1e-12)
@@ -127,17 +131,7 @@ def steps_of(learner, count, masks=None):
 
 
 def test_serial_counts_outer_steps_however_many_users_are_there():
-    learner = learners.serial(
-        learners.multi_step(
-            world.point_loss,
-            loop(),
-            optax.sgd(0.0),
-            anneal=2,
-            aggregator=aggregate.mean(),
-            first_order=loop(first_order=True),
-            second_from=1,
-        )
-    )
+    learner = learners.serial(staged(anneal=2, second_from=1))
     masks = [[True, True, True], [True, False, True], [False, False, False], [True, True, True]]
     found = steps_of(learner, 4, masks)
     assert [int(state.step) for state, _ in found] == [1, 2, 3, 4]
