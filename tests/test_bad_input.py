@@ -111,10 +111,25 @@ def test_a_source_of_files_says_that_data_path_is_missing_or_leads_nowhere(sourc
     assert not list(tmp_path.rglob("config.json"))  # nothing is bound to what was refused
 
 
+MOVIELENS = [
+    "anil",
+    "bayes",
+    "biases",
+    "fomaml",
+    "gradient",
+    "imaml",
+    "joint",
+    "maml",
+    "maml_plus_plus",
+    "meta_sgd",
+    "reptile",
+]
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("configs/movielens.py:maml", "method must be one of ['bayes', 'gradient'], got 'maml'"),
+        ("configs/movielens.py:cavia", f"method must be one of {MOVIELENS}, got 'cavia'"),
         ("configs/shakespeare.py:ridge", "method 'ridge' needs a backbone of ['conv4', 'mlp'], got 'gru'"),
     ],
 )
