@@ -6,7 +6,7 @@ import math
 import jax
 import pytest
 
-from benchmarks import contenders, products, speed, speed_table, workloads, yardstick
+from benchmarks import contenders, leads, products, speed, speed_table, workloads, yardstick
 from benchmarks.contenders import CASES
 
 LINE = {"ms_per_step": 1.0, "cpu_ms_per_step": 1.0, "first_step_s": 1.0, "peak_rss_mb": 1000.0, "others": 0.1}
@@ -142,3 +142,22 @@ def test_equal_losses_are_of_every_step_and_five_decimals_are_forgiven():
     assert row["difference"] == pytest.approx(2e-4, rel=1e-3) and not row["agrees"]
     assert speed.compared(mine, {"losses": [1.0, 0.5001], "loss": 0.5001}, False)["agrees"]  # told only
     assert speed.compared(mine | {"loss": 0.500004}, {"loss": 0.5}, True)["agrees"]
+
+
+def test_a_lead_changes_one_thing_of_the_step_as_it_is():
+    as_is = leads.command("W2-5w1s", leads.AS_IS)
+    for lead in leads.LEADS["W2-5w1s"]:
+        flags = leads.command("W2-5w1s", lead)
+        assert lead in (leads.AS_IS, leads.BARE) or flags not in (as_is, leads.command("W2-5w1s", leads.BARE))
+    assert as_is[-6:] == ["--devices", "2", "--unroll", "5", "--blocks", "2"]
+    assert leads.command("W2-5w1s", leads.ONE_DEVICE)[-4:] == ["--unroll", "5", "--blocks", "2"]
+    assert leads.command("W2-5w1s", leads.blocks(8)[0])[-6:] == ["--devices", "2", "--unroll", "5", "--blocks", "8"]
+
+
+def test_the_table_of_leads_holds_each_against_its_own_step_as_it_is():
+    runs = {lead.name: [LINE | {"tasks_per_s": 50.0}, LINE | {"tasks_per_s": 30.0}] for lead in leads.LEADS["W1"]}
+    runs[leads.AS_IS.name] = [LINE | {"tasks_per_s": 100.0}, LINE | {"tasks_per_s": 60.0}]
+    told = {"packages": {"jax": "1"}, "revision": "r", "date": "d", "cores": 2, "processor": "p"}
+    text = leads.report({"command": "c", "machine": told, "workloads": {"W1": runs}})
+    assert "| inner steps not unrolled | 40 (30–50) | 0.50 | 1 | 1000 | 0.10 |" in text
+    assert "| bare JAX, as it is | 40 (30–50) | 1.00 | 1 | 1000 | 0.10 |" in text

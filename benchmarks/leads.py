@@ -1,0 +1,161 @@
+"""What makes the outer step fast on a CPU, one lead at a time: each is switched off, or set otherwise, in the step that
+`speed.py` times, and the step is timed again. Second order, five inner steps, users under vmap.
+
+    python benchmarks/leads.py
+    python benchmarks/leads.py --workloads W1 --rounds 3 --wait-quiet 60
+
+Leads that the library has no other form of (a convolution that is not patches x weights) are measured in bare JAX
+(`yardstick.py`); W1's 25 users cannot be split over two devices. Each run is a process of its own, in turns; tasks per
+second are medians over the rounds, and the ratio is to the step as it is, in the same round. Written after every round:
+benchmarks/results/leads_cpu.json and .md.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from statistics import median
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # run as a script
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import contenders, machine  # noqa: E402
+from benchmarks.contenders import CASES, flags_without  # noqa: E402
+from benchmarks.speed_table import QUIET  # noqa: E402
+
+
+class Lead(NamedTuple):
+    """A change to the flags of a step as it is; ``bare``: of the yardstick's."""
+
+    name: str
+    without: tuple[str, ...] = ()  # flags left out, with their values
+    given: tuple[str, ...] = ()
+    bare: bool = False
+
+
+AS_IS, BARE = Lead("metapers, as it is"), Lead("bare JAX, as it is", bare=True)
+ONE_DEVICE = Lead("one device", ("--devices",))
+ROLLED = Lead("inner steps not unrolled", ("--unroll",))
+REPEATED = Lead("what never changes computed in every inner step", given=("--repeated",))
+
+
+def blocks(*sizes: int) -> list[Lead]:
+    return [
+        Lead(f"users in blocks of {size}" if size else "all users at once", ("--blocks",), ("--blocks", str(size)))
+        for size in sizes
+    ]
+
+
+LEADS = {
+    "W1": [AS_IS, ROLLED, REPEATED, *blocks(5), BARE],
+    "W3": [AS_IS, ONE_DEVICE, ROLLED, REPEATED, *blocks(0, 8, 16, 64), BARE],
+    "W2-5w1s": [
+        AS_IS,
+        ONE_DEVICE,
+        ROLLED,
+        REPEATED,
+        *blocks(0, 1, 4, 8),
+        BARE,
+        Lead("bare JAX, one device", ("--devices",), bare=True),
+        Lead("bare JAX, one device, XLA's convolution", ("--devices", "--conv"), ("--conv", "lax"), bare=True),
+    ],
+}
+
+
+def command(workload: str, lead: Lead) -> list[str]:
+    """The command of a lead."""
+    case = CASES[workload]
+    script = "benchmarks.yardstick" if lead.bare else "benchmarks.ours"
+    flags = flags_without(case.bare if lead.bare else case.ours, lead.without)
+    return [sys.executable, "-m", script, "-w", workload, "-m", case.mode, *flags, *lead.given]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", choices=list(LEADS), default=list(LEADS))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=500, help="at most so many timed steps a run")
+    parser.add_argument("--max-s", type=float, default=2.0, help="and at most about so many seconds")
+    parser.add_argument("--wait-quiet", type=float, default=0.0, metavar="SECONDS", help="before each run, for others")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
+    given = parser.parse_args()
+    if given.rounds < 1:
+        parser.error(f"--rounds must be >= 1, got {given.rounds}")
+    results: dict[str, Any] = {
+        "machine": machine.describe(ROOT),
+        "command": " ".join(["python benchmarks/leads.py", *("PATH" if w[0] == "/" else w for w in sys.argv[1:])]),
+        "workloads": {name: {lead.name: [] for lead in LEADS[name]} for name in given.workloads},
+    }
+    for turn in range(given.rounds):
+        for name in given.workloads:
+            for lead in LEADS[name]:
+                line = once(name, lead, given)
+                results["workloads"][name][lead.name].append(line)
+                print(f"{name} round {turn + 1} {lead.name:50} {line['tasks_per_s']:10.1f} tasks/s", file=sys.stderr)
+            write(results, given.out)
+    print(report(results))
+    return 0
+
+
+def once(name: str, lead: Lead, given: argparse.Namespace) -> dict[str, float]:
+    """One run: tasks per second, seconds to the first step, memory, and how many cores others used meanwhile."""
+    limits = ["--steps", str(given.steps), "--max-s", str(given.max_s)]
+    machine.wait_quiet(given.wait_quiet, QUIET)
+    with machine.Others() as others:
+        asked = [*command(name, lead), *limits]
+        done = subprocess.run(asked, cwd=ROOT, env=contenders.environment("cpu", 32), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(asked[1:])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return {key: told[key] for key in ("tasks_per_s", "first_step_s", "peak_rss_mb")} | {"others": others.cores}
+
+
+def report(results: dict[str, Any]) -> str:
+    """The tables as Markdown."""
+    about = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
+    parts = [
+        "# Leads, one at a time",
+        "",
+        f"`{results['command']}` at {about['revision']}, {about['date']}: {about['cores']} cores of "
+        f"{about['processor']}, {versions}.",
+        "",
+        "Tasks per second: median of the rounds (lowest to highest). Ratio: to the step as it is in the same round, "
+        f"median. Others: cores busy with other work meanwhile; above {QUIET} a figure is no finding.",
+    ]
+    for name, rows in results["workloads"].items():
+        parts += ["", f"## {name}: {CASES[name].title}", "", *HEAD]
+        parts += [row(lead.name, rows[lead.name], base(lead, rows)) for lead in LEADS[name] if rows[lead.name]]
+    return "\n".join(parts) + "\n"
+
+
+HEAD = ["| | tasks/s | ÷ as it is | first step, s | peak memory, MB | others, cores |", "|---|---|---|---|---|---|"]
+
+
+def base(lead: Lead, rows: dict[str, list[dict[str, float]]]) -> list[dict[str, float]]:
+    return rows[(BARE if lead.bare else AS_IS).name]
+
+
+def row(name: str, runs: list[dict[str, float]], as_is: list[dict[str, float]]) -> str:
+    speeds = [run["tasks_per_s"] for run in runs]
+    ratio = median(run["tasks_per_s"] / other["tasks_per_s"] for run, other in zip(runs, as_is))
+    rest = [median(run[key] for run in runs) for key in ("first_step_s", "peak_rss_mb", "others")]
+    cells = [name, f"{median(speeds):.4g} ({min(speeds):.4g}–{max(speeds):.4g})", f"{ratio:.2f}"]
+    return f"| {' | '.join([*cells, f'{rest[0]:.3g}', f'{rest[1]:.4g}', f'{rest[2]:.2f}'])} |"
+
+
+def write(results: dict[str, Any], out: pathlib.Path) -> None:
+    """Both files, each whole at every moment."""
+    out.mkdir(parents=True, exist_ok=True)
+    for ending, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", report(results))):
+        beside = out / f".leads_cpu.{ending}"
+        beside.write_text(text)
+        os.replace(beside, out / f"leads_cpu.{ending}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
