@@ -46,15 +46,15 @@ class RatingTransformer(nnx.Module):
         offset: float,
         rngs: nnx.Rngs,
     ):
-        self.offset = offset
+        self.offset, self.history = offset, history
         self.enter = Dense(_described(genres) + 2, width, rngs, kind=Body)
         add_decoder(self, history + 1, width, heads, layers, low_rank, film, rngs)
         self.head = _head(width, genres, 0, rngs)
 
     def __call__(self, inputs: Inputs, *, mask: Array, key: Key | None = None) -> Array:
         x, there = places(inputs, self.offset)
-        if x.shape[1] != self.positions.shape[0]:
-            raise ValueError(f"past_there must have {self.positions.shape[0] - 1} places, got {x.shape[1] - 1}")
+        if x.shape[1] != self.history + 1:
+            raise ValueError(f"past_there must have {self.history} places, got {x.shape[1] - 1}")
         return _rating(self, inputs, decoder(self, self.enter(x), there))
 
 

@@ -58,12 +58,13 @@ class Transformer(nnx.Module):
         film: bool,
         rngs: nnx.Rngs,
     ):
+        self.length = length
         self.embed = Embed(vocabulary, width, rngs, kind=Body, scale=0.02)
         add_decoder(self, length, width, heads, layers, low_rank, film, rngs)
         self.head = Dense(width, vocabulary, rngs, kind=Head)
 
     def __call__(self, ids: Array, *, mask: Array, key: Key | None = None) -> Array:
-        length, most = ids.shape[1], self.positions.shape[0]
+        length, most = ids.shape[1], self.length
         if length > most:
             raise ValueError(f"inputs must have at most {most} places, the model's length, got {length}")
         return self.head(decoder(self, self.embed(ids), ids != 0))
