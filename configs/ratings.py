@@ -4,7 +4,7 @@ Command:  python train.py --config=configs/ratings.py:film --workdir=runs/rating
           python eval.py --workdir=runs/ratings
           after the colon a method of metapers.experiment.METHODS that a sequence model has a form of (anil, biases,
           film, lora, joint, maml, ...), with "transformer-" before it for that backbone: ratings.py:transformer-lora.
-Minutes:  MINUTES
+Minutes:  see docs/results.md.
 Expect:   first 16 ratings of a user as support, all later ones as query. A query's past goes up to the query, so the
           model sees later ratings than item_user_bias, which has the support alone: its figure is no like for like.
 """
