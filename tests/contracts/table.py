@@ -293,6 +293,7 @@ EXCLUDED: dict[str, str] = {
     "inner.per_parameter": "rates of gradient, rows of it name them",
     "inner.per_step": "rates of gradient, rows of it name them",
     "tasks.Examples": "a type: what ragged.stream takes",
+    "tasks.History": "a type: what ragged.stream takes, tests/test_ragged.py",
     "tasks.Ratings": "a type: what the origins of MovieLens give",
     "tasks.Segments": "a type: what segments.family takes",
     "tasks.stream": "what the rows quadratic and linear_gaussian are made with",
