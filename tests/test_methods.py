@@ -9,8 +9,21 @@ from metapers.base import Batch
 from metapers.experiment import adapting, architectures, assembly
 from metapers.experiment import config as configs
 
-SIZES = {"mlp": {"width": 4, "classes": 3}, "conv4": {"width": 1, "classes": 3}, "gru": {"vocabulary": 9, "length": 5}}
-SOURCES = {"mlp": "wisdm", "conv4": "writers", "gru": "shakespeare"}
+FILMS = {"items": 5, "genres": 3, "history": 2}
+SIZES = {
+    "mlp": {"width": 4, "classes": 3},
+    "conv4": {"width": 1, "classes": 3},
+    "gru": {"vocabulary": 9, "length": 5},
+    "rating_gru": FILMS,
+    "rating_transformer": FILMS,
+}
+SOURCES = {
+    "mlp": "wisdm",
+    "conv4": "writers",
+    "gru": "shakespeare",
+    "rating_gru": "movielens",
+    "rating_transformer": "movielens",
+}
 PERSONAL = {  # what adapts, on the dense backbone: leaves of the personal part
     "maml": {"dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias"},
     "anil": {"dense_1/kernel", "dense_1/bias"},
@@ -26,7 +39,9 @@ def built(backbone, method):
     config = experiment.method_config(SOURCES[backbone], backbone, method)
     config.model.update({key: 8 for key in ("filters", "embed") if key in config.model})
     if "hidden" in config.model:
-        config.model.hidden = 8 if backbone == "gru" else (8,)
+        config.model.hidden = (8,) if backbone == "mlp" else 8
+    if "history" in config.data:
+        config.data.history = 2
     configs.check(config)
     return config, assembly.model(config, SIZES[backbone])
 
@@ -35,7 +50,7 @@ def possible(backbone, method):
     chosen = experiment.METHODS[method]
     options = architectures.MODELS[backbone].options
     if chosen.head:
-        return backbone != "gru" and chosen.head != "bayes"  # classes: Bayesian regression is for numbers
+        return backbone in ("mlp", "conv4") and chosen.head != "bayes"  # classes: Bayesian regression is for numbers
     return all(key in options for key in chosen.model)
 
 

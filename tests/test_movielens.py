@@ -120,6 +120,42 @@ def test_the_films_bias_leaves_out_the_raters_own_rating():
     assert rise[bobs] > 0.2 and rise[own] < 0  # Ann's own: only the general mean and her bias rose
 
 
+def test_a_rating_carries_what_its_user_rated_just_before_in_any_period():
+    plain, stream = hand_made(), hand_made(history=2)
+    cohort = stream.held_out("test", 1)  # Tess: film 2 at 40, 50 at 50, in the period before; 1 at 150, 4 at 160
+    told, life = cohort.inputs, plain.held_out("test", None, 1).inputs
+    assert told["past_rating"].tolist() == [[0.5, 3.5], [3.5, 5.0]] and told["past_there"].tolist() == [[1, 1]] * 2
+    for name in ("genres", "year", "year_missing", "count", "bias"):
+        np.testing.assert_array_equal(told[f"past_{name}"], np.stack([life[name][:2], life[name][1:3]]))
+    first = stream.held_out("test", 0).inputs
+    assert first["past_there"].tolist() == [[0, 0], [0, 1]] and first["past_rating"].tolist() == [[0, 0], [0, 0.5]]
+    assert not first["past_genres"][0].any() and first["past_genres"][1].tolist() == [[0, 0, 0], [1, 1, 0]]
+    now, then = stream.held_out("test", 1, 0).inputs, stream.held_out("test", 1, 1).inputs
+    np.testing.assert_allclose(now["past_count"], np.log([[3, 1], [1, 2]]), rtol=1e-6)  # film 1: Ann alone, so far
+    np.testing.assert_allclose(then["past_count"], np.log([[3, 1], [1, 3]]), rtol=1e-6)
+    assert stream.provenance["history"] == 2 and stream.provenance["sha256"] == plain.provenance["sha256"]
+
+
+def test_a_training_users_past_leaves_out_the_own_rating_and_holds_no_later_one():
+    training = hand_made(history=3, boundaries=None, stages=1).training(None)
+    for low, high in itertools.pairwise(training.offsets):
+        stars, told = training.targets[low:high], training.inputs["past_rating"][low:high]
+        for place in range(high - low):
+            expected = [0.0] * (3 - place) + stars[max(0, place - 3) : place].tolist()
+            assert told[place].tolist() == expected
+        own = training.inputs["bias"][low:high]  # without the rater's own rating: the same when it is past
+        np.testing.assert_array_equal(training.inputs["past_bias"][low + 1 : high, 2], own[:-1])
+
+
+def test_without_a_history_nothing_is_carried_nor_told():
+    plain = hand_made()
+    assert "history" not in plain.provenance
+    for inputs in (plain.held_out("test", 0).inputs, plain.training(None).inputs):
+        assert set(inputs) == {"item", "genres", "year", "year_missing", "count", "bias"}
+    with pytest.raises(ValueError, match="history must be >= 0, got -1"):
+        hand_made(history=-1)
+
+
 def test_the_family_draws_training_tasks_of_the_window():
     family = hand_made().family
     tasks, mask = family.sample(family.data((1, 1), 0, 1), 0, 8, keys.root(0))

@@ -8,6 +8,7 @@ import pytest
 
 from metapers import keys
 from metapers.tasks import ragged, splits
+from metapers.tasks.past import History, Past, of_rows, past_of
 
 ABOUT = {"source": "hand", "version": "1"}
 
@@ -201,3 +202,76 @@ def test_what_grows_needs_a_column_for_each_stage():
     examples = growing()
     with pytest.raises(ValueError, match="known must hold a column for each of the 3 stages"):
         build(examples._replace(known={"seen": examples.known["seen"][:, :2]}))
+
+
+BEFORE = History(2, ("n", "seen"), "was")
+
+
+def in_the_past(inputs, known):
+    """What an example is told of the past, as (number, was, seen) of each earlier one, and where nothing was, zeros."""
+    there = np.asarray(inputs["past_there"])
+    numbers, was, seen = (np.asarray(inputs[f"past_{name}"]) for name in ("n", "was", "seen"))
+    np.testing.assert_array_equal(was, numbers)  # the number is input and target
+    np.testing.assert_array_equal(seen, np.where(there > 0, numbers + 100 * known, 0))
+    assert not numbers[there == 0].any()
+    return [[int(n) for n, t in zip(row, flag) if t] for row, flag in zip(numbers, there, strict=True)]
+
+
+def test_the_past_is_what_stood_just_before_in_the_whole_life_by_hand():
+    stream = build(growing(), history=BEFORE)
+    lives = {2: [2, 12, 1, 7, 9, 8], 3: [4, 3], 5: [5, 6, 10, 0, 11]}  # by the first number: ties as they were given
+    pasts = {n: life[max(0, i - 2) : i] for life in ([*lives.values()]) for i, n in enumerate(life)}
+    cohorts = [stream.held_out("test", stage, known) for stage in (0, 2, None) for known in (0, 1)]
+    for cohort, known in [*zip(cohorts, (0, 1) * 3, strict=True), (stream.training(1), 1), (stream.training(None), 2)]:
+        told = in_the_past(cohort.inputs, known)
+        assert told == [pasts[n] for n in cohort.inputs["n"].tolist()]
+        assert cohort.inputs["past_n"].shape == (len(cohort.targets), 2)
+    (first,) = np.flatnonzero(stream.held_out("test", 2).inputs["n"] == 0)
+    assert stream.held_out("test", 2).inputs["past_n"][first].tolist() == [6, 10]  # 10 stood alone in its stage
+    (early,) = np.flatnonzero(stream.held_out("test", 0).inputs["n"] == 6)
+    assert stream.held_out("test", 0).inputs["past_there"][early].tolist() == [0, 1]  # the most recent last
+
+
+def test_tasks_carry_the_past_of_each_row_and_renew_it():
+    family = build(growing(), history=BEFORE).family
+    plain, _ = build(growing()).family.sample(build(growing()).family.data((2, 2), 0, 1), 0, 6, keys.root(0))
+    early, late = family.data((1, 1), 0, 1), family.data((2, 2), 0, 1)
+    tasks, _ = jax.jit(family.sample, static_argnums=2)(early, 0, 6, keys.root(0))
+    again = jax.jit(family.renew)(late, tasks)
+    pasts = {4: [], 3: [4], 9: [1, 7], 8: [7, 9]}  # 7, alone in stage 1, is in no task, and yet was before
+    now, _ = family.sample(late, 0, 6, keys.root(0))
+    for drawn, known in ((tasks, 1), (again, 2), (now, 2)):
+        for part in (drawn.support, drawn.query):
+            mask = np.asarray(part.mask)
+            assert not any(np.asarray(part.inputs[f"past_{name}"])[~mask].any() for name in ("n", "was", "there"))
+            told = in_the_past({name: np.asarray(leaf)[mask] for name, leaf in part.inputs.items()}, known)
+            assert told == [pasts[n] for n in np.asarray(part.inputs["n"])[mask].tolist()]
+    for one, two in ((now.support, plain.support), (now.query, plain.query)):
+        jax.tree.map(np.testing.assert_array_equal, two.inputs, {name: one.inputs[name] for name in two.inputs})
+
+
+def test_no_held_out_users_past_lies_on_the_device():
+    stream = build(growing(), history=BEFORE)
+    data, of_test = stream.family.data((0, 2), 0, 1), {5, 6, 10, 0, 11}
+    assert isinstance(data["past"], Past)
+    column = np.asarray(data["past"].fixed["past_n"])
+    assert sorted(column[:-1].tolist()) == sorted(set(range(13)) - of_test) and column[-1] == 0
+    assert build(growing()).provenance["sha256"] == stream.provenance["sha256"]
+    assert (
+        "past" not in build(growing()).held_out("test", 0).inputs
+        and build(growing()).family.data((0, 2), 0, 1)["past"] == ()
+    )
+
+
+def test_a_history_that_cannot_be_told_is_refused():
+    for change, message in (
+        ({"length": 0}, "history.length must be >= 1, got 0"),
+        ({"inputs": ("m",)}, r"history.inputs must be among \['n', 'seen'\], got 'm'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(growing(), history=BEFORE._replace(**change))
+    with pytest.raises(ValueError, match="targets must be numbers where a history is asked for, got int"):
+        build(growing()._replace(targets=np.arange(13)), history=BEFORE)
+    made = past_of(History(1, (), "was"), np.zeros(3, int), {}, np.arange(3.0), {})
+    with pytest.raises(ValueError, match="columns must hold the past of every row, 1 examples are missing"):
+        of_rows(made, np.array([2]), np.array([2]))

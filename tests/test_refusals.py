@@ -76,6 +76,8 @@ def test_training_tells_every_key_that_nothing_reads(tmp_path):
         (("sinusoid", "solved"), {"learner.inner": "written", "model.head": "bayes", "model.nearest": 3},
          ("model.nearest", 3, "model.head", "bayes", "'neighbours'")),
         (("writers", "conv4"), {"model.groups": 4}, ("model.groups", 4, "model.norm", "batch", "'group'")),
+        (("movielens", "recommender"), {"data.history": 8},
+         ("data.history", 8, "model.name", "recommender", "'rating_gru' or 'rating_transformer'")),
     ],
 )  # fmt: skip
 def test_a_key_of_another_member_is_told(pair, changes, expected):
@@ -221,6 +223,14 @@ UNTRAINED = " no derivative reaches it there, so nothing would train it"
             {},
             "model.name must be one of ['point'] for data.source 'quadratic' (points to points), got 'mlp'",
         ),
+        *(
+            (
+                ("movielens", name),
+                {"data.history": history},
+                f"data.history must be >= {least} with model.name '{name}', got {history}",
+            )
+            for name, history, least in (("rating_gru", 0, 1), ("rating_transformer", 0, 1), ("recommender", -1, 0))
+        ),
         (
             ("writers", "conv4"),
             {"model.norm": "grup"},
@@ -244,11 +254,13 @@ def test_every_shipped_config_and_every_method_of_it_passes(path):
     made, module = 0, config_of(path)
     names = ("bayes", "gradient") if path.stem == "movielens" else experiment.METHODS
     assert not refusals.unread(configs.check(module.get_config()))
+    if path.stem == "ratings":
+        names = [*names, *(f"transformer-{name}" for name in names)]
     for name in names if module.get_config.__code__.co_argcount else ():
         try:
             config = module.get_config(name)
         except ValueError as error:
-            assert str(error).startswith(f"method {name!r} needs"), error
+            assert str(error).startswith(f"method {name.rpartition('-')[2]!r} needs"), error
             continue
         classes = config.data.source in ("omniglot", "writers", "wisdm")
         heads = ["neighbours", "prototypes", "ridge"] if classes else ["bayes", "neighbours"]
@@ -257,9 +269,28 @@ def test_every_shipped_config_and_every_method_of_it_passes(path):
             continue
         assert not refusals.unread(configs.check(config))
         made += 1
-    assert made >= {"movielens": 2, "sinusoid": 12, "omniglot": 14, "shakespeare": 12, "wisdm": 16, "writers": 14}.get(
-        path.stem, 0
-    )
+    assert made >= {
+        "movielens": 2,
+        "sinusoid": 12,
+        "omniglot": 14,
+        "shakespeare": 12,
+        "wisdm": 16,
+        "writers": 14,
+        "ratings": 24,
+    }.get(path.stem, 0)
+
+
+def test_the_next_rating_is_said_by_the_backbone_before_the_dash():
+    module = config_of(runs.ROOT / "configs" / "ratings.py")
+    assert module.get_config().model.name == module.get_config("lora").model.name == "rating_gru"
+    config = module.get_config("transformer-lora")
+    assert (config.model.name, config.learner.adapts, config.data.history) == ("rating_transformer", "low_rank", 8)
+    with pytest.raises(
+        ValueError, match=r"backbone must be one of \['gru', 'transformer'\], got 'transfomer'; did you"
+    ):
+        module.get_config("transfomer-lora")
+    with pytest.raises(ValueError, match="method must be one of .* got 'loar'; did you mean 'lora'"):
+        module.get_config("transformer-loar")
 
 
 def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_are_a_solution():

@@ -21,6 +21,7 @@ class Architecture(NamedTuple):
     """options -> the head in HEADS that is computed from the support, not descended: learner.inner "written"."""
     inputs: tuple[str, ...] = ("vectors",)  # the kinds of a source's inputs that it takes
     targets: tuple[str, ...] = ("numbers",)  # and of the targets that it can say
+    history: int = 0  # the least data.history: earlier examples that an example must carry
 
 
 class Head(NamedTuple):
@@ -70,6 +71,14 @@ def _gru(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
 
 def _transformer(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
     return models.transformer(sizes["vocabulary"], length=sizes["length"], **options, adapts=adapts)
+
+
+def _rating_gru(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    return models.rating_gru(sizes["genres"], **options, adapts=adapts)
+
+
+def _rating_transformer(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
+    return models.rating_transformer(sizes["genres"], history=sizes["history"], **options, adapts=adapts)
 
 
 def _with_variance(options: Mapping[str, Any]) -> Objective | None:
@@ -177,5 +186,12 @@ MODELS: dict[str, Architecture] = {
         _transformer,
         inputs=("characters",),
         targets=("characters",),
+    ),
+    "rating_gru": Architecture({"hidden": 32, "offset": 3.5, **_ADDED}, _rating_gru, inputs=("films",), history=1),
+    "rating_transformer": Architecture(
+        {"width": 32, "heads": 4, "layers": 2, "offset": 3.5, **_ADDED},
+        _rating_transformer,
+        inputs=("films",),
+        history=1,
     ),
 }

@@ -43,6 +43,11 @@ def _movielens(options: dict[str, Any]) -> Stream:
     return tasks.movielens(ratings, **options)
 
 
+def _films(stream: Stream) -> dict[str, int]:
+    about = stream.provenance
+    return {"items": about["item_rows"] - 1, "genres": len(about["genres"]), "history": about.get("history", 0)}
+
+
 def _synthetic(options: dict[str, Any]) -> Stream:
     stages = options["stages"]
     drifts = {
@@ -85,11 +90,12 @@ SOURCES: dict[str, Source] = {
             "boundaries": (),  # ISO dates instead of equal counts
             "fold": 0,
             "min_ratings": 0,  # 0: a user with one rating is an error
+            "history": 0,  # ratings just before each that it carries along
             **_CUTTING,
         },
         _movielens,
         scores.squared_error,
-        lambda stream: {"items": stream.provenance["item_rows"] - 1, "genres": len(stream.provenance["genres"])},
+        _films,
         inputs="films",
         files=_from_folder,
     ),

@@ -60,6 +60,7 @@ READERS: tuple[Reader, ...] = (
     Reader("model.variance model.full", "model.head", ("bayes",)),
     Reader("model.capacity model.nearest model.share model.scale", "model.head", ("neighbours",)),
     Reader("model.groups", "model.norm", ("group",)),
+    Reader("data.history", "model.name", tuple(name for name, one in MODELS.items() if one.history)),
 )
 """A key that differs from its default while nothing reads it is told: an ablation of one choice leaves the keys of the
 other standing, so it is no error. A choice that a config does not have, as ``model.head`` of a model with one head,
@@ -87,7 +88,7 @@ CLASHES: tuple[Clash, ...] = (
 )
 
 STAND_INS: Mapping[str, Mapping[str, int]] = {
-    "films": {"items": 2, "genres": 2},
+    "films": {"items": 2, "genres": 2, "history": 1},
     "vectors": {"width": 2},
     "points": {"width": 2},
     "images": {"width": 1},
@@ -119,6 +120,10 @@ def _fits(config: Config) -> None:
     if not fit(chosen):
         fitting = sorted(one for one in MODELS if fit(MODELS[one]))
         raise ValueError(f"model.name must be one of {fitting} {what}, got {config.model.name!r}")
+    if config.data.get("history", 0) < chosen.history:
+        raise ValueError(
+            f"data.history must be >= {chosen.history} with model.name {config.model.name!r}, got {config.data.history}"
+        )
     if "head" in config.model:
         head = one_of("model.head", config.model.head, HEADS)
         fitting = sorted(one for one in HEADS if source.targets in HEADS[one].targets)

@@ -21,6 +21,8 @@ from metapers.models.norms import no_norm as no_norm
 from metapers.models.norms import support_norm as support_norm
 from metapers.models.point import point as point
 from metapers.models.prototypes import prototypes as prototypes
+from metapers.models.rating_sequence import rating_gru as rating_gru
+from metapers.models.rating_sequence import rating_transformer as rating_transformer
 from metapers.models.recommender import recommender as recommender
 from metapers.models.ridge_head import ridge_head as ridge_head
 from metapers.models.seam import EVERYTHING as EVERYTHING

@@ -1,5 +1,7 @@
 """A recurrent network over a user's sequence: what comes next, at every place."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -14,32 +16,45 @@ class GRU(nnx.Module):
     """``embed``, ``input``, ``recurrent``, ``head``; with ``film`` also ``film_input`` and ``film_hidden``."""
 
     def __init__(self, vocabulary: int, embed: int, hidden: int, film: bool, low_rank: int, rngs: nnx.Rngs):
-        self.film, self.hidden = film, hidden
         self.embed = Embed(vocabulary, embed, rngs, kind=Body)
-        self.input = Dense(embed, 3 * hidden, rngs, kind=Body)
-        self.recurrent = Dense(hidden, 3 * hidden, rngs, kind=Body, low_rank=low_rank)
+        add_recurrence(self, embed, hidden, film, low_rank, rngs)
         self.head = Dense(hidden, vocabulary, rngs, kind=Head, low_rank=low_rank)
-        if film:
-            self.film_input, self.film_hidden = FilmLayer(3 * hidden), FilmLayer(hidden)
 
     def __call__(self, ids: Array, *, mask: Array, key: Key | None = None) -> Array:
-        gates = self.input(self.embed(ids))  # the whole sequence at once; only the recurrence is one place at a time
-        gates = jnp.swapaxes(self.film_input(gates) if self.film else gates, 0, 1)
-        there = jnp.swapaxes(ids != 0, 0, 1)[:, :, None]
+        return self.head(recurrence(self, self.embed(ids), ids != 0))
 
-        def step(state: Array, place: tuple[Array, Array]) -> tuple[Array, Array]:
-            gate, known = place
-            reset, update, new = jnp.split(gate, 3, -1)
-            own_reset, own_update, own_new = jnp.split(self.recurrent(state), 3, -1)
-            update = jax.nn.sigmoid(update + own_update)
-            new = jnp.tanh(new + jax.nn.sigmoid(reset + own_reset) * own_new)
-            state = jnp.where(known, (1 - update) * new + update * state, state)
-            return state, state
 
-        # Zeros like the gates, not of their shape: under shard_map they are each device's own, as the states will be.
-        _, states = jax.lax.scan(step, jnp.zeros_like(gates[0, :, : self.hidden]), (gates, there))
-        states = jnp.swapaxes(states, 0, 1)
-        return self.head(self.film_hidden(states) if self.film else states)
+def add_recurrence(module: Any, inputs: int, hidden: int, film: bool, low_rank: int, rngs: nnx.Rngs) -> None:
+    """Give a module the layers of a GRU: ``input``, ``recurrent``; with ``film`` ``film_input``, ``film_hidden``."""
+    module.film, module.hidden = film, hidden
+    module.input = Dense(inputs, 3 * hidden, rngs, kind=Body)
+    module.recurrent = Dense(hidden, 3 * hidden, rngs, kind=Body, low_rank=low_rank)
+    if film:
+        module.film_input, module.film_hidden = FilmLayer(3 * hidden), FilmLayer(hidden)
+
+
+def recurrence(module: Any, x: Array, there: Array) -> Array:
+    """The states [n, length, hidden] after each place of x [n, length, inputs], by the layers of ``add_recurrence``.
+
+    A place where ``there`` bool [n, length] is False passes the state on.
+    """
+    gates = module.input(x)  # the whole sequence at once; only the recurrence is one place at a time
+    gates = jnp.swapaxes(module.film_input(gates) if module.film else gates, 0, 1)
+
+    def step(state: Array, place: tuple[Array, Array]) -> tuple[Array, Array]:
+        gate, known = place
+        reset, update, new = jnp.split(gate, 3, -1)
+        own_reset, own_update, own_new = jnp.split(module.recurrent(state), 3, -1)
+        update = jax.nn.sigmoid(update + own_update)
+        new = jnp.tanh(new + jax.nn.sigmoid(reset + own_reset) * own_new)
+        state = jnp.where(known, (1 - update) * new + update * state, state)
+        return state, state
+
+    # Zeros like the gates, not of their shape: under shard_map they are each device's own, as the states will be.
+    start = jnp.zeros_like(gates[0, :, : module.hidden])
+    _, states = jax.lax.scan(step, start, (gates, jnp.swapaxes(there, 0, 1)[:, :, None]))
+    states = jnp.swapaxes(states, 0, 1)
+    return module.film_hidden(states) if module.film else states
 
 
 def gru(

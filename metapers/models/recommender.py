@@ -51,14 +51,15 @@ def item_features(module: Any, inputs: dict[str, Array]) -> tuple[Array, Array]:
 
 
 def describe(inputs: dict[str, Array]) -> Array:
-    """What is known of an item before learning, each entry of size about one: [n, genres + 5].
+    """What is known of an item before learning, each entry of size about one: [..., genres + 5] for inputs
+    of the shape [...], ``genres`` [..., genres].
 
     Genres over the root of their number; tanh(year), its square (0 where the year is missing) and the flag for that;
     count / 3 - 0.7 and bias, each 0 if not given. The year is bounded on purpose: with an unbounded one an inner
     step of fixed size diverges.
     """
     genres, missing = inputs["genres"], inputs["year_missing"]
-    share = genres / jnp.sqrt(jnp.maximum(jnp.sum(genres, -1), 1))[:, None]
+    share = genres / jnp.sqrt(jnp.maximum(jnp.sum(genres, -1, keepdims=True), 1))
     year = jnp.where(missing > 0, jnp.zeros_like(missing), jnp.tanh(inputs["year"]))
     count = inputs["count"] / 3 - 0.7 if "count" in inputs else jnp.zeros_like(missing)
     bias = inputs.get("bias", jnp.zeros_like(missing))

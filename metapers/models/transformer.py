@@ -1,5 +1,7 @@
 """A small decoder over a user's sequence: what comes next, at every place, with attention to the places before."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -56,24 +58,41 @@ class Transformer(nnx.Module):
         film: bool,
         rngs: nnx.Rngs,
     ):
-        self.layers = layers
+        self.length = length
         self.embed = Embed(vocabulary, width, rngs, kind=Body, scale=0.02)
-        self.positions = Body(0.02 * jax.random.normal(rngs.params(), (length, width)))
-        for i in range(layers):
-            setattr(self, f"block_{i}", Block(width, heads, (2 * layers) ** -0.5, low_rank, film, rngs))
-        self.norm = LayerNorm(width, kind=Body)
+        add_decoder(self, length, width, heads, layers, low_rank, film, rngs)
         self.head = Dense(width, vocabulary, rngs, kind=Head)
 
     def __call__(self, ids: Array, *, mask: Array, key: Key | None = None) -> Array:
-        length, most = ids.shape[1], self.positions.shape[0]
+        length, most = ids.shape[1], self.length
         if length > most:
             raise ValueError(f"inputs must have at most {most} places, the model's length, got {length}")
-        itself = jnp.eye(length, dtype=bool)[None]  # so that padding attends to something
-        seen = jnp.tril(jnp.ones((1, length, length), bool)) & ((ids != 0)[:, None, :] | itself)
-        x = self.embed(ids) + self.positions[...][None, :length]
-        for i in range(self.layers):
-            x = getattr(self, f"block_{i}")(x, seen)
-        return self.head(self.norm(x))
+        return self.head(decoder(self, self.embed(ids), ids != 0))
+
+
+def add_decoder(
+    module: Any, length: int, width: int, heads: int, layers: int, low_rank: int, film: bool, rngs: nnx.Rngs
+) -> None:
+    """Give a module the layers of a decoder: ``positions`` [length, width], ``block_<i>``, ``norm``."""
+    module.layers = layers
+    module.positions = Body(0.02 * jax.random.normal(rngs.params(), (length, width)))
+    for i in range(layers):
+        setattr(module, f"block_{i}", Block(width, heads, (2 * layers) ** -0.5, low_rank, film, rngs))
+    module.norm = LayerNorm(width, kind=Body)
+
+
+def decoder(module: Any, x: Array, there: Array) -> Array:
+    """What the head reads [n, length, width] at each place of x, by the layers of ``add_decoder``.
+
+    A place sees itself and what came before, but not places where ``there`` bool [n, length] is False.
+    """
+    length = x.shape[1]
+    itself = jnp.eye(length, dtype=bool)[None]  # so that padding attends to something
+    seen = jnp.tril(jnp.ones((1, length, length), bool)) & (there[:, None, :] | itself)
+    x = x + module.positions[...][None, :length]
+    for i in range(module.layers):
+        x = getattr(module, f"block_{i}")(x, seen)
+    return module.norm(x)
 
 
 def attention(query: Array, key: Array, value: Array, seen: Array) -> Array:
@@ -115,13 +134,17 @@ def transformer(
       ValueError: vocabulary, length, width, heads or layers < 1, heads that do not divide width, or low_rank < 0; at
         the call, more places than ``length``.
     """
-    sizes = {"vocabulary": vocabulary, "length": length, "width": width, "heads": heads, "layers": layers}
-    for name, value in sizes.items():
+    check_decoder(width, heads, low_rank, vocabulary=vocabulary, length=length, layers=layers)
+    build = lambda rngs: Transformer(vocabulary, length, width, heads, layers, low_rank, film, rngs)
+    return seam.model(build, adapts)
+
+
+def check_decoder(width: int, heads: int, low_rank: int, **sizes: int) -> None:
+    """Raise ValueError for a size < 1, heads that do not divide width, or low_rank < 0."""
+    for name, value in {**sizes, "width": width, "heads": heads}.items():
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
     if width % heads:
         raise ValueError(f"heads must divide width = {width}, got {heads}")
     if low_rank < 0:
         raise ValueError(f"low_rank must be >= 0, got {low_rank}")
-    build = lambda rngs: Transformer(vocabulary, length, width, heads, layers, low_rank, film, rngs)
-    return seam.model(build, adapts)

@@ -9,6 +9,7 @@ from metapers.tasks.omniglot import omniglot as omniglot
 from metapers.tasks.omniglot_origins import Characters as Characters
 from metapers.tasks.omniglot_origins import characters_from_folder as characters_from_folder
 from metapers.tasks.omniglot_origins import characters_from_tfds as characters_from_tfds
+from metapers.tasks.past import History as History
 from metapers.tasks.quadratic import quadratic as quadratic
 from metapers.tasks.ragged import Examples as Examples
 from metapers.tasks.ragged import stream as stream

@@ -8,8 +8,11 @@ import numpy as np
 from metapers.base import Stream
 from metapers.tasks import splits
 from metapers.tasks.film_statistics import film_statistics
+from metapers.tasks.past import History
 from metapers.tasks.ragged import Examples, stream
 from metapers.tasks.ratings import Ratings, fingerprint
+
+PAST = ("genres", "year", "year_missing", "count", "bias")  # what is told of a film that was rated before
 
 
 def movielens(
@@ -24,6 +27,7 @@ def movielens(
     from_start: float = 0.0,
     by_length: float = 0.0,
     min_ratings: int | None = None,
+    history: int = 0,
 ) -> Stream:
     """A stream of users who rate films; an example is one rating, its target the stars (float).
 
@@ -34,12 +38,20 @@ def movielens(
     stages up to the window's last; in a cohort, up to ``known``. Stages are ``stages`` (default 5) periods with equal
     counts of ratings, equal times kept together, or cut at ``boundaries`` (UNIX seconds, ascending: a stage begins at
     its boundary).
+    With ``history`` L > 0 an example also carries what its user rated just before, in any stage, the most recent last:
+    ``past_genres`` [L, G], ``past_year``, ``past_year_missing``, ``past_count``, ``past_bias`` and ``past_rating``
+    (stars) [L], and ``past_there`` [L], 1 or, where there were fewer, 0, as all the others are there. Equal times stand
+    in one order everywhere; a rating is never in its own past. So a query sees the ratings between it and the support.
     ``min_ratings`` leaves out users with fewer. Periods, genres and users left out do not depend on the fold.
     Provenance: source, version, ``data_sha256``, ``boundaries``, ``item_rows`` (rows of an item table), ``genres``,
-    ``year_mean``, ``year_std``, ``rating_mean``, what was left out, and what ``ragged.stream`` adds.
-    Raises ValueError for ``stages`` with ``boundaries`` or fewer than 1, boundaries that do not ascend, a stage
-    without ratings, ``min_ratings`` < 2, users of one rating where it is None, and as ``ragged.stream``.
+    ``year_mean``, ``year_std``, ``rating_mean``, ``history`` if > 0, what was left out, and what ``ragged.stream``
+    adds.
+    Raises ValueError for ``history`` < 0, ``stages`` with ``boundaries`` or fewer than 1, boundaries that do not
+    ascend, a stage without ratings, ``min_ratings`` < 2, users of one rating where it is None, and as
+    ``ragged.stream``.
     """
+    if history < 0:
+        raise ValueError(f"history must be >= 0, got {history}")
     kept, user_ids, user, about = _enough(ratings, min_ratings)
     cuts = _boundaries(kept.times, stages, boundaries)
     stage = np.searchsorted(cuts, kept.times, side="right")
@@ -50,6 +62,7 @@ def movielens(
     known = {"count": np.log1p(found.count).astype(np.float32), "bias": found.bias}
     about |= {"boundaries": cuts.tolist(), "item_rows": features.item_rows, "genres": features.names}
     about |= {"year_mean": features.year_mean, "year_std": features.year_std, "rating_mean": found.mean}
+    about |= {"history": history} if history else {}
     return stream(
         Examples(tuple(user_ids), user, stage, kept.times, features.inputs, kept.ratings, known),
         stages=len(cuts) + 1,
@@ -59,6 +72,7 @@ def movielens(
         full=full,
         from_start=from_start,
         by_length=by_length,
+        history=History(history, PAST, "rating") if history else None,
         about=about,
     )
 

@@ -1,5 +1,6 @@
 """Ragged histories of users turned into a stream: training tasks drawn on the device, cohorts kept on the host."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ import numpy as np
 
 from metapers.base import Cohort, Stream, Tree
 from metapers.tasks import splits
+from metapers.tasks.past import History, Past, fixed_at, known_at, of_rows, past_of
 from metapers.tasks.segments import Segments, family
 
 
@@ -36,6 +38,7 @@ def stream(
     full: float = 0.5,
     from_start: float = 0.0,
     by_length: float = 0.0,
+    history: History | None = None,
     about: Mapping[str, Any],
     oracle: Callable[[Cohort, int, int], Tree] | None = None,
 ) -> Stream:
@@ -45,9 +48,10 @@ def stream(
     cohorts, and counted; whole lives (of two examples or more) and ``training`` keep its example. ``returning``: the
     user has a segment that was kept in an earlier stage. Floats become JAX's default float, integers int32.
     Inputs in ``examples.known`` join the others as they stood at the end of a stage: for training that of the
-    window, for cohorts as asked. ``about``: what the source says of itself (source, version, boundaries of stages),
-    first in the provenance. The
-    sizes and shares of tasks are those of ``segments.family``.
+    window, for cohorts as asked. With ``history`` so do ``past_<name>`` [length, ...] of the examples just before in
+    the user's life, of all stages, the most recent last, and ``past_there``, 1 or, where there were fewer, 0, as
+    everything else is there. ``about``: what the source says of itself (source, version, boundaries of stages), first
+    in the provenance. The sizes and shares of tasks are those of ``segments.family``.
 
     Raises:
       ValueError: for examples that do not fit together or are not finite, for stages or users out of range, and for
@@ -60,8 +64,9 @@ def stream(
     ordered = ordered._replace(**{name: _canonical(getattr(ordered, name)) for name in ("inputs", "targets", "known")})
     table = _table(ordered, split)
     _check_stages(table, stages)
+    past = past_of(history, ordered.user, ordered.inputs, ordered.targets, ordered.known) if history else None
     drawn = family(
-        _segments(ordered, table),
+        _segments(ordered, table, past),
         stages=stages,
         support=support,
         query=query,
@@ -73,13 +78,15 @@ def stream(
     def held_out(wanted: str, stage: int | None, known: int | None = None) -> Cohort:
         if wanted not in splits.SPLITS[1:]:
             raise ValueError(f"split must be one of {splits.SPLITS[1:]}, got {wanted!r}")
-        at = _as_known(ordered, stages - 1 if known is None else _stage(known, stages))
-        return _life(at, split == wanted, 2) if stage is None else _cohort(at, table, wanted, stage, stages)
+        at = functools.partial(_as_known, ordered, past, stages - 1 if known is None else _stage(known, stages))
+        if stage is None:
+            return _life(at, ordered.user, np.arange(len(ordered.user)), split == wanted, 2)
+        return _cohort(at, table, wanted, stage, stages)
 
     def training(stage: int | None) -> Cohort:
         last = stages - 1 if stage is None else _stage(stage, stages)
-        so_far = _take(ordered, np.flatnonzero(ordered.stage <= last))
-        return _life(_as_known(so_far, last), split == "train", 1)
+        so_far = np.flatnonzero(ordered.stage <= last)
+        return _life(functools.partial(_as_known, ordered, past, last), ordered.user, so_far, split == "train", 1)
 
     provenance = {**about, "sha256": digest, "fold": fold, "stages": stages, **_counts(ordered, table, stages)}
     return Stream(drawn, held_out, stages, examples.users, provenance, training, oracle)
@@ -125,11 +132,14 @@ def _check_stages(table: _Table, stages: int) -> None:
             raise ValueError(f"stage {stage} is empty: it has no training user with two examples or more")
 
 
-def _as_known(examples: Examples, stage: int) -> Examples:
-    if not examples.known:
-        return examples
-    grown = {name: leaf[:, stage] for name, leaf in examples.known.items()}
-    return examples._replace(inputs=dict(examples.inputs) | grown, known={})
+def _as_known(ordered: Examples, past: Past | None, stage: int, rows: np.ndarray) -> Examples:
+    part = _take(ordered, rows)
+    if not part.known and past is None:
+        return part
+    inputs = dict(part.inputs) | {name: leaf[:, stage] for name, leaf in part.known.items()}
+    if past is not None:
+        inputs |= fixed_at(past, rows) | known_at(past, rows, stage)
+    return part._replace(inputs=inputs, known={})
 
 
 def _take(examples: Examples, rows: np.ndarray) -> Examples:
@@ -176,28 +186,33 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _segments(ordered: Examples, table: _Table) -> Segments:
-    chosen = table.kept & (table.split == "train")
-    part = _take(ordered, _rows(table, chosen))
+def _segments(ordered: Examples, table: _Table, past: Past | None) -> Segments:
+    trained = table.split == "train"
+    chosen = table.kept & trained
+    rows = _rows(table, chosen)
+    part = _take(ordered, rows)
     lengths = table.length[chosen]
     numbers = (_offsets(lengths)[:-1], lengths, table.user[chosen], table.stage[chosen])
     start, length, user, stage = (x.astype(np.int32) for x in numbers)
-    return Segments(part.inputs, part.targets, start, length, user, stage, part.known)
+    before = of_rows(past, rows, _rows(table, trained)) if past is not None else ()
+    return Segments(part.inputs, part.targets, start, length, user, stage, part.known, before)
 
 
-def _cohort(ordered: Examples, table: _Table, wanted: str, stage: int, stages: int) -> Cohort:
+def _cohort(at: Callable[[np.ndarray], Examples], table: _Table, wanted: str, stage: int, stages: int) -> Cohort:
     chosen = table.kept & (table.split == wanted) & (table.stage == _stage(stage, stages))
-    part = _take(ordered, _rows(table, chosen))
+    part = at(_rows(table, chosen))
     users = table.user[chosen].astype(np.int32)
     offsets = _offsets(table.length[chosen])
     return Cohort(part.inputs, part.targets, offsets, users, np.full_like(users, stage), table.returning[chosen])
 
 
-def _life(ordered: Examples, chosen: np.ndarray, least: int) -> Cohort:
-    counts = np.bincount(ordered.user, minlength=len(ordered.users))
+def _life(
+    at: Callable[[np.ndarray], Examples], user: np.ndarray, rows: np.ndarray, chosen: np.ndarray, least: int
+) -> Cohort:
+    counts = np.bincount(user[rows], minlength=len(chosen))
     wanted = chosen & (counts >= least)
-    rows = np.argsort(ordered.user, kind="stable")
-    part = _take(ordered, rows[wanted[ordered.user[rows]]])
+    rows = rows[np.argsort(user[rows], kind="stable")]
+    part = at(rows[wanted[user[rows]]])
     users = np.flatnonzero(wanted).astype(np.int32)
     none = np.zeros(len(users), bool)
     return Cohort(part.inputs, part.targets, _offsets(counts[wanted]), users, np.full_like(users, -1), none)

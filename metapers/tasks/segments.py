@@ -9,6 +9,7 @@ import numpy as np
 
 from metapers import keys
 from metapers.base import Array, Batch, Key, Task, TaskFamily, Tree, hide
+from metapers.tasks.past import Past, fixed_at, known_at
 
 
 class Segments(NamedTuple):
@@ -21,6 +22,7 @@ class Segments(NamedTuple):
     user: np.ndarray  # int32 [segments]
     stage: np.ndarray  # int32 [segments], ascending
     known: Tree = {}  # dict of numpy [rows, stages]: inputs as they stood at the end of each stage
+    past: Past | tuple[()] = ()  # what stands before each row, or nothing
 
 
 def family(
@@ -41,10 +43,10 @@ def family(
     else uniformly 0..l-s-1, and are rows o..o+s-1. The query is all a = l - o - s later rows if a <= ``query``, else
     ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform in 0..a-1
     (systematic sampling: every later row is as likely as any other, and they keep their order).
-    Inputs in ``known`` are those of the end of the window; where there are such, notes carry ``support_rows`` [n,
-    support] and ``query_rows`` [n, query], by which ``renew`` finds them again in a later stage. Shapes are [n,
-    support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place in the batch), not
-    on n.
+    Inputs in ``known``, and those of them in ``past``, are those of the end of the window; where there are such, notes
+    carry ``support_rows`` [n, support] and ``query_rows`` [n, query], by which ``renew`` finds them again in a later
+    stage. Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place
+    in the batch), not on n.
 
     Raises:
       ValueError: for sizes below 1, probabilities outside 0..1, ``by_length`` below 0; in ``data``, for a window
@@ -103,7 +105,8 @@ def family(
 
 
 def _known(data: Tree, rows: Array) -> dict[str, Array]:
-    return jax.tree.map(lambda leaf: leaf[rows, data["now"]], data["known"])
+    found = jax.tree.map(lambda leaf: leaf[rows, data["now"]], data["known"])
+    return found | known_at(data["past"], rows, data["now"]) if data["past"] else found
 
 
 def _check_sizes(segments: Segments, *, support: int, query: int) -> None:
@@ -145,6 +148,8 @@ def _query_positions(length: Array, begin: Array, query: int, uniform: Array) ->
 def _gather(data: Tree, rows: Array, mask: Array) -> Batch:
     rows = jnp.where(mask, rows, 0)
     inputs, targets = jax.tree.map(lambda leaf: leaf[rows], (data["inputs"], data["targets"]))
+    if data["past"]:
+        inputs = inputs | fixed_at(data["past"], rows)
     if data["known"]:
         inputs = inputs | _known(data, rows)
     return Batch(hide(inputs, mask), hide(targets, mask), mask)

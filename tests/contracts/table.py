@@ -200,6 +200,13 @@ def films() -> dict[str, jax.Array]:
     }
 
 
+def rated_films() -> dict[str, jax.Array]:
+    """Four films, each with the two that its user rated before it; one user had rated one, one none."""
+    past = {f"past_{name}": jnp.stack([leaf, leaf[::-1]], 1) for name, leaf in films().items() if name != "item"}
+    there = jnp.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    return films() | past | {"past_rating": jnp.linspace(1.0, 5.0, 8).reshape(4, 2), "past_there": there}
+
+
 # (name, (model, inputs [4, ...])); "mixed" says that rows of a batch may see each other
 MODELS: Rows = [
     ("point", lambda: (models.point(3), numbers(4, 1))),
@@ -234,6 +241,21 @@ MODELS: Rows = [
     ("gru", lambda: (models.gru(7, embed=3, hidden=4), words())),
     ("gru, film and low rank", lambda: (models.gru(7, embed=3, hidden=4, film=True, low_rank=1), words())),
     ("transformer", lambda: (models.transformer(7, length=5, width=4, heads=2, layers=1), words())),
+    ("rating_gru", lambda: (models.rating_gru(3, hidden=4), rated_films())),
+    ("rating_gru, film and low rank", lambda: (models.rating_gru(3, hidden=4, film=True, low_rank=1), rated_films())),
+    (
+        "rating_transformer",
+        lambda: (models.rating_transformer(3, history=2, width=4, heads=2, layers=1), rated_films()),
+    ),
+    (
+        "rating_transformer, film",
+        lambda: (
+            models.rating_transformer(
+                3, history=2, width=4, heads=2, layers=1, low_rank=2, film=True, adapts=models.ADAPTS["film"]
+            ),
+            rated_films(),
+        ),
+    ),
     (
         "transformer, low rank",
         lambda: (
@@ -271,6 +293,7 @@ EXCLUDED: dict[str, str] = {
     "inner.per_parameter": "rates of gradient, rows of it name them",
     "inner.per_step": "rates of gradient, rows of it name them",
     "tasks.Examples": "a type: what ragged.stream takes",
+    "tasks.History": "a type: what ragged.stream takes, tests/test_ragged.py",
     "tasks.Ratings": "a type: what the origins of MovieLens give",
     "tasks.Segments": "a type: what segments.family takes",
     "tasks.stream": "what the rows quadratic and linear_gaussian are made with",

@@ -1,0 +1,205 @@
+"""The next rating by a GRU and by a decoder against numpy; what a prediction may depend on, and what it must."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metapers import models
+from metapers.models.rating_sequence import places
+from tests.test_sequence_models import assert_close, dense, directly, merged, perturbed, sigmoid, unit
+
+KEY = jax.random.key(0)
+MASK = jnp.ones(4, bool)
+MAKERS = {
+    "rating_gru": lambda **options: models.rating_gru(3, hidden=4, **options),
+    "rating_transformer": lambda **options: models.rating_transformer(
+        3, history=3, width=4, heads=2, layers=2, **options
+    ),
+}
+
+
+def example(length=3):
+    """Four users: with a whole past, with one film, with two, with none; genres, years and stars of all differ."""
+    rng = np.random.default_rng(0)
+    films = lambda *shape: {
+        "genres": rng.integers(0, 2, (*shape, 3)).astype(float),
+        "year": rng.normal(size=shape),
+        "year_missing": rng.integers(0, 2, shape).astype(float),
+        "count": rng.uniform(0, 5, shape),
+        "bias": rng.normal(size=shape),
+    }
+    there = np.array([[1, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0]], float)
+    past = {f"past_{name}": leaf for name, leaf in films(4, 3).items()}
+    past |= {"past_rating": rng.uniform(0.5, 5, (4, 3)), "past_there": there}
+    past = {name: leaf[:, 3 - length :] for name, leaf in past.items()}
+    return jax.tree.map(jnp.asarray, films(4) | past)
+
+
+def described(inputs, name=""):
+    """What a film is described by, in numpy: [..., genres + 5]."""
+    genres, year, missing, count, bias = (
+        np.asarray(inputs[f"{name}{part}"]) for part in ("genres", "year", "year_missing", "count", "bias")
+    )
+    year = np.where(missing > 0, 0, np.tanh(year))
+    share = genres / np.sqrt(np.maximum(genres.sum(-1), 1))[..., None]
+    return np.concatenate([share, np.stack([year, year**2, missing, count / 3 - 0.7, bias], -1)], -1)
+
+
+def sequence(inputs, row):
+    """The places of one user that are there, in order: [length, genres + 7]."""
+    past = [
+        np.append(described(inputs, "past_")[row, i], [float(inputs["past_rating"][row, i]) - 3.5 - bias, 1.0])
+        for i, bias in enumerate(np.asarray(inputs["past_bias"][row]))
+        if inputs["past_there"][row, i]
+    ]
+    return np.stack([*past, np.append(described(inputs)[row], [0.0, 0.0])])
+
+
+def rated(p, inputs, row, state):
+    now = described(inputs)[row]
+    return 3.5 + now[-1] + dense(p["head"], np.append(state, now))[0]
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_the_gru_by_hand(added):
+    model, inputs = MAKERS["rating_gru"](film=added, low_rank=2 if added else 0), example()
+    params = perturbed(model.init(KEY))
+    p, expected = merged(params), []
+    for row in range(4):
+        h = np.zeros(4)
+        for x in sequence(inputs, row):
+            gates, own = dense(p["input"], x), dense(p["recurrent"], h)
+            if added:
+                gates = gates * p["film_input"]["scale"] + p["film_input"]["shift"]
+            reset, update = sigmoid(gates[:4] + own[:4]), sigmoid(gates[4:8] + own[4:8])
+            h = (1 - update) * np.tanh(gates[8:] + reset * own[8:]) + update * h
+        read = h * p["film_hidden"]["scale"] + p["film_hidden"]["shift"] if added else h
+        expected.append(rated(p, inputs, row, read))
+    assert_close(model.apply(params, inputs, MASK, None), np.array(expected), 1e-11)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_the_transformer_by_hand(added):
+    model, inputs = MAKERS["rating_transformer"](film=added, low_rank=2 if added else 0), example()
+    params = perturbed(model.init(KEY))
+    p, expected = merged(params), []
+    for row in range(4):
+        x = dense(p["enter"], sequence(inputs, row))
+        x = (x + p["positions"][-len(x) :])[None]  # the present film is always the last place
+        seen = np.tril(np.ones((1, x.shape[1], x.shape[1]), bool))
+        for i in range(2):
+            block = p[f"block_{i}"]
+            films = [block.get(f"film_{j}", {"scale": 1.0, "shift": 0.0}) for j in range(2)]
+            y = unit(block["norm_0"], x) * films[0]["scale"] + films[0]["shift"]
+            heads = [dense(block[name], y).reshape(1, -1, 2, 2) for name in ("query", "key", "value")]
+            x = x + dense(block["out"], directly(*heads, seen).reshape(x.shape))
+            y = dense(block["up"], unit(block["norm_1"], x) * films[1]["scale"] + films[1]["shift"])
+            x = x + dense(block["down"], 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))))
+        expected.append(rated(p, inputs, row, unit(p["norm"], x)[0, -1]))
+    assert_close(model.apply(params, inputs, MASK, None), np.array(expected), 1e-10)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_lies_where_nothing_was_rated_is_not_seen_not_even_a_nan(name):
+    model, inputs = MAKERS[name](film=True, low_rank=1), example()
+    params, absent = perturbed(model.init(KEY)), inputs["past_there"] == 0
+
+    def rubbish(path, leaf):
+        if not path[0].key.startswith("past_") or path[0].key == "past_there":
+            return leaf
+        return jnp.where(absent if leaf.ndim == 2 else absent[..., None], jnp.nan, leaf)
+
+    value = jax.value_and_grad(lambda p, told: jnp.sum(model.apply(p, told, MASK, None)))
+    clean, other = value(params, inputs), value(params, jax.tree.map_with_path(rubbish, inputs))
+    assert_close(clean, other, 0)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(clean))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_rating_depends_on_each_rating_before_it_and_on_no_other_example(name):
+    model, inputs = MAKERS[name](), example()
+    params = perturbed(model.init(KEY))
+    apply = jax.jit(lambda told: model.apply(params, told, MASK, None))
+    slopes = jax.jacobian(lambda stars: apply(inputs | {"past_rating": stars}))(inputs["past_rating"])
+    own = np.einsum("iil->il", np.asarray(slopes))
+    assert ((np.abs(own) > 1e-6) == (np.asarray(inputs["past_there"]) > 0)).all()
+    assert not np.asarray(slopes)[~np.eye(4, dtype=bool)].any()
+    for row in range(4):
+        alone = model.apply(params, jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], inputs), MASK[:1], None)
+        assert_close(alone, apply(inputs)[row : row + 1])
+    order = jnp.array([2, 0, 1])  # the order of what was rated counts
+    turned = {name: leaf[:, order] if name.startswith("past_") else leaf for name, leaf in inputs.items()}
+    assert abs(float(apply(turned)[0] - apply(inputs)[0])) > 1e-6
+
+
+def test_a_longer_history_with_nothing_in_it_is_the_shorter_one():
+    model, longer = MAKERS["rating_gru"](), example()
+    longer["past_there"] = longer["past_there"].at[:, 0].set(0.0)
+    params = perturbed(model.init(KEY))
+    shorter = {name: leaf[:, 1:] if name.startswith("past_") else leaf for name, leaf in longer.items()}
+    assert_close(model.apply(params, longer, MASK, None), model.apply(params, shorter, MASK, None))
+    x, there = places(shorter, 3.5)
+    assert x.shape == (4, 3, 10) and there.tolist() == [
+        [True] * 3,
+        [False, True, True],
+        [True] * 3,
+        [False, False, True],
+    ]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_count_and_bias_need_not_be_given(name):
+    model, inputs = MAKERS[name](), example()
+    params = perturbed(model.init(KEY))
+    bare = {key: leaf for key, leaf in inputs.items() if key.removeprefix("past_") not in ("count", "bias")}
+    told = {key: leaf for key, leaf in inputs.items() if key not in bare}
+    zero = {key: 2.1 * jnp.ones_like(leaf) if "count" in key else jnp.zeros_like(leaf) for key, leaf in told.items()}
+    assert_close(model.apply(params, bare, MASK, None), model.apply(params, bare | zero, MASK, None))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_rating_begins_near_what_is_known_of_the_film(name):
+    model, inputs = MAKERS[name](), example()
+    start = jax.vmap(lambda key: model.apply(model.init(key), inputs, MASK, None))(jax.random.split(KEY, 50))
+    assert float(jnp.std(start - 3.5 - inputs["bias"][None])) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("name", "adapts", "expected"),
+    [
+        ("rating_gru", "personal", {"head", "recurrent", "film_input", "film_hidden"}),
+        ("rating_gru", "head", {"head"}),
+        ("rating_gru", "low_rank", {"recurrent", "head"}),
+        ("rating_gru", "film", {"film_input", "film_hidden"}),
+        ("rating_transformer", "personal", {"head", "block_0", "block_1"}),
+        ("rating_transformer", "head", {"head"}),
+        ("rating_transformer", "low_rank", {"block_0", "block_1"}),
+        ("rating_transformer", "film", {"block_0", "block_1"}),
+    ],
+)
+def test_layer_sets(name, adapts, expected):
+    params = MAKERS[name](film=True, low_rank=1, adapts=models.ADAPTS[adapts]).init(KEY)
+    assert set(params.personal) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.rating_gru(0), "genres must be >= 1, got 0"),
+        (lambda: models.rating_gru(3, hidden=0), "hidden must be >= 1, got 0"),
+        (lambda: models.rating_gru(3, low_rank=-1), "low_rank must be >= 0, got -1"),
+        (lambda: models.rating_transformer(3, history=0), "history must be >= 1, got 0"),
+        (lambda: models.rating_transformer(3, history=2, layers=0), "layers must be >= 1, got 0"),
+        (lambda: models.rating_transformer(3, history=2, width=6), "heads must divide width = 6, got 4"),
+        (
+            lambda: MAKERS["rating_transformer"]().apply(
+                MAKERS["rating_transformer"]().init(KEY), example(2), MASK, None
+            ),
+            "past_there must have 3 places, got 2",
+        ),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
