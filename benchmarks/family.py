@@ -4,7 +4,8 @@
     python benchmarks/family.py --data=FOLDER --only=wisdm:anil,wisdm:maml
     python benchmarks/family.py --table                            # docs/results.md from the kept figures alone
 
-FOLDER holds the data sets as folders: omniglot, mnist, wisdm-ar-v1.1, tff-shakespeare (sinusoid needs none). Runs lie
+FOLDER holds the data sets as folders: omniglot, mnist, wisdm-ar-v1.1, tff-shakespeare (sinusoid, movielens and ratings
+need none). Runs lie
 under --workdir and go on where they were; figures are added to benchmarks/results/family.json after every row.
 """
 
@@ -84,6 +85,30 @@ STREAMS: dict[str, Stream] = {
         "tff-shakespeare",
         "Next character by role, 8 windows of 40 (accuracy)",
         ("anil", "biases", "film", "lora", "joint"),
+    ),
+    "movielens": Stream(
+        "",
+        "MovieLens in five periods, 16 ratings (RMSE)",
+        (
+            "bayes",
+            "gradient",
+            "anil",
+            "maml",
+            "biases",
+            "fomaml",
+            "meta_sgd",
+            "maml_plus_plus",
+            "reptile",
+            "imaml",
+            "joint",
+        ),
+        (0, 1, 2, 3, 4),
+    ),
+    "ratings": Stream(
+        "",
+        "MovieLens, the next rating from the eight before it, 16 ratings to adapt on (RMSE)",
+        ("anil", "biases", "film", "lora", "maml", "reptile", "joint", "transformer-film", "transformer-lora"),
+        (0, 1, 2, 3, 4),
     ),
 }
 PUBLISHED = {  # the papers' figures where the task is theirs, in the units of the table; †: docs/results.md
@@ -237,8 +262,9 @@ def cell(one: dict[str, Any] | None) -> str:
 
 
 def shown(one: dict[str, Any], value: float, digits: int = 2) -> str:
-    """A figure of a row: accuracy in per cent, else as it is with a digit more."""
-    return f"{100 * value:.{digits}f}" if one["metric"] == "accuracy" else f"{value:.{digits + 1}f}"
+    """A figure of a row: accuracy in per cent, else as it is with a digit more, or two of an RMSE in stars."""
+    more = {"accuracy": 0, "rmse": 2}.get(one["metric"], 1)
+    return f"{100 * value:.{digits}f}" if one["metric"] == "accuracy" else f"{value:.{digits + more}f}"
 
 
 def best_trivial(one: dict[str, Any]) -> str | None:
@@ -249,8 +275,8 @@ def best_trivial(one: dict[str, Any]) -> str | None:
 
 def has_start(method: str) -> bool:
     """Whether a user has a prediction before adapting: not under a head that knows nothing without examples."""
-    head = experiment.METHODS[method.split("-")[0]].head
-    return not head or architectures.HEADS[head].alone
+    heads = [experiment.METHODS[part].head for part in method.split("-") if part in experiment.METHODS]
+    return all(not head or architectures.HEADS[head].alone for head in heads)
 
 
 def known() -> dict[str, dict[str, Any]]:

@@ -73,6 +73,7 @@ def unused(test: pa.Table, chosen: pa.Table, config: Config, found: dict) -> dic
     users, ours = records.per_user(view.test, view.metric, **leader, **where)
     fresh = ~np.isin(users, chosen["user"].unique().to_numpy(zero_copy_only=False))
     others = {"item_user_bias": ("item_user_bias", 0), "joint_fine_tuned": ("joint", head["steps"])}
+    others = {name: key for name, key in others.items() if view.has(key[0])}
     gaps = {name: view.paired(ours[:, fresh], view.life(*key)[:, fresh]) for name, key in others.items()}
     return {"used": int((~fresh).sum()), "unused": {name: gap._asdict() for name, gap in gaps.items()}}
 

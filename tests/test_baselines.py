@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metapers.base import Cohort
-from metapers.baselines import choose, global_mean, item_user_bias, user_mean
+from metapers.baselines import choose, global_mean, item_recent_bias, item_user_bias, user_mean
 from metapers.baselines.predictor import Predictor
 
 
@@ -95,6 +95,23 @@ def test_outputs_have_the_dtype_of_the_targets():
         assert fit(train).predict(train, 1, 1).dtype == np.float32
 
 
+def with_past(bias, rated, usual, there):
+    names = ("bias", "past_rating", "past_bias", "past_there")
+    return {name: np.asarray(leaf, float) for name, leaf in zip(names, (bias, rated, usual, there), strict=True)}
+
+
+def test_item_recent_bias_by_hand():
+    train = cohort([[3.5, 2.5]])._replace(inputs=with_past([0.5, -0.5], [[0, 0]] * 2, [[0, 0]] * 2, [[0, 0]] * 2))
+    inputs = with_past([0.5, 0.0, 1.0], [[9, 5], [4, 5], [7, 7]], [[9, 1], [0, 1], [7, 7]], [[0, 1], [1, 1], [0, 0]])
+    new = cohort([[1.0, 1.0, 1.0]])._replace(inputs=inputs)  # what is not there is not looked at
+    predictor = item_recent_bias(train, shrink=1.0)
+    assert predictor.fitted == {"mean": 3.0, "shrink": 1.0}
+    np.testing.assert_allclose(predictor.predict(new, 0, 2), [3.5 + 1 / 2, 3 + (1 + 1) / 3, 4.0], rtol=1e-14)
+    np.testing.assert_allclose(item_recent_bias(train, shrink=0.0).predict(new, 2, 2), [4.5, 4.0, 4.0], rtol=1e-14)
+    later = new._replace(targets=new.targets + 9)
+    np.testing.assert_array_equal(predictor.predict(later, 3, 3), predictor.predict(new, 0, 3))
+
+
 def test_choose_keeps_the_smallest_score():
     def fit(a, b):
         return Predictor(lambda cohort, shots, horizon: np.zeros(0), {"value": (a - 2) ** 2 + (b - 10) ** 2})
@@ -117,6 +134,8 @@ LABELS = NEW._replace(targets=np.zeros(7, np.int64))
         (lambda: global_mean(cohort([[np.nan]])), "global_mean needs finite targets, got nan"),
         (lambda: user_mean(TRAIN, shrink=-1.0), "shrink must be >= 0, got -1.0"),
         (lambda: user_mean(TRAIN).predict(NEW, 3, 2), r"shots must be in \[0, horizon = 2\], got 3"),
+        (lambda: item_recent_bias(TRAIN), r"item_recent_bias needs inputs\['bias'\]"),
+        (lambda: item_recent_bias(TRAIN, shrink=-1.0), "shrink must be >= 0, got -1.0"),
         (lambda: item_user_bias(TRAIN), r"needs inputs\['item'\]"),
         (lambda: item_user_bias(cohort([[1.0]], [[-1]])), r"inputs\['item'\] must be integer rows >= 0"),
         (lambda: item_user_bias(cohort([[1.0]], [[1]]), item=0.0), "item must be > 0, got 0.0"),

@@ -87,6 +87,7 @@ def check_summary(told, config):
     expected = {"unadapted"} if config.data.source == "omniglot" else {"unadapted", "joint", "joint_fine_tuned"}
     own = {"linear_gaussian": {"oracle"}, "movielens": {"item_user_bias"}, "shakespeare": {"bigram"}}
     expected |= own.get(config.data.source, set())
+    expected |= {"item_recent_bias"} if config.data.get("history") else set()
     assert expected <= head["baselines"].keys()
     for name, row in head["baselines"].items():
         assert row.keys() >= INTERVAL | {"difference_low", "difference_high"}, name

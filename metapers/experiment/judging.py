@@ -24,6 +24,7 @@ from metapers.report import write_report
 STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
     "user_mean": {"shrink": (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)},
     "item_user_bias": {"item": (2.0, 3.0, 4.0, 5.0), "user": (8.0, 10.0, 12.0, 15.0)},
+    "item_recent_bias": {"shrink": (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)},
     "user_frequency": {"shrink": (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 300.0, 1000.0)},
     "bigram": {"shrink": (1.0, 10.0, 100.0)},
 }
@@ -237,6 +238,8 @@ def baselines_for(training: Cohort, classes: int | None = None) -> dict[str, Cal
     found = {"global_mean": baselines.global_mean, "user_mean": baselines.user_mean}
     if isinstance(training.inputs, dict) and "item" in training.inputs:
         found["item_user_bias"] = baselines.item_user_bias
+    if isinstance(training.inputs, dict) and "past_rating" in training.inputs:
+        found["item_recent_bias"] = baselines.item_recent_bias
     return found
 
 

@@ -34,6 +34,7 @@ DASHES = {
     "global_mean": (0, (1, 2.2)),
     "user_mean": (0, (5, 2, 1, 2)),
     "item_user_bias": (0, (5, 2.2)),
+    "item_recent_bias": (0, (3, 1.2)),
     "class_prior": (0, (1, 2.2)),  # of classes, so never in one picture with the means
     "user_frequency": (0, (5, 2, 1, 2)),
     "bigram": (0, (5, 2.2)),

@@ -16,6 +16,7 @@ MEANINGS = {
     "global_mean": "the mean target of all training users",
     "user_mean": "the mean of the support, shrunk",
     "item_user_bias": "item and user offsets, shrunk",
+    "item_recent_bias": "item offsets and the user's last ratings' mean surprise",
     "class_prior": "the class frequencies of all training users",
     "user_frequency": "those of the support, shrunk",
     "bigram": "how often each token follows each other",
