@@ -4,9 +4,8 @@
     python benchmarks/family.py --data=FOLDER --only=wisdm:anil,wisdm:maml
     python benchmarks/family.py --table                            # docs/results.md from the kept figures alone
 
-FOLDER holds the data sets as folders: omniglot, mnist, wisdm-ar-v1.1, tff-shakespeare (sinusoid, movielens and ratings
-need none). Runs lie
-under --workdir and go on where they were; figures are added to benchmarks/results/family.json after every row.
+FOLDER holds the data sets as folders: omniglot, mnist, wisdm-ar-v1.1, tff-shakespeare; the other streams need none.
+Runs lie under --workdir and go on where they were; figures are added to benchmarks/results/family.json after every row.
 """
 
 import argparse
