@@ -92,8 +92,6 @@ STREAMS: dict[str, Stream] = {
             "bayes",
             "gradient",
             "anil",
-            "maml",
-            "biases",
             "fomaml",
             "meta_sgd",
             "maml_plus_plus",

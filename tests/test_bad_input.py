@@ -114,7 +114,6 @@ def test_a_source_of_files_says_that_data_path_is_missing_or_leads_nowhere(sourc
 MOVIELENS = [
     "anil",
     "bayes",
-    "biases",
     "fomaml",
     "gradient",
     "imaml",
