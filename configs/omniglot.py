@@ -3,7 +3,8 @@
 Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=FOLDER --workdir=runs/omniglot
           python eval.py --workdir=runs/omniglot
           after the colon a method of metapers.experiment.METHODS: maml, fomaml, meta_sgd, maml_plus_plus, imaml,
-          reptile, anil, boil, biases, film, ridge, prototypes. FOLDER holds the original archives
+          reptile, anil, boil, biases, film, ridge, prototypes; with "-20" behind it (omniglot.py:maml-20) for 20
+          ways instead of 5, in 6,000 steps of 8 episodes. FOLDER holds the original archives
           images_background.zip and images_evaluation.zip.
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
@@ -16,6 +17,7 @@ The published codes normalise a query by the statistics of all queries of its ep
 """
 
 from metapers import experiment
+from metapers.experiment.config import one_of
 
 OWN = {  # what is each method's own, from its paper
     "maml": {"inner_steps": 1, "inner_rate": 0.4},
@@ -28,15 +30,20 @@ OWN = {  # what is each method's own, from its paper
 
 
 def get_config(method="maml"):
+    method, _, ways = method.partition("-")
+    ways = int(one_of("ways", ways or "5", ("5", "20")))
     config = experiment.method_config("omniglot", "conv4", method)
-    config.name = f"Omniglot, 5 ways, 1 shot: {method}"
+    config.name = f"Omniglot, {ways} ways, 1 shot: {method}"
     config.strategies = ("naive",)  # one stage: nothing to forget
     config.bank = False  # an episode does not return
-    config.data.update(smooth=False, queries=3)
-    config.update(steps=30000, users=16, chunk=50, schedule="cosine")
+    config.data.update(smooth=False, ways=ways, queries=3)
+    steps, users = (30000, 16) if ways == 5 else (6000, 8)
+    config.update(steps=steps, users=users, chunk=50, schedule="cosine")
     config.learner.update(inner_steps=1, inner_rate=0.4)
     config.learner.update(OWN.get(method, {}))
-    config.learner.block = 4  # users whose values stay in the cache are faster than all at once
+    if ways == 20 and config.learner.inner_steps == 1:  # MAML's paper: five steps at 0.1 where there are 20 ways
+        config.learner.update(inner_steps=5, inner_rate=0.1)
+    config.learner.block = 4 if ways == 5 else 1  # users whose values stay in the cache are faster than all at once
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)
     for group in ("param", "personal"):
@@ -45,7 +52,9 @@ def get_config(method="maml"):
     steps = (0, 1) if config.learner.inner == "written" else (0, 1, 3, 5)
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution
         steps = (*steps, config.learner.inner_steps)
-    config.evaluation.update(metric="accuracy", shots=(5,), steps=steps, headline_shots=5, headline_steps=steps[-1])
+    config.evaluation.update(
+        metric="accuracy", shots=(ways,), steps=steps, headline_shots=ways, headline_steps=steps[-1]
+    )
     if method == "maml_plus_plus":
         config.learner.anneal = config.steps // 5
     config.log_every = 500
