@@ -12,7 +12,7 @@ Sweep:    benchmarks/validation_sweep.py --config=configs/wisdm.py:METHOD --set 
 
 from metapers import experiment
 
-RATES = {"reptile": 0.03, "anil": 1.0, "biases": 1.0, "film": 1.0, "cavia": 3.0, "imaml": 0.02, "lora": 0.02}
+RATES = {"reptile": 0.03, "anil": 1.0, "biases": 1.0, "film": 1.0, "cavia": 3.0, "imaml": 0.02, "lora": 1.0}
 
 
 def get_config(method="maml"):
@@ -31,10 +31,14 @@ def get_config(method="maml"):
         config.learner.anneal = config.steps // 5
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if config.learner.inner == "written" else (0, 1, 5, 10)
-    if method in ("imaml", "lora"):  # after ten steps, twice those of training, a user of 4 examples diverges
-        steps = (0, 1, 5)
-    headline = min(5, steps[-1])
-    config.evaluation.update(metric="accuracy", shots=(4, 16), steps=steps, headline_shots=16, headline_steps=headline)
+    headline, shots = min(5, steps[-1]), (4, 16)
+    if method == "lora":  # a user's gradient is clipped: without, some users diverge at every rate that is good
+        config.learner.update(inner="optimized", inner_optimizer="sgd", inner_clip=1.0)
+    if (
+        method == "imaml"
+    ):  # on 4 examples, or after twice the steps of training, a user diverges; clipped, it learns less
+        steps, shots = (0, 1, 5), (16,)
+    config.evaluation.update(metric="accuracy", shots=shots, steps=steps, headline_shots=16, headline_steps=headline)
     config.log_every = 200
     config.checkpoint_every = 600
     config.validate_every = 200
