@@ -34,9 +34,7 @@ def get_config(method="maml"):
     headline, shots = min(5, steps[-1]), (4, 16)
     if method == "lora":  # a user's gradient is clipped: without, some users diverge at every rate that is good
         config.learner.update(inner="optimized", inner_optimizer="sgd", inner_clip=1.0)
-    if (
-        method == "imaml"
-    ):  # on 4 examples, or after twice the steps of training, a user diverges; clipped, it learns less
+    if method in ("imaml", "lora"):  # on 4 examples, or after twice the steps of training, a user diverges
         steps, shots = (0, 1, 5), (16,)
     config.evaluation.update(metric="accuracy", shots=shots, steps=steps, headline_shots=16, headline_steps=headline)
     config.log_every = 200
