@@ -52,7 +52,7 @@ STREAMS: dict[str, Stream] = {
         "Omniglot, 5 ways, 1 shot, and 20 ways (accuracy)",
         (
             *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "anil", "prototypes", "ridge"),
-            *("maml-20", "fomaml-20", "maml_plus_plus-20"),
+            *("maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
         ),
     ),
     "writers": Stream(
@@ -125,9 +125,9 @@ PUBLISHED = {  # the papers' figures where the task is theirs, in the units of t
     ("omniglot", "maml_plus_plus"): "99.47",
     ("omniglot", "reptile"): "97.7",
     ("omniglot", "prototypes"): "98.8",
-    ("omniglot", "maml-20"): "95.8 ± 0.3",
-    ("omniglot", "fomaml-20"): "89.4 ± 0.5",
-    ("omniglot", "maml_plus_plus-20"): "97.65",
+    ("omniglot", "maml-20way"): "95.8 ± 0.3",
+    ("omniglot", "fomaml-20way"): "89.4 ± 0.5",
+    ("omniglot", "maml_plus_plus-20way"): "97.65",
 }
 
 

@@ -3,8 +3,8 @@
 Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=FOLDER --workdir=runs/omniglot
           python eval.py --workdir=runs/omniglot
           after the colon a method of metapers.experiment.METHODS: maml, fomaml, meta_sgd, maml_plus_plus, imaml,
-          reptile, anil, boil, biases, film, ridge, prototypes; with "-20" behind it (omniglot.py:maml-20) for 20
-          ways instead of 5, in 6,000 steps of 8 episodes. FOLDER holds the original archives
+          reptile, anil, boil, biases, film, ridge, prototypes; with "-20way" behind it (omniglot.py:maml-20way) for
+          20 ways instead of 5, in 6,000 steps of 8 episodes. FOLDER holds the original archives
           images_background.zip and images_evaluation.zip.
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
@@ -31,7 +31,7 @@ OWN = {  # what is each method's own, from its paper
 
 def get_config(method="maml"):
     method, _, ways = method.partition("-")
-    ways = int(one_of("ways", ways or "5", ("5", "20")))
+    ways = {"5way": 5, "20way": 20}[one_of("ways", ways or "5way", ("5way", "20way"))]
     config = experiment.method_config("omniglot", "conv4", method)
     config.name = f"Omniglot, {ways} ways, 1 shot: {method}"
     config.strategies = ("naive",)  # one stage: nothing to forget
