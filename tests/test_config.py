@@ -185,3 +185,13 @@ def test_a_run_of_an_older_version_is_opened_served_and_goes_on(small_run, tmp_p
     assert experiment.load(folder, "naive").config.learner.keep == "always"
     with pytest.raises(ValueError, match="learner.unroll: 1 -> 2"):
         resuming.agree(runs.small(learner__unroll=2), folder)
+
+
+def test_a_run_begun_before_its_source_had_an_option_goes_on(tmp_path):
+    config = configs.check(config_for("linear_gaussian", "linear"))
+    saved = configs.plain(config)
+    del saved["data"]["minority"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert resuming.agree(config, tmp_path) == []
+    with pytest.raises(ValueError, match=r"started with another config: data.minority: 0.0 -> 0.5"):
+        resuming.agree(configs.merged(config, {"data.minority": 0.5}), tmp_path)
