@@ -11,10 +11,7 @@ benchmarks/results/leads_cpu.json and .md.
 """
 
 import argparse
-import json
-import os
 import pathlib
-import subprocess
 import sys
 from statistics import median
 from typing import Any, NamedTuple
@@ -23,7 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import contenders, machine  # noqa: E402
+from benchmarks import machine, speed  # noqa: E402
 from benchmarks.contenders import CASES, flags_without  # noqa: E402
 from benchmarks.speed_table import QUIET  # noqa: E402
 
@@ -80,14 +77,16 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=500, help="at most so many timed steps a run")
     parser.add_argument("--max-s", type=float, default=2.0, help="and at most about so many seconds")
+    parser.add_argument("--timeout", type=float, default=900.0, help="seconds after which a run has failed")
     parser.add_argument("--wait-quiet", type=float, default=0.0, metavar="SECONDS", help="before each run, for others")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
+    parser.set_defaults(device="cpu")
     given = parser.parse_args()
     if given.rounds < 1:
         parser.error(f"--rounds must be >= 1, got {given.rounds}")
     results: dict[str, Any] = {
         "machine": machine.describe(ROOT),
-        "command": " ".join(["python benchmarks/leads.py", *("PATH" if w[0] == "/" else w for w in sys.argv[1:])]),
+        "command": machine.command_line("leads.py"),
         "workloads": {name: {lead.name: [] for lead in LEADS[name]} for name in given.workloads},
     }
     for turn in range(given.rounds):
@@ -96,7 +95,7 @@ def main() -> int:
                 line = once(name, lead, given)
                 results["workloads"][name][lead.name].append(line)
                 print(f"{name} round {turn + 1} {lead.name:50} {line['tasks_per_s']:10.1f} tasks/s", file=sys.stderr)
-            write(results, given.out)
+            machine.keep(given.out, "leads_cpu", results, report(results))
     print(report(results))
     return 0
 
@@ -106,11 +105,7 @@ def once(name: str, lead: Lead, given: argparse.Namespace) -> dict[str, float]:
     limits = ["--steps", str(given.steps), "--max-s", str(given.max_s)]
     machine.wait_quiet(given.wait_quiet, QUIET)
     with machine.Others() as others:
-        asked = [*command(name, lead), *limits]
-        done = subprocess.run(asked, cwd=ROOT, env=contenders.environment("cpu", 32), capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(asked[1:])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+        told = speed.run([*command(name, lead), *limits], given)
     return {key: told[key] for key in ("tasks_per_s", "first_step_s", "peak_rss_mb")} | {"others": others.cores}
 
 
@@ -146,15 +141,6 @@ def row(name: str, runs: list[dict[str, float]], as_is: list[dict[str, float]]) 
     rest = [median(run[key] for run in runs) for key in ("first_step_s", "peak_rss_mb", "others")]
     cells = [name, f"{median(speeds):.4g} ({min(speeds):.4g}–{max(speeds):.4g})", f"{ratio:.2f}"]
     return f"| {' | '.join([*cells, f'{rest[0]:.3g}', f'{rest[1]:.4g}', f'{rest[2]:.2f}'])} |"
-
-
-def write(results: dict[str, Any], out: pathlib.Path) -> None:
-    """Both files, each whole at every moment."""
-    out.mkdir(parents=True, exist_ok=True)
-    for ending, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", report(results))):
-        beside = out / f".leads_cpu.{ending}"
-        beside.write_text(text)
-        os.replace(beside, out / f"leads_cpu.{ending}")
 
 
 if __name__ == "__main__":

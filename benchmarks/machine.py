@@ -1,10 +1,14 @@
-"""What a benchmark must say of the machine: what it is, and how much of it others used while the clock ran."""
+"""What a benchmark must say of the machine: what it is, and how much of it others used while the clock ran; and how
+what it found is kept.
+"""
 
+import json
 import os
 import pathlib
 import platform
 import resource
 import subprocess
+import sys
 import time
 from importlib import metadata
 from typing import Any
@@ -28,6 +32,24 @@ def describe(root: pathlib.Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in TOLD},
     }
+
+
+def command_line(script: str) -> str:
+    """The command that was given, with every path outside the project named PATH."""
+    return " ".join([f"python benchmarks/{script}", *map(hidden, sys.argv[1:])])
+
+
+def hidden(word: str) -> str:
+    return "PATH" if word.startswith("/") else word
+
+
+def keep(out: pathlib.Path, name: str, results: dict[str, Any], report: str) -> None:
+    """Writes ``name``.json and ``name``.md into ``out``, each whole at every moment."""
+    out.mkdir(parents=True, exist_ok=True)
+    for ending, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", report)):
+        beside = out / f".{name}.{ending}"
+        beside.write_text(text)
+        os.replace(beside, out / f"{name}.{ending}")
 
 
 class Others:

@@ -11,7 +11,6 @@ float32 at the size measured. Written after every run: benchmarks/results/memory
 import argparse
 import itertools
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -36,14 +35,14 @@ def main() -> int:
     ways = [(how, blocks) for blocks, how in itertools.product([0, *given.blocks], ("plain", "remat", "mixed"))]
     rows: list[dict[str, Any]] = [{"name": name_of(*way), "runs": []} for way in ways]
     told = machine.describe(ROOT) | {"device": given.device}
-    results = {"machine": told, "command": command_line(), "sizes": asked(given), "rows": rows}
+    results = {"machine": told, "command": machine.command_line("memory.py"), "sizes": asked(given), "rows": rows}
     with tempfile.TemporaryDirectory() as folder:
         for bits, small in ((64, True), (32, given.small)):
             for turn in range(1 if bits == 64 else given.rounds):
                 for way, row in zip(ways, rows):
                     once(pathlib.Path(folder), way, row, given, bits, small or given.small)
                     print(f"float{bits} round {turn + 1} {row['name']}", file=sys.stderr, flush=True)
-                    write(results, given)
+                    machine.keep(given.out, f"memory_{given.device}", results, report(results))
     print(report(results))
     return 0 if all(row["difference_64"] <= AGREE for row in rows) else 1
 
@@ -102,18 +101,6 @@ def apart(plain: str, mine: str) -> float:
     with np.load(plain) as a, np.load(mine) as b:
         largest = max(float(np.max(np.abs(a[name]))) for name in a.files)
         return max(float(np.max(np.abs(a[name] - b[name]))) for name in a.files) / largest
-
-
-def write(results: dict[str, Any], given: argparse.Namespace) -> None:
-    given.out.mkdir(parents=True, exist_ok=True)
-    for ending, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", report(results))):
-        beside = given.out / f".memory.{ending}"
-        beside.write_text(text)
-        os.replace(beside, given.out / f"memory_{given.device}.{ending}")
-
-
-def command_line() -> str:
-    return " ".join(["python benchmarks/memory.py", *("PATH" if w.startswith("/") else w for w in sys.argv[1:])])
 
 
 def report(results: dict[str, Any]) -> str:

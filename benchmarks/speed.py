@@ -13,7 +13,6 @@ benchmarks/README.md.
 
 import argparse
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -38,7 +37,11 @@ WAIT = "before each run wait up to so long for others to leave the cores"
 def main() -> int:
     given = arguments()
     peers = contenders.peers_python(given)
-    results: dict[str, Any] = {"machine": about(given, peers), "command": command_line(), "workloads": {}}
+    results: dict[str, Any] = {
+        "machine": about(given, peers),
+        "command": machine.command_line("speed.py"),
+        "workloads": {},
+    }
     results |= {"rounds": given.rounds, "rounds_done": 0}
     with tempfile.TemporaryDirectory() as folder:
         kept = pathlib.Path(folder)
@@ -146,7 +149,7 @@ def run(
 ) -> dict[str, Any]:
     """The last line that a command prints, read as JSON; RuntimeError with its own words if it fails."""
     env = contenders.environment(given.device, bits) | dict(more or {})
-    name = " ".join(map(hidden, command))
+    name = " ".join(map(machine.hidden, command))
     try:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=given.timeout)
     except subprocess.TimeoutExpired:
@@ -168,25 +171,10 @@ def about(given: argparse.Namespace, peers: str | None) -> dict[str, Any]:
     return told
 
 
-def command_line() -> str:
-    """The command with every path outside the project named PATH."""
-    return " ".join(["python benchmarks/speed.py", *map(hidden, sys.argv[1:])])
-
-
-def hidden(word: str) -> str:
-    return "PATH" if word.startswith("/") else word
-
-
 def write(results: dict[str, Any], given: argparse.Namespace) -> None:
-    """Both files, each whole at every moment."""
-    if given.dry:
-        return
-    given.out.mkdir(parents=True, exist_ok=True)
-    name = "speed_" + "-".join(results["machine"]["device"].lower().split())
-    for ending, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", speed_table.report(results))):
-        beside = given.out / f".{name}.{ending}"
-        beside.write_text(text)
-        os.replace(beside, given.out / f"{name}.{ending}")
+    if not given.dry:
+        name = "speed_" + "-".join(results["machine"]["device"].lower().split())
+        machine.keep(given.out, name, results, speed_table.report(results))
 
 
 if __name__ == "__main__":

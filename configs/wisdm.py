@@ -7,7 +7,8 @@ Minutes:  see docs/results.md.
 Expect:   docs/results.md; first 16 examples of a person as support, all later ones as query. 36 people are few:
           a fold has about seven test users, and intervals are wide.
 Sweep:    benchmarks/validation_sweep.py --config=configs/wisdm.py:METHOD --set data.path=FOLDER --rates …, on the
-          validation users of all folds (two seeds), chose each method's inner rate: benchmarks/results/family_sweep.md.
+          validation users of all folds (two seeds), chose each method's inner rate (LoRA's: those of folds 0 and 1):
+          benchmarks/results/family_sweep.md.
 """
 
 from metapers import experiment

@@ -6,9 +6,11 @@ import importlib.util
 import numpy as np
 import pytest
 
+from metapers import baselines
 from metapers.base import Cohort
 from metapers.baselines import choose, global_mean, item_recent_bias, item_user_bias, user_mean
 from metapers.baselines.predictor import Predictor
+from metapers.report import palette, words
 
 
 def cohort(users, items=None):
@@ -93,6 +95,13 @@ def test_outputs_have_the_dtype_of_the_targets():
         train = cohort([[1.0, 2.0]], [[1, 2]])
         train = train._replace(targets=train.targets.astype(np.float32))
         assert fit(train).predict(train, 1, 1).dtype == np.float32
+
+
+def test_every_baseline_has_a_place_in_the_tables_a_meaning_and_a_line():
+    told = {"Chosen", "Predictor", "TRIVIAL", "choose"}
+    made = {name for name, member in vars(baselines).items() if callable(member)} - told
+    assert made == set(baselines.TRIVIAL)
+    assert made <= words.MEANINGS.keys() and made <= palette.DASHES.keys()
 
 
 def with_past(bias, rated, usual, there):

@@ -187,11 +187,11 @@ def test_a_run_of_an_older_version_is_opened_served_and_goes_on(small_run, tmp_p
         resuming.agree(runs.small(learner__unroll=2), folder)
 
 
-def test_a_run_begun_before_its_source_had_an_option_goes_on(tmp_path):
-    config = configs.check(config_for("linear_gaussian", "linear"))
-    saved = configs.plain(config)
-    del saved["data"]["minority"]
-    (tmp_path / "config.json").write_text(json.dumps(saved))
+@pytest.mark.parametrize(("key", "value"), [("data.minority", 0.5), ("model.hidden", (3,))])
+def test_a_run_begun_before_its_source_or_model_had_an_option_is_opened_and_goes_on(key, value, tmp_path):
+    config = configs.check(config_for("linear_gaussian", "mlp"))
+    (tmp_path / "config.json").write_text(json.dumps(aged(config, key)))
+    assert dict(configs.leaves(judging.opened(tmp_path))) == dict(configs.leaves(config))
     assert resuming.agree(config, tmp_path) == []
-    with pytest.raises(ValueError, match=r"started with another config: data.minority: 0.0 -> 0.5"):
-        resuming.agree(configs.merged(config, {"data.minority": 0.5}), tmp_path)
+    with pytest.raises(ValueError, match=f"was started with another config: {key}: "):
+        resuming.agree(configs.merged(config, {key: value}), tmp_path)

@@ -99,8 +99,15 @@ def test_a_head_without_a_start_shows_none_and_the_joint_row_is_the_joint_line()
     assert [cell.strip() for cell in line.split("|")[5:8]] == ["–", "–", "–"]
     lines = family.grid(kept).splitlines()
     assert "| *joint, fine-tuned* | 79.0 ± 1.0 | |" in lines and not any(one.startswith("| joint |") for one in lines)
-    starts = {method: family.has_start(method) for method in ("maml-5", "bayes", "neighbours", "prototypes", "ridge")}
-    assert starts == {"maml-5": True, "bayes": True, "neighbours": True, "prototypes": False, "ridge": False}
+    known = ("maml-5", "transformer-film", "gradient", "bayes", "neighbours")
+    assert all(family.has_start(method) for method in known)
+    assert not any(family.has_start(method) for method in ("prototypes", "ridge", "ridge-20way"))
+
+
+def test_stars_are_shown_with_the_digits_in_which_rows_differ():
+    own = figures()["wisdm:maml"]
+    shown = {metric: family.shown(own | {"metric": metric}, 0.89781) for metric in ("accuracy", "rmse", "mse")}
+    assert shown == {"accuracy": "89.78", "rmse": "0.8978", "mse": "0.898"}
 
 
 @pytest.fixture

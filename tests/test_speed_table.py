@@ -1,5 +1,6 @@
 """The speed table: how many products a step has, what is made of the rounds, and what is kept when it breaks off."""
 
+import importlib
 import json
 import math
 
@@ -8,6 +9,7 @@ import pytest
 
 from benchmarks import contenders, leads, products, speed, speed_table, workloads, yardstick
 from benchmarks.contenders import CASES
+from metapers.inner import once
 
 LINE = {"ms_per_step": 1.0, "cpu_ms_per_step": 1.0, "first_step_s": 1.0, "peak_rss_mb": 1000.0, "others": 0.1}
 
@@ -152,6 +154,12 @@ def test_a_lead_changes_one_thing_of_the_step_as_it_is():
     assert as_is[-6:] == ["--devices", "2", "--unroll", "5", "--blocks", "2"]
     assert leads.command("W2-5w1s", leads.ONE_DEVICE)[-4:] == ["--unroll", "5", "--blocks", "2"]
     assert leads.command("W2-5w1s", leads.blocks(8)[0])[-6:] == ["--devices", "2", "--unroll", "5", "--blocks", "8"]
+
+
+def test_what_the_lead_repeats_is_what_the_inner_loops_compute_once():
+    module = importlib.import_module("metapers.inner.support_loss")
+    assert module.cut is once.cut  # the name that ours.py --repeated puts something else in place of
+    assert "--repeated" in leads.command("W3", leads.REPEATED)
 
 
 def test_the_table_of_leads_holds_each_against_its_own_step_as_it_is():

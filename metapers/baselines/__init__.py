@@ -6,6 +6,7 @@ from metapers.baselines.class_frequency import user_frequency as user_frequency
 from metapers.baselines.global_mean import global_mean as global_mean
 from metapers.baselines.item_recent_bias import item_recent_bias as item_recent_bias
 from metapers.baselines.item_user_bias import item_user_bias as item_user_bias
+from metapers.baselines.predictor import TRIVIAL as TRIVIAL
 from metapers.baselines.predictor import Chosen as Chosen
 from metapers.baselines.predictor import Predictor as Predictor
 from metapers.baselines.predictor import choose as choose

@@ -9,6 +9,17 @@ import numpy as np
 
 from metapers.base import Cohort
 
+TRIVIAL = (
+    "global_mean",
+    "user_mean",
+    "item_user_bias",
+    "item_recent_bias",
+    "class_prior",
+    "user_frequency",
+    "bigram",
+)
+"""The baselines by name, in the order in which tables show them."""
+
 
 class Predictor(NamedTuple):
     """A fitted baseline."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
 
 from metapers import aggregate, base, learners, memory, models, penalties
 from metapers.base import (
@@ -28,7 +29,7 @@ from metapers.base import (
 from metapers.experiment.adapting import objective, training_loop
 from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
-from metapers.experiment.config import Config, default, one_of
+from metapers.experiment.config import Config, default, from_plain, one_of
 
 Device = Any  # a jax.Device, which type checkers take for a variable
 
@@ -98,6 +99,14 @@ def config_for(source: str, model_name: str) -> Config:
     data = {"source": one_of("data.source", source, SOURCES), **SOURCES[source].options}
     chosen = {"name": one_of("model.name", model_name, MODELS), **MODELS[model_name].options}
     return default(data, chosen)
+
+
+def saved_config(saved: Mapping[str, Any]) -> Config:
+    """The config that a run wrote down, perhaps under an older version: ``config.from_plain``, and the options of its
+    source and model that came later have their defaults too."""
+    config = from_plain(saved)
+    usual, there = config_for(config.data.source, config.model.name), config.to_dict()
+    return ConfigDict(there | {part: usual[part].to_dict() | there[part] for part in ("data", "model")}).lock()
 
 
 class Parts(NamedTuple):

@@ -110,7 +110,7 @@ def opened(folder: Path) -> Config:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"no run in {folder}: {path.name} is missing; train.py --workdir={folder} makes one")
-    return configs.from_plain(json.loads(path.read_text()))
+    return assembly.saved_config(json.loads(path.read_text()))
 
 
 def existing(folder: Path, config: Config, strategy: str | None, version: int | None) -> dict[str, list[int]]:

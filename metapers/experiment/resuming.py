@@ -7,14 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from ml_collections import ConfigDict
-
 from metapers import workdir
+from metapers.experiment import assembly, lineage
 from metapers.experiment import config as configs
-from metapers.experiment import lineage
-from metapers.experiment.architectures import MODELS
-from metapers.experiment.assembly import Parts, config_for
-from metapers.experiment.catalogue import SOURCES
+from metapers.experiment.assembly import Parts
 from metapers.experiment.config import Config
 
 
@@ -35,7 +31,7 @@ def agree(config: Config, folder: Path) -> list[str]:
     path = folder / "config.json"
     operational: list[str] = []
     if path.exists():
-        saved = _grown(configs.from_plain(json.loads(path.read_text())))
+        saved = assembly.saved_config(json.loads(path.read_text()))
         binding, operational = configs.differences(saved, config)
         if binding:
             raise ValueError(
@@ -43,14 +39,6 @@ def agree(config: Config, folder: Path) -> list[str]:
                 "Resume with the same one, or choose a new workdir"
             )
     return operational
-
-
-def _grown(saved: Config) -> Config:
-    """A saved config in which options of its source and model that came later have their defaults."""
-    if saved.data.source not in SOURCES or saved.model.name not in MODELS:
-        return saved
-    usual, there = config_for(saved.data.source, saved.model.name), saved.to_dict()
-    return ConfigDict(there | {part: usual[part].to_dict() | there[part] for part in ("data", "model")}).lock()
 
 
 def another_machine(parts: Parts, folder: Path) -> list[str]:

@@ -8,20 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metapers import records, scores
+from metapers.baselines import TRIVIAL
 from metapers.experiment.assembly import BASELINE
 from metapers.experiment.config import Config
 from metapers.scores import Interval, sign
 
 SCHEMA_VERSION = 1
-TRIVIAL = (
-    "global_mean",
-    "user_mean",
-    "item_user_bias",
-    "item_recent_bias",
-    "class_prior",
-    "user_frequency",
-    "bigram",
-)
 LIFE = -1  # the evaluated stage of a whole life
 
 

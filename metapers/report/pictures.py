@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from metapers.baselines import TRIVIAL
 from metapers.report import drawing, palette, words
 from metapers.report.palette import light
-from metapers.report.points import TRIVIAL, Found, gains, strongest
+from metapers.report.points import Found, gains, strongest
 
 WIDTH, HEIGHT = 11.0, 4.1  # inches
 

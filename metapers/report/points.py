@@ -7,17 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metapers.baselines import TRIVIAL
 from metapers.scores.bootstrap import weights
 
-TRIVIAL = (
-    "global_mean",
-    "user_mean",
-    "item_user_bias",
-    "item_recent_bias",
-    "class_prior",
-    "user_frequency",
-    "bigram",
-)
 REFERENCES = (*TRIVIAL, "oracle")  # drawn as lines of their own; they take no inner steps
 _CELLS = 4_000_000  # resampling weights held at once
 
