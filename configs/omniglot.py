@@ -41,8 +41,7 @@ def get_config(method="maml"):
     config.update(steps=length, users=users, chunk=50, schedule="cosine")
     config.learner.update(inner_steps=1, inner_rate=0.4)
     config.learner.update(OWN.get(method, {}))
-    descends = config.learner.inner != "written"
-    if ways == 20 and descends and config.learner.inner_steps == 1:  # MAML's paper: five steps at 0.1 for 20 ways
+    if ways == 20 and config.learner.inner_steps == 1:  # MAML's paper: five steps at 0.1 for 20 ways
         config.learner.update(inner_steps=5, inner_rate=0.1)
     config.learner.block = 4 if ways == 5 else 1  # users whose values stay in the cache are faster than all at once
     if config.learner.inner == "gradient":
@@ -50,7 +49,7 @@ def get_config(method="maml"):
     for group in ("param", "personal"):
         config.optimizer[group].rate = 5e-3
     config.continual.update(penalty=(), memory="none")
-    steps = (0, 1, 3, 5) if descends else (0, 1)
+    steps = (0, 1) if config.learner.inner == "written" else (0, 1, 3, 5)
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution
         steps = (*steps, config.learner.inner_steps)
     config.evaluation.update(

@@ -12,7 +12,7 @@ Expect:   first 16 ratings of a user as support, all later ones as query. A quer
 from metapers import experiment
 from metapers.experiment.config import one_of
 
-# Inner rates, the best on validation users (benchmarks/results/family_sweep.md); 0.05 is FiLM's, ANIL's and the offsets'.
+# Inner rates, the best on validation users (benchmarks/results/family_sweep.md); FiLM's is 0.05.
 RATES = {"lora": 0.2, "maml": 0.02, "reptile": 1e-3}
 BACKBONES = {"gru": "rating_gru", "transformer": "rating_transformer"}
 
