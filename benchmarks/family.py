@@ -161,6 +161,7 @@ def kept(told: dict[str, Any], command: str) -> dict[str, Any]:
         "adapted": head["adapted"],
         "baselines": head["baselines"],
         "hurt": told["hurt_fraction"],
+        "diverged": told.get("diverged", {"headline": 0})["headline"],
         "transductive": told["transductive"],
         "seconds": told["seconds"],
     }
@@ -210,13 +211,19 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
         f"**{shown(one, ours['mean'])}**",
         f"{shown(one, ours['low'])} – {shown(one, ours['high'])}",
         shown(one, others["unadapted"]["mean"]) if start else "–",
-        f"{one['hurt']:.1%}" if start else "–",
+        hurt(one) if start else "–",
         shown(one, tuned["mean"]) if tuned else "–",
         f"{best} {shown(one, others[best]['mean'])}" if best else "–",
         PUBLISHED.get((name, method), ""),
         f"{(one['seconds']['train'] + one['seconds']['evaluate']) / 60:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def hurt(one: dict[str, Any]) -> str:
+    """The share of users whom adapting hurt, and how many diverged and were judged at their start."""
+    lost = one.get("diverged", 0)  # rows of before it was counted: nobody, as anybody stopped the evaluation
+    return f"{one['hurt']:.1%}" + (f", {lost} diverged" if lost else "")
 
 
 def changed(one: dict[str, Any]) -> str:

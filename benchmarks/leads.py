@@ -58,7 +58,7 @@ LEADS = {
         *blocks(0, 1, 4, 8),
         BARE,
         Lead("bare JAX, one device", ("--devices",), bare=True),
-        Lead("bare JAX, one device, XLA's convolution", ("--devices", "--conv"), ("--conv", "lax"), bare=True),
+        Lead("bare JAX, one device, XLA's convolution", ("--devices", "--conv"), bare=True),
     ],
 }
 

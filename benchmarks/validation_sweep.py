@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 from metapers.evaluate import NotFinite  # noqa: E402
 from metapers.experiment import assembly, scoring, sweep  # noqa: E402
 from metapers.experiment import config as configs  # noqa: E402
+from metapers.records import DIVERGED  # noqa: E402
 from metapers.scores import sign  # noqa: E402
 from metapers.stage import Diverged  # noqa: E402
 
@@ -80,6 +81,9 @@ def judged(path: str, given: dict, overrides: dict, fold: int | None) -> tuple[n
     params = sweep.lived(parts, [config], strategy)
     cohort = scoring.everyone(parts.stream, "validation", parts.stream.stages - 1)
     found = scoring.scorer(parts).curves(params, strategy, cohort)
+    lost = found.scores.get(DIVERGED)
+    if lost is not None:
+        raise NotFinite(f"{int(lost.any(axis=(0, 2, 3)).sum())} of {len(cohort.stages)} users and stages diverged")
     return found.scores[config.evaluation.metric][:, :, 0].mean(axis=0), cohort.stages
 
 

@@ -32,12 +32,10 @@ def get_config(method="maml"):
         config.learner.anneal = config.steps // 5
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if config.learner.inner == "written" else (0, 1, 5, 10)
-    headline, shots = min(5, steps[-1]), (4, 16)
+    headline = min(5, steps[-1])
     if method == "lora":  # a user's gradient is clipped: without, some users diverge at every rate that is good
         config.learner.update(inner="optimized", inner_optimizer="sgd", inner_clip=1.0)
-    if method in ("imaml", "lora"):  # on 4 examples, or after twice the steps of training, a user diverges
-        steps, shots = (0, 1, 5), (16,)
-    config.evaluation.update(metric="accuracy", shots=shots, steps=steps, headline_shots=16, headline_steps=headline)
+    config.evaluation.update(metric="accuracy", shots=(4, 16), steps=steps, headline_shots=16, headline_steps=headline)
     config.log_every = 200
     config.checkpoint_every = 600
     config.validate_every = 200

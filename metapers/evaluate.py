@@ -2,7 +2,7 @@
 
 The query of a user is the same for every number of shots, so that the points of a curve can be compared: all rows
 from ``query_starts`` on. Users are gathered by the length of their query into blocks of fixed shape
-[users, width], width 32, 128, 512, ... with users * width about ``rows``; a block shape compiles once and parameters
+[users, width], width 32, 128, 512, ... with users * width at most about ``rows``; a block shape compiles once and parameters
 and tasks are arguments, so versions, strategies, stages and folds of one model share a handful of programs.
 """
 
@@ -15,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metapers.base import Array, Batch, Cohort, InnerLoop, Model, Objective, Params, Tree, hide
-from metapers.records import Curves
+from metapers.inner.path import entry
+from metapers.records import DIVERGED, Curves
 
-_NARROWEST, _GROWTH = 32, 4  # widths of query blocks: 32, 128, 512, 2048, ...
+_NARROWEST, _GROWTH = 32, 4  # widths of query blocks: 32, 128, 512, 2048, ...; narrower where no query has 32 rows
 
 
 class NotFinite(ValueError):
@@ -49,7 +50,9 @@ def curves(
     The result is called as (params [seeds, ...], cohort, start=None) -> Curves; ``start``: personal [seeds, users,
     ...] from the bank in place of ``params.personal``. A user's support for k shots is the first min(k, s) rows,
     the query all rows from s = ``query_starts`` on; ``Curves.short`` counts users with s < k. ``inner_loop`` runs
-    once per k and its path is read at ``steps``, 0 being the start. ``mesh``: users are sharded over its one axis.
+    once per k and its path is read at ``steps``, 0 being the start. Where an entry is not finite the user is judged at
+    the start, as ``inner.path.entry`` has it, and the scores hold ``diverged``, 1 there and 0 elsewhere; without any
+    such user they do not. ``mesh``: users are sharded over its one axis.
     Raises ValueError for steps beyond the path, shots beyond ``horizon``, a user with fewer than two examples, or a
     score that is not finite.
     """
@@ -84,6 +87,7 @@ def adapted(
 ) -> Callable[..., Tree]:
     """Personal parameters after ``steps`` inner steps on each user's support, of ``query_starts``: for the bank.
 
+    A user whose adaptation is not finite keeps the start (``inner.path.entry``).
     The result is called as (params [seeds, ...], cohort, start=None) -> personal, numpy [seeds, users, ...]. One
     compilation for all cohorts: blocks of ``users``. Raises ValueError for steps beyond the inner loop's path.
     """
@@ -93,7 +97,7 @@ def adapted(
 
     def of_user(params: Params, start: Tree, support: Batch) -> Tree:
         path = _adapt(inner_loop, params, start, support, support.mask)
-        return _at(path, jnp.asarray(_within(path, (steps,))[0]))
+        return entry(path, _within(path, (steps,))[0])[0]
 
     block = jax.jit(jax.vmap(jax.vmap(of_user, in_axes=(None, 0, 0)), in_axes=(0, 0, None)))
 
@@ -102,7 +106,7 @@ def adapted(
         params, start = _placed(mesh, params, PartitionSpec()), _of_users(start, params, cohort)
         multiple = 1 if mesh is None else mesh.size
         pending = []
-        for part in _parts(np.zeros_like(sizes), users * _NARROWEST, multiple):
+        for part in _parts(np.full_like(sizes, _NARROWEST), users * _NARROWEST, multiple):
             support = _batch(cohort, part.members, np.zeros_like(sizes), query_starts(sizes, shots), shots)
             mine = _placed(mesh, jax.tree.map(lambda leaf, at=part: leaf[:, at.members], start), _users(mesh, 1))
             done = block(params, mine, _placed(mesh, support, _users(mesh, 0)))
@@ -173,8 +177,9 @@ def _user_scores(model: Model, objective: Objective, inner_loop: InnerLoop, step
             path = _adapt(inner_loop, params, start, support, mask)
 
             def at_step(step: Array) -> dict[str, Array]:
-                outputs = model.apply(params._replace(personal=_at(path, step)), inputs, query.mask, None)
-                return objective.scores(outputs, targets, query.mask)
+                personal, lost = entry(path, step)
+                outputs = model.apply(params._replace(personal=personal), inputs, query.mask, None)
+                return objective.scores(outputs, targets, query.mask) | {DIVERGED: lost}
 
             return jax.lax.map(at_step, jnp.asarray(_within(path, steps)))
 
@@ -187,10 +192,6 @@ def _adapt(inner_loop: InnerLoop, params: Params, start: Tree | None, support: B
     fresh = params if start is None else params._replace(personal=start)
     seen = Batch(hide(support.inputs, mask), hide(support.targets, mask), mask)
     return inner_loop.adapt(fresh, seen, None)[1]
-
-
-def _at(path: Tree, step: Array) -> Tree:
-    return jax.tree.map(lambda leaf: leaf[step], path)
 
 
 def _within(path: Tree, steps: tuple[int, ...]) -> tuple[int, ...]:
@@ -209,7 +210,7 @@ class _Part(NamedTuple):
 
 
 def _parts(n_query: np.ndarray, rows: int, multiple: int) -> Iterator[_Part]:
-    width, left = _NARROWEST, np.arange(n_query.size)
+    width, left = min(_NARROWEST, 1 << (int(n_query.max()) - 1).bit_length()), np.arange(n_query.size)
     while left.size:
         fits = n_query[left] <= width
         size = max(1, rows // width // multiple) * multiple
@@ -276,6 +277,8 @@ def _gathered(pending: list, cohort: Cohort, shots: tuple[int, ...], steps: tupl
             shape = (values.shape[0], len(cohort.users), *values.shape[2:])
             whole = scores.setdefault(name, np.empty(shape, values.dtype))
             whole[:, part.members[: part.count]] = values[:, : part.count]
+    if not np.any(scores.get(DIVERGED, False)):
+        scores.pop(DIVERGED, None)
     for name, values in scores.items():
         if not np.isfinite(values).all():
             seed, user, shot, step = np.argwhere(~np.isfinite(values))[0]

@@ -35,11 +35,13 @@ SCHEMA = pa.schema(
     ]
 )
 
+DIVERGED = "diverged"  # the metric that is 1 where adapting gave no finite parameters and the start was judged
+
 
 class Curves(NamedTuple):
     """What adapting gave each held-out user of a cohort."""
 
-    scores: dict[str, np.ndarray]  # metric -> [seeds, users, shots, steps]
+    scores: dict[str, np.ndarray]  # metric -> [seeds, users, shots, steps]; ``DIVERGED`` only where somebody did
     n_support: np.ndarray  # int [users, shots]: what each user's support really held
     n_query: np.ndarray  # int [users]
     short: np.ndarray  # int [shots]: how many users had fewer examples to adapt on

@@ -36,6 +36,11 @@ def select(condition: Array, a: Tree, b: Tree) -> Tree:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
+def finite(a: Tree) -> Array:
+    """Whether no entry of any leaf is NaN or infinite; a scalar bool."""
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(a)], bool))
+
+
 def squared_norm(a: Tree) -> Array:
     """Sum of the squares of all entries; a scalar.
 

@@ -1,10 +1,12 @@
 """What README and docs say is so: links, rooms, config keys with their defaults, commands, and code that runs."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,22 @@ def between(text: str, name: str) -> str:
     found = re.search(rf"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->", text, re.DOTALL)
     assert found, f"the block {name} is missing"
     return found[1]
+
+
+def test_the_memory_table_is_that_of_the_measurement():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "memory_cpu.json").read_text())["rows"]
+    shown = between((ROOT / "docs" / "results.md").read_text(), "memory").splitlines()[2:]
+
+    def middle(row, key):
+        return median(run[key] for run in row["runs"])
+
+    plain = middle(kept[0], "temp_mb")
+    wanted = [
+        f"| {row['name']} | {middle(row, 'temp_mb'):.0f} | {plain / middle(row, 'temp_mb'):.2f} | "
+        f"{middle(row, 'seconds'):.2f} |"
+        for row in kept
+    ]
+    assert shown == wanted and max(row["difference_64"] for row in kept) <= 5e-16
 
 
 def blocks(page: Path, name: str) -> list[str]:

@@ -279,6 +279,28 @@ def test_a_score_that_is_not_finite_is_refused_by_name():
         evaluate.curves(linear(), rmse(), gradient_steps(3), **GRID)(start_params(), cohort)
 
 
+def test_a_user_whose_steps_overflow_is_judged_and_kept_at_the_start_and_counted():
+    cohort, params = population(SIZES), start_params()
+    cohort.inputs["x"][cohort.offsets[3] + 1] = 1e200  # the second example of the fourth user: no step with it is finite
+    found = evaluate.curves(linear(), rmse(), gradient_steps(4), rows=128, **GRID)(params, cohort)
+    lost = np.zeros((2, len(SIZES), 4, 3))
+    lost[:, 3, 2:, 1:] = 1  # from 4 shots on, after any step
+    np.testing.assert_array_equal(found.scores["diverged"], lost)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wanted = by_hand(params, cohort, **GRID)
+    assert np.isnan(wanted[lost > 0]).all()
+    wanted = np.where(lost > 0, wanted[..., :1], wanted)
+    np.testing.assert_allclose(found.scores["rmse"], wanted, rtol=1e-12)
+    kept = evaluate.adapted(gradient_steps(4), shots=8, steps=3)(params, cohort)
+    same = (kept["w"] == np.asarray(params.personal["w"])[:, None]).all(axis=-1)
+    np.testing.assert_array_equal(same, lost[:, :, -1, -1] > 0)
+
+
+def test_without_anybody_who_diverges_nothing_is_told():
+    found = evaluate.curves(linear(), rmse(), gradient_steps(4), **GRID)(start_params(), population(SIZES))
+    assert list(found.scores) == ["rmse"]
+
+
 NAMES = tuple(f"person {row}" for row in range(30))
 
 

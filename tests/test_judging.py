@@ -3,10 +3,13 @@
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
 
 from metapers import experiment, records, store
-from metapers.experiment import adapting, assembly, judging, scoring
+from metapers.experiment import adapting, assembly, judging, printing, scoring, summary
+from metapers.experiment import config as configs
+from metapers.report import words
 from tests import runs
 
 STRATEGIES = ("static", "naive", "joint_so_far", "continual")
@@ -101,6 +104,28 @@ def test_a_first_evaluation_is_one_use_and_writes_report_and_pictures(small_run)
     assert (small_run / "report.html").stat().st_size > 10_000
     pictures = list(small_run.rglob("*.png"))
     assert pictures and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_users_who_diverged_are_counted_once_each_and_told(small_run):
+    table, config = records.read_file(small_run / "records" / "test.parquet"), judging.opened(small_run)
+    first, second = sorted({row["user"] for row in table.to_pylist()})[:2]
+    lost = {(first, 4, 2), (second, 1, 1)}  # (user, shots, steps), in every seed; the headline is (4, 2)
+    rows = [
+        row | {"metric": "diverged", "value": float((row["user"], row["shots"], row["steps"]) in lost)}
+        for row in table.to_pylist()
+        if (row["strategy"], row["start"], row["evaluated_stage"], row["metric"]) == ("continual", "fresh", -1, "rmse")
+    ]
+
+    def told(rows):
+        whole = pa.concat_tables([table, judging.validation_records(small_run), pa.Table.from_pylist(rows, table.schema)])
+        return summary.summarise(whole, config, provenance=[{}], seconds={}, stages=3)
+
+    found, clean = told(rows), told([])
+    assert found["diverged"] == {"headline": 1, "anywhere": 2} and clean["diverged"] == {"headline": 0, "anywhere": 0}
+    assert found["headline"] == clean["headline"] and found["short"] == clean["short"]
+    assert "1 users and stages diverged at 4 examples and 2 steps, 2 at some shots and steps" in printing.text(found)
+    assert "1 users and stages at the headline and 2 at some" in " ".join(words.verdict(found, configs.plain(config)))
+    assert "diverged" not in printing.text(clean)
 
 
 def test_a_damaged_version_is_refused_by_name(copy):

@@ -50,6 +50,15 @@ def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, s
             np.testing.assert_allclose(rmse, row["value"], rtol=1e-10)
 
 
+def test_a_user_who_diverges_is_served_the_start_with_a_warning(small_run):
+    served = experiment.load(small_run)
+    width = served.lineage["sizes"]["width"]
+    with pytest.warns(RuntimeWarning, match="adapting gave no finite parameters after 1 of 2 steps: the path is the start"):
+        path = served.adapt(np.full((3, width), 1e200), np.ones(3))
+    for leaf, start in zip(jax.tree.leaves(path), jax.tree.leaves(served.params.personal), strict=True):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(start, leaf.shape))
+
+
 def only(rows, **where):
     found = [row for row in rows if all(row[key] == value for key, value in where.items())]
     assert len(found) == 1, (len(found), where)

@@ -259,6 +259,8 @@ def tuning_rate(folder: Path, scorer: Scorer, name: str) -> float:
             found = scorer.curves(params, name, judges, rate=rate)
         except evaluate.NotFinite:  # a rate that diverges is a bad rate, not an error
             return np.inf
+        if records.DIVERGED in found.scores:
+            return np.inf
         return summary.sign(chosen.metric) * -float(found.scores[chosen.metric][:, :, place[0], place[1]].mean())
 
     return min(grid, key=score)

@@ -34,6 +34,8 @@ def text(summary: Mapping[str, Any]) -> str:
         lines.append("transductive: the model saw all queries of a user at once, and they help each other")
     if summary["short"]:
         lines.append(f"{summary['short']} users and stages had fewer than {head['shots']} support examples (masked)")
+    if summary["diverged"]["anywhere"]:
+        lines.append(_diverged(summary))
     lines += ["", *_continual_lines(summary)]
     if summary["regret"]:
         lines += ["", "regret against the Bayes-optimal prediction (0 is perfect)"]
@@ -42,6 +44,14 @@ def text(summary: Mapping[str, Any]) -> str:
             for name, row in summary["regret"].items()
         ]
     return "\n".join(lines)
+
+
+def _diverged(summary: Mapping[str, Any]) -> str:
+    lost, head = summary["diverged"], summary["headline"]
+    return (
+        f"{lost['headline']} users and stages diverged at {head['shots']} examples and {head['steps']} steps, "
+        f"{lost['anywhere']} at some shots and steps: judged at their start, as they would be served"
+    )
 
 
 def _row(name: str, values: Mapping[str, float]) -> str:

@@ -1,6 +1,7 @@
 """A finished version in the hands of a notebook or a service: adapt a user, predict for that user."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from metapers.experiment import adapting, assembly, judging
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
 from metapers.experiment.config import Config
+from metapers.inner.path import entries
 
 
 class Served(NamedTuple):
@@ -32,14 +34,22 @@ class Served(NamedTuple):
         """One user's path over the inner steps on a support set: personal [steps + 1, ...], the start first.
 
         ``inputs`` leaves [n, ...], ``targets`` [n, ...]; ``start``: personal parameters instead of the version's
-        start, as a row of ``bank``. Compiles once for each n. ValueError for an empty or ragged support.
+        start, as a row of ``bank``. An entry that is not finite is the start instead, with a RuntimeWarning: the user
+        diverged. Compiles once for each n. ValueError for an empty or ragged support.
         """
         count = _rows("inputs", inputs)
         if count == 0 or _rows("targets", targets) != count:
             raise ValueError(f"inputs and targets must hold the same number of examples >= 1, got {count}")
         params = self.params if start is None else self.params._replace(personal=start)
         support = Batch(_arrays(inputs), _arrays(targets), jnp.ones(count, bool))
-        return _adapt(self.inner_loop.adapt, params, support)
+        path, diverged = _adapt(self.inner_loop.adapt, params, support)
+        if (lost := np.flatnonzero(diverged)).size:
+            warnings.warn(
+                f"adapting gave no finite parameters after {lost[0]} of {diverged.size - 1} steps: the path is the start",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return path
 
     def predict(self, inputs: Tree, personal: Tree | None = None) -> Array:
         """Outputs [n, ...] for ``inputs`` [n, ...] with one user's ``personal`` parameters, or the start's."""
@@ -91,5 +101,5 @@ def _arrays(tree: Tree) -> Tree:
     return jax.tree.map(jnp.asarray, tree)
 
 
-_adapt = jax.jit(lambda adapt, params, support: adapt(params, support, None)[1], static_argnums=0)
+_adapt = jax.jit(lambda adapt, params, support: entries(adapt(params, support, None)[1]), static_argnums=0)
 _apply = jax.jit(lambda apply, params, inputs, mask: apply(params, inputs, mask, None), static_argnums=0)

@@ -59,6 +59,7 @@ def summarise(
         "banked": _banked(view, leader),
         "regret": _regret(view, present),
         "short": view.short(leader),
+        "diverged": diverged(table, leader, view),
         "transductive": transductive,
         "users": {"test": int(adapted.shape[-1])},
         "seconds": {part: float(seconds.get(part, 0.0)) for part in ("train", "evaluate", "compile")},
@@ -125,8 +126,20 @@ class View:
         """Test users with fewer examples to adapt on than the headline's shots, all stages and lives together."""
         last = (pc.field("strategy") == name) & (pc.field("trained_stage") == self.stages - 1)
         once = (pc.field("steps") == 0) & (pc.field("start") == "fresh")
-        rows = self.test.filter(last & once & (pc.field("n_support") < self.shots))
-        return len(set(zip(rows["user"].to_pylist(), rows["evaluated_stage"].to_pylist(), strict=True)))
+        return _users_and_stages(self.test.filter(last & once & (pc.field("n_support") < self.shots)))
+
+
+def diverged(table: pa.Table, name: str, view: View) -> dict[str, int]:
+    """Test users and stages that were judged at their start, as adapting gave no finite parameters in some seed."""
+    last = (pc.field("strategy") == name) & (pc.field("trained_stage") == view.stages - 1)
+    lost = last & (pc.field("split") == "test") & (pc.field("metric") == records.DIVERGED) & (pc.field("value") > 0)
+    headline = (pc.field("shots") == view.shots) & (pc.field("steps") == view.steps)
+    found = table.filter(lost)
+    return {"headline": _users_and_stages(found.filter(headline)), "anywhere": _users_and_stages(found)}
+
+
+def _users_and_stages(rows: pa.Table) -> int:
+    return len(set(zip(rows["user"].to_pylist(), rows["evaluated_stage"].to_pylist(), strict=True)))
 
 
 def _headline(view: View, leader: str, adapted: np.ndarray, present: list[str]) -> dict[str, Any]:

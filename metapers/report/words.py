@@ -175,6 +175,12 @@ def _caution(summary: Mapping[str, Any]) -> list[str]:
     if summary["short"]:
         shots = summary["headline"]["shots"]
         found.append(f"{summary['short']} users and stages had fewer than {shots} to adapt on.")
+    lost = summary.get("diverged", {"anywhere": 0})
+    if lost["anywhere"]:
+        found.append(
+            f"Adapting gave no finite parameters for {lost['headline']} users and stages at the headline and "
+            f"{lost['anywhere']} at some shots and steps: these were judged at their start."
+        )
     return found
 
 
