@@ -7,6 +7,7 @@ in the scan in which a stage is trained (``metapers.stage.program``) instead of 
 --mode adapt and --mode one: see ``ours_adapt.py``.
 """
 
+import argparse
 import importlib
 import time
 from collections.abc import Callable
@@ -120,7 +121,7 @@ def chunks(work: Workload, *, chunk: int, devices: int = 1, unroll: int = 1, blo
     return step
 
 
-def main() -> None:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     from benchmarks import ours_adapt
 
     parser = timing.arguments(__doc__, workloads.NAMES)
@@ -130,7 +131,13 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=1)
     parser.add_argument("--path", choices=[ours_adapt.SERVED, ours_adapt.PROGRAM], default=ours_adapt.SERVED)
     parser.add_argument("--repeated", action="store_true")
-    given = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    from benchmarks import ours_adapt
+
+    given = arguments()
     if given.repeated:  # the module: the package names the function in it alike
         importlib.import_module("metapers.inner.support_loss").cut = lambda fn, moving, fixed: (fn, fixed)
     if given.devices > 1:

@@ -4,6 +4,7 @@ No masks, keys, state or members: one function per workload, as short as it gets
 --devices N splits the tasks over N CPU devices; --conv patches writes convolutions as matrix products.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any
@@ -180,12 +181,16 @@ def one_user(work: Workload, *, unroll: int = 1) -> Callable[[], float]:
     return lambda: float(np.asarray(program(params, first))[0, 0])
 
 
-def main() -> None:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = timing.arguments(__doc__, workloads.NAMES)
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--conv", default="xla", choices=["xla", "patches"])
     parser.add_argument("--unroll", type=int, default=1)
-    given = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    given = arguments()
     if given.devices > 1:
         jax.config.update("jax_num_cpu_devices", given.devices)
     began, proof = time.perf_counter(), None

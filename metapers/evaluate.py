@@ -2,10 +2,11 @@
 
 The query of a user is the same for every number of shots, so that the points of a curve can be compared: all rows
 from ``query_starts`` on. Users are gathered by the length of their query into blocks of fixed shape
-[users, width], width 32, 128, 512, ... with users * width at most about ``rows``; a block shape compiles once and parameters
-and tasks are arguments, so versions, strategies, stages and folds of one model share a handful of programs.
+[users, width], width 32, 128, 512, ... with users * width at most about ``rows``; a block shape compiles once and
+parameters and tasks are arguments, so versions, strategies, stages and folds of one model share a handful of programs.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ def curves(
     steps: tuple[int, ...],
     horizon: int,
     rows: int = 8192,
+    users: int = 0,
     mesh: Mesh | None = None,
 ) -> Callable[..., Curves]:
     """Scores after each number of inner ``steps`` on each number of ``shots``, for every user and seed.
@@ -52,32 +54,39 @@ def curves(
     the query all rows from s = ``query_starts`` on; ``Curves.short`` counts users with s < k. ``inner_loop`` runs
     once per k and its path is read at ``steps``, 0 being the start. Where an entry is not finite the user is judged at
     the start, as ``inner.path.entry`` has it, and the scores hold ``diverged``, 1 there and 0 elsewhere; without any
-    such user they do not. ``mesh``: users are sharded over its one axis.
+    such user they do not. ``users``: at most so many at a time, 0: as many as ``rows`` takes; where the working set of
+    many outgrows the cache, few are faster. ``mesh``: users are sharded over its one axis.
     Raises ValueError for steps beyond the path, shots beyond ``horizon``, a user with fewer than two examples, or a
     score that is not finite.
     """
     _check("shots", shots, 0)
     _check("steps", steps, 0)
     _check("rows", (rows,), 1)
+    _check("users", (users,), 0)
     if max(shots) > horizon:
         raise ValueError(f"shots must be <= horizon = {horizon}, got {max(shots)}")
     of_user = _user_scores(model, objective, inner_loop, steps)
     block = jax.jit(jax.vmap(jax.vmap(of_user, in_axes=(None, 0, 0, 0, 0)), in_axes=(0, 0, None, None, None)))
 
     def run(params: Params, cohort: Cohort, start: Tree | None = None) -> Curves:
+        if start is None:  # a life of one stage is that stage's task
+            members, same = distinct(cohort)
+            return _repeated(from_starts(params, take(cohort, members), None), same)
+        return from_starts(params, cohort, start)
+
+    def from_starts(params: Params, cohort: Cohort, start: Tree | None) -> Curves:
         starts, n_query = _cut(cohort, horizon)
         n_support = np.minimum(np.asarray(shots, np.int32), starts[:, None]).astype(np.int32)
         params, start = _placed(mesh, params, PartitionSpec()), _of_users(start, params, cohort)
         pending = []
-        for part in _parts(n_query, rows, 1 if mesh is None else mesh.size):
+        for part in _parts(n_query, rows, 1 if mesh is None else mesh.size, users):
             support = _batch(cohort, part.members, np.zeros_like(starts), starts, max(1, *shots))
             query = _batch(cohort, part.members, starts, n_query, part.width)
             counts = n_support[part.members]
-            users = _placed(mesh, (support, query, counts), _users(mesh, 0))
+            tasks = _placed(mesh, (support, query, counts), _users(mesh, 0))
             mine = _placed(mesh, jax.tree.map(lambda leaf, at=part: leaf[:, at.members], start), _users(mesh, 1))
-            pending.append((part, block(params, mine, *users)))
-        short = (n_support < np.asarray(shots)).sum(axis=0)
-        return Curves(_gathered(pending, cohort, shots, steps), n_support, n_query, short, tuple(shots), tuple(steps))
+            pending.append((part, block(params, mine, *tasks)))
+        return _curves(_gathered(pending, cohort, shots, steps), n_support, n_query, shots, steps)
 
     return run
 
@@ -144,8 +153,7 @@ def predicted(
                 pending.append((part, jax.tree.map(lambda leaf: leaf[None, :, None, None], jax.device_get(scores))))
             found.append(_gathered(pending, cohort, shots[column : column + 1], (0,)))
         scores = {name: np.concatenate([one[name] for one in found], axis=2) for name in found[0]}
-        short = (n_support < np.asarray(shots)).sum(axis=0)
-        return Curves(scores, n_support, n_query, short, tuple(shots), (0,))
+        return _curves(scores, n_support, n_query, shots, (0,))
 
     return run
 
@@ -157,6 +165,24 @@ def take(cohort: Cohort, members: np.ndarray) -> Cohort:
     rows = _rows(cohort, members)
     inputs, targets = (jax.tree.map(lambda leaf: leaf[rows], tree) for tree in (cohort.inputs, cohort.targets))
     return Cohort(inputs, targets, offsets, cohort.users[members], cohort.stages[members], cohort.returning[members])
+
+
+def distinct(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
+    """(members [m], same [users]): places of the first of each set of equal examples, and which of them an entry has.
+
+    Scores from a fresh start depend on the examples alone, so ``take(cohort, members)`` is all that need be judged.
+    """
+    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves((cohort.inputs, cohort.targets))]
+    first: dict[bytes, int] = {}
+    members, same = [], np.empty(len(cohort.users), np.int64)
+    for place, (begin, end) in enumerate(zip(cohort.offsets[:-1], cohort.offsets[1:])):
+        digest = hashlib.blake2b(int(end - begin).to_bytes(8, "little"))
+        for leaf in leaves:
+            digest.update(leaf[begin:end])
+        same[place] = first.setdefault(digest.digest(), len(members))
+        if same[place] == len(members):
+            members.append(place)
+    return np.asarray(members, np.int64), same
 
 
 def merged(cohorts: Sequence[Cohort]) -> Cohort:
@@ -209,11 +235,12 @@ class _Part(NamedTuple):
     width: int
 
 
-def _parts(n_query: np.ndarray, rows: int, multiple: int) -> Iterator[_Part]:
+def _parts(n_query: np.ndarray, rows: int, multiple: int, most: int = 0) -> Iterator[_Part]:
     width, left = min(_NARROWEST, 1 << (int(n_query.max()) - 1).bit_length()), np.arange(n_query.size)
+    most = most or rows // _NARROWEST
     while left.size:
         fits = n_query[left] <= width
-        size = max(1, rows // width // multiple) * multiple
+        size = max(1, min(most, rows // width) // multiple) * multiple
         here, left = left[fits], left[~fits]
         for first in range(0, here.size, size):
             some = here[first : first + size]
@@ -287,6 +314,22 @@ def _gathered(pending: list, cohort: Cohort, shots: tuple[int, ...], steps: tupl
                 f"(stage {cohort.stages[user]}, seed {seed}, {shots[shot]} shots, {steps[step]} steps)"
             )
     return scores
+
+
+def _curves(
+    scores: dict[str, np.ndarray],
+    n_support: np.ndarray,
+    n_query: np.ndarray,
+    shots: tuple[int, ...],
+    steps: tuple[int, ...],
+) -> Curves:
+    short = (n_support < np.asarray(shots)).sum(axis=0)
+    return Curves(scores, n_support, n_query, short, tuple(shots), tuple(steps))
+
+
+def _repeated(found: Curves, same: np.ndarray) -> Curves:
+    scores = {name: values[:, same] for name, values in found.scores.items()}
+    return _curves(scores, found.n_support[same], found.n_query[same], found.shots, found.steps)
 
 
 def _users(mesh: Mesh | None, axis: int) -> PartitionSpec:

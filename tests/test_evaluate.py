@@ -281,7 +281,7 @@ def test_a_score_that_is_not_finite_is_refused_by_name():
 
 def test_a_user_whose_steps_overflow_is_judged_and_kept_at_the_start_and_counted():
     cohort, params = population(SIZES), start_params()
-    cohort.inputs["x"][cohort.offsets[3] + 1] = 1e200  # the second example of the fourth user: no step with it is finite
+    cohort.inputs["x"][cohort.offsets[3] + 1] = 1e200  # no step with the fourth user's second example is finite
     found = evaluate.curves(linear(), rmse(), gradient_steps(4), rows=128, **GRID)(params, cohort)
     lost = np.zeros((2, len(SIZES), 4, 3))
     lost[:, 3, 2:, 1:] = 1  # from 4 shots on, after any step
@@ -294,6 +294,40 @@ def test_a_user_whose_steps_overflow_is_judged_and_kept_at_the_start_and_counted
     kept = evaluate.adapted(gradient_steps(4), shots=8, steps=3)(params, cohort)
     same = (kept["w"] == np.asarray(params.personal["w"])[:, None]).all(axis=-1)
     np.testing.assert_array_equal(same, lost[:, :, -1, -1] > 0)
+
+
+@pytest.mark.parametrize("options", [{"users": 1}, {"users": 3}, {"users": 4, "rows": 64}, {"rows": 1}])
+def test_how_many_users_at_a_time_changes_no_number(options):
+    cohort, params = population(SIZES), start_params()
+    found = evaluate.curves(linear(), rmse(), gradient_steps(4), **options, **GRID)(params, cohort)
+    np.testing.assert_allclose(found.scores["rmse"], by_hand(params, cohort, **GRID), rtol=1e-12)
+
+
+def test_queries_shorter_than_the_narrowest_block_are_padded_to_a_power_of_two():
+    widths = []
+    cohort, params = population((2, 3, 9, 8, 9)), start_params()  # 1 to 5 query rows
+    found = evaluate.curves(linear(widths), rmse(), gradient_steps(4), users=2, **GRID)(params, cohort)
+    np.testing.assert_allclose(found.scores["rmse"], by_hand(params, cohort, **GRID), rtol=1e-12)
+    assert set(widths) == {4}  # five rows of five examples, of which half are support
+
+
+def test_equal_examples_are_judged_once_and_told_for_each():
+    cohort, params = population((5, 9, 9, 5)), start_params()
+    twice = evaluate.merged([cohort, evaluate.take(cohort, np.array([2, 0]))])
+    members, same = evaluate.distinct(twice)
+    assert members.tolist() == [0, 1, 2, 3] and same.tolist() == [0, 1, 2, 3, 2, 0]
+    judged = evaluate.curves(linear(), rmse(), gradient_steps(4), **GRID)
+    found, once = judged(params, twice), judged(params, cohort)
+    np.testing.assert_array_equal(found.scores["rmse"], once.scores["rmse"][:, same])
+    np.testing.assert_array_equal(found.n_support, once.n_support[same])
+    np.testing.assert_array_equal(found.n_query, once.n_query[same])
+    np.testing.assert_array_equal(found.short, (once.n_support[same] < np.array(GRID["shots"])).sum(axis=0))
+    changed = twice.targets.copy()
+    changed[-1] += 1e-9  # what differs in one number is judged by itself
+    assert evaluate.distinct(twice._replace(targets=changed))[1].tolist() == [0, 1, 2, 3, 2, 4]
+    start = {"w": np.random.default_rng(2).normal(size=(2, 6, 3))}  # from starts of their own all are judged
+    wanted = by_hand(params, twice, start=start, **GRID)
+    np.testing.assert_allclose(judged(params, twice, start).scores["rmse"], wanted, rtol=1e-12)
 
 
 def test_without_anybody_who_diverges_nothing_is_told():

@@ -117,8 +117,8 @@ def test_users_who_diverged_are_counted_once_each_and_told(small_run):
     ]
 
     def told(rows):
-        whole = pa.concat_tables([table, judging.validation_records(small_run), pa.Table.from_pylist(rows, table.schema)])
-        return summary.summarise(whole, config, provenance=[{}], seconds={}, stages=3)
+        parts = [table, judging.validation_records(small_run), pa.Table.from_pylist(rows, table.schema)]
+        return summary.summarise(pa.concat_tables(parts), config, provenance=[{}], seconds={}, stages=3)
 
     found, clean = told(rows), told([])
     assert found["diverged"] == {"headline": 1, "anywhere": 2} and clean["diverged"] == {"headline": 0, "anywhere": 0}

@@ -156,6 +156,13 @@ def test_a_lead_changes_one_thing_of_the_step_as_it_is():
     assert leads.command("W2-5w1s", leads.blocks(8)[0])[-6:] == ["--devices", "2", "--unroll", "5", "--blocks", "8"]
 
 
+@pytest.mark.parametrize("name", list(leads.LEADS))
+def test_every_lead_is_a_command_that_its_script_takes(name):
+    for lead in leads.LEADS[name]:
+        python, m, script, *flags = leads.command(name, lead)
+        assert importlib.import_module(script).arguments(flags).workload == name
+
+
 def test_what_the_lead_repeats_is_what_the_inner_loops_compute_once():
     module = importlib.import_module("metapers.inner.support_loss")
     assert module.cut is once.cut  # the name that ours.py --repeated puts something else in place of

@@ -150,6 +150,7 @@ def scorer(parts: Parts, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] 
             shots=shots,
             steps=steps,
             horizon=horizon(parts, shots),
+            users=parts.config.learner.block,
             mesh=users_mesh(parts),
         )
         for tunes in (False, True)

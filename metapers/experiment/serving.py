@@ -45,7 +45,7 @@ class Served(NamedTuple):
         path, diverged = _adapt(self.inner_loop.adapt, params, support)
         if (lost := np.flatnonzero(diverged)).size:
             warnings.warn(
-                f"adapting gave no finite parameters after {lost[0]} of {diverged.size - 1} steps: the path is the start",
+                f"no finite parameters after {lost[0]} of {diverged.size - 1} inner steps: the start in their place",
                 RuntimeWarning,
                 stacklevel=2,
             )
