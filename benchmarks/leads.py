@@ -22,7 +22,7 @@ if str(ROOT) not in sys.path:  # run as a script
 
 from benchmarks import machine, speed  # noqa: E402
 from benchmarks.contenders import CASES, flags_without  # noqa: E402
-from benchmarks.speed_table import QUIET  # noqa: E402
+from benchmarks.speed_table import QUIET, number  # noqa: E402
 
 
 class Lead(NamedTuple):
@@ -120,7 +120,8 @@ def report(results: dict[str, Any]) -> str:
         f"{about['processor']}, {versions}.",
         "",
         "Tasks per second: median of the rounds (lowest to highest). Ratio: to the step as it is in the same round, "
-        f"median. Others: cores busy with other work meanwhile; above {QUIET} a figure is no finding.",
+        "median; one round of one step and another differ by up to a fifth on a shared machine. Others: cores busy with "
+        f"other work meanwhile; above {QUIET} a figure is no finding.",
     ]
     for name, rows in results["workloads"].items():
         parts += ["", f"## {name}: {CASES[name].title}", "", *HEAD]
@@ -139,7 +140,8 @@ def row(name: str, runs: list[dict[str, float]], as_is: list[dict[str, float]]) 
     speeds = [run["tasks_per_s"] for run in runs]
     ratio = median(run["tasks_per_s"] / other["tasks_per_s"] for run, other in zip(runs, as_is))
     rest = [median(run[key] for run in runs) for key in ("first_step_s", "peak_rss_mb", "others")]
-    cells = [name, f"{median(speeds):.4g} ({min(speeds):.4g}–{max(speeds):.4g})", f"{ratio:.2f}"]
+    spread = f" ({number(min(speeds))}–{number(max(speeds))})" if len(speeds) > 1 else ""
+    cells = [name, number(median(speeds)) + spread, f"{ratio:.2f}"]
     return f"| {' | '.join([*cells, f'{rest[0]:.3g}', f'{rest[1]:.4g}', f'{rest[2]:.2f}'])} |"
 
 
