@@ -69,6 +69,7 @@ def curves(
     block = jax.jit(jax.vmap(jax.vmap(of_user, in_axes=(None, 0, 0, 0, 0)), in_axes=(0, 0, None, None, None)))
 
     def run(params: Params, cohort: Cohort, start: Tree | None = None) -> Curves:
+        _cut(cohort, horizon)  # refuses a cohort that cannot be judged
         if start is None:  # a life of one stage is that stage's task
             members, same = distinct(cohort)
             return _repeated(from_starts(params, take(cohort, members), None), same)

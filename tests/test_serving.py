@@ -53,7 +53,7 @@ def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, s
 def test_a_user_who_diverges_is_served_the_start_with_a_warning(small_run):
     served = experiment.load(small_run)
     width = served.lineage["sizes"]["width"]
-    with pytest.warns(RuntimeWarning, match="after 1 of 2 inner steps: the start in their place"):
+    with pytest.warns(RuntimeWarning, match="after 1 of 5 inner steps: the start in their place"):
         path = served.adapt(np.full((3, width), 1e200), np.ones(3))
     for leaf, start in zip(jax.tree.leaves(path), jax.tree.leaves(served.params.personal), strict=True):
         np.testing.assert_array_equal(leaf, np.broadcast_to(start, leaf.shape))
