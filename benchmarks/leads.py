@@ -120,8 +120,8 @@ def report(results: dict[str, Any]) -> str:
         f"{about['processor']}, {versions}.",
         "",
         "Tasks per second: median of the rounds (lowest to highest). Ratio: to the step as it is in the same round, "
-        "median; one round of one step and another differ by up to a fifth on a shared machine. Others: cores busy with "
-        f"other work meanwhile; above {QUIET} a figure is no finding.",
+        "median; one round of one step and another differ by up to a fifth on a shared machine. Others: cores busy "
+        f"with other work meanwhile; above {QUIET} a figure is no finding.",
     ]
     for name, rows in results["workloads"].items():
         parts += ["", f"## {name}: {CASES[name].title}", "", *HEAD]

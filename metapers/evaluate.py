@@ -52,7 +52,7 @@ def curves(
     The result is called as (params [seeds, ...], cohort, start=None) -> Curves; ``start``: personal [seeds, users,
     ...] from the bank in place of ``params.personal``. A user's support for k shots is the first min(k, s) rows,
     the query all rows from s = ``query_starts`` on; ``Curves.short`` counts users with s < k. ``inner_loop`` runs
-    once per k and its path is read at ``steps``, 0 being the start. Where an entry is not finite the user is judged at
+    once per k and its path is read at ``steps``, 0 being the start. Where an entry ran away the user is judged at
     the start, as ``inner.path.entry`` has it, and the scores hold ``diverged``, 1 there and 0 elsewhere; without any
     such user they do not. ``users``: at most so many at a time, 0: as many as ``rows`` takes; where the working set of
     many outgrows the cache, few are faster. ``mesh``: users are sharded over its one axis.
@@ -97,7 +97,7 @@ def adapted(
 ) -> Callable[..., Tree]:
     """Personal parameters after ``steps`` inner steps on each user's support, of ``query_starts``: for the bank.
 
-    A user whose adaptation is not finite keeps the start (``inner.path.entry``).
+    A user whose adaptation ran away keeps the start (``inner.path.entry``).
     The result is called as (params [seeds, ...], cohort, start=None) -> personal, numpy [seeds, users, ...]. One
     compilation for all cohorts: blocks of ``users``. Raises ValueError for steps beyond the inner loop's path.
     """

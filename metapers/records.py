@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-DIVERGED = "diverged"  # the metric that is 1 where adapting gave no finite parameters and the start was judged
+DIVERGED = "diverged"  # the metric that is 1 where adapting ran away (``inner.path``) and the start was judged
 
 
 class Curves(NamedTuple):

@@ -34,8 +34,8 @@ class Served(NamedTuple):
         """One user's path over the inner steps on a support set: personal [steps + 1, ...], the start first.
 
         ``inputs`` leaves [n, ...], ``targets`` [n, ...]; ``start``: personal parameters instead of the version's
-        start, as a row of ``bank``. An entry that is not finite is the start instead, with a RuntimeWarning: the user
-        diverged. Compiles once for each n. ValueError for an empty or ragged support.
+        start, as a row of ``bank``. Where the user diverged (``inner.path``) an entry is the start instead, with a
+        RuntimeWarning. Compiles once for each n. ValueError for an empty or ragged support.
         """
         count = _rows("inputs", inputs)
         if count == 0 or _rows("targets", targets) != count:
@@ -45,7 +45,7 @@ class Served(NamedTuple):
         path, diverged = _adapt(self.inner_loop.adapt, params, support)
         if (lost := np.flatnonzero(diverged)).size:
             warnings.warn(
-                f"no finite parameters after {lost[0]} of {diverged.size - 1} inner steps: the start in their place",
+                f"adapting diverged after {lost[0]} of {diverged.size - 1} inner steps: the start in their place",
                 RuntimeWarning,
                 stacklevel=2,
             )

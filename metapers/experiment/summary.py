@@ -130,7 +130,7 @@ class View:
 
 
 def diverged(table: pa.Table, name: str, view: View) -> dict[str, int]:
-    """Test users and stages that were judged at their start, as adapting gave no finite parameters in some seed."""
+    """Test users and stages that were judged at their start, as adapting ran away in some seed (``inner.path``)."""
     last = (pc.field("strategy") == name) & (pc.field("trained_stage") == view.stages - 1)
     lost = last & (pc.field("split") == "test") & (pc.field("metric") == records.DIVERGED) & (pc.field("value") > 0)
     headline = (pc.field("shots") == view.shots) & (pc.field("steps") == view.steps)

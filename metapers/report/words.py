@@ -178,8 +178,8 @@ def _caution(summary: Mapping[str, Any]) -> list[str]:
     lost = summary.get("diverged", {"anywhere": 0})
     if lost["anywhere"]:
         found.append(
-            f"Adapting gave no finite parameters for {lost['headline']} users and stages at the headline and "
-            f"{lost['anywhere']} at some shots and steps: these were judged at their start."
+            f"Adapting diverged for {lost['headline']} users and stages at the headline and {lost['anywhere']} at some "
+            "shots and steps: these were judged at their start."
         )
     return found
 
