@@ -93,7 +93,7 @@ def curves(
 
 
 def adapted(
-    inner_loop: InnerLoop, *, shots: int, steps: int, users: int = 256, mesh: Mesh | None = None
+    model: Model, inner_loop: InnerLoop, *, shots: int, steps: int, users: int = 256, mesh: Mesh | None = None
 ) -> Callable[..., Tree]:
     """Personal parameters after ``steps`` inner steps on each user's support, of ``query_starts``: for the bank.
 
@@ -106,8 +106,8 @@ def adapted(
     _check("users", (users,), 1)
 
     def of_user(params: Params, start: Tree, support: Batch) -> Tree:
-        path = _adapt(inner_loop, params, start, support, support.mask)
-        return entry(path, _within(path, (steps,))[0])[0]
+        params, seen, path = _adapt(inner_loop, params, start, support, support.mask)
+        return entry(model, params, seen, path, _within(path, (steps,))[0])[0]
 
     block = jax.jit(jax.vmap(jax.vmap(of_user, in_axes=(None, 0, 0)), in_axes=(0, 0, None)))
 
@@ -201,11 +201,11 @@ def _user_scores(model: Model, objective: Objective, inner_loop: InnerLoop, step
 
         def at_shots(count: Array) -> dict[str, Array]:
             mask = jnp.arange(support.mask.shape[0], dtype=count.dtype) < count
-            path = _adapt(inner_loop, params, start, support, mask)
+            own, seen, path = _adapt(inner_loop, params, start, support, mask)
 
             def at_step(step: Array) -> dict[str, Array]:
-                personal, lost = entry(path, step)
-                outputs = model.apply(params._replace(personal=personal), inputs, query.mask, None)
+                personal, lost = entry(model, own, seen, path, step)
+                outputs = model.apply(own._replace(personal=personal), inputs, query.mask, None)
                 return objective.scores(outputs, targets, query.mask) | {DIVERGED: lost}
 
             return jax.lax.map(at_step, jnp.asarray(_within(path, steps)))
@@ -215,10 +215,13 @@ def _user_scores(model: Model, objective: Objective, inner_loop: InnerLoop, step
     return of_user
 
 
-def _adapt(inner_loop: InnerLoop, params: Params, start: Tree | None, support: Batch, mask: Array) -> Tree:
+def _adapt(
+    inner_loop: InnerLoop, params: Params, start: Tree | None, support: Batch, mask: Array
+) -> tuple[Params, Batch, Tree]:
+    """Where the user began, the support that was seen, and the path."""
     fresh = params if start is None else params._replace(personal=start)
     seen = Batch(hide(support.inputs, mask), hide(support.targets, mask), mask)
-    return inner_loop.adapt(fresh, seen, None)[1]
+    return fresh, seen, inner_loop.adapt(fresh, seen, None)[1]
 
 
 def _within(path: Tree, steps: tuple[int, ...]) -> tuple[int, ...]:

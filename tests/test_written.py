@@ -69,7 +69,7 @@ def test_a_returning_user_goes_on_from_the_row_of_the_bank():
     loop = inner.written(model.write)
     params = jax.tree.map(lambda x: x[None], model.init(KEY))
     cohort = stream.held_out("test", 0)
-    rows = evaluate.adapted(loop, shots=6, steps=1)(params, cohort)
+    rows = evaluate.adapted(model, loop, shots=6, steps=1)(params, cohort)
     judge = evaluate.curves(model, objective, loop, shots=(0, 6), steps=(0, 1), horizon=6)
     fresh, back = judge(params, cohort).scores["mse"], judge(params, cohort, rows).scores["mse"]
     np.testing.assert_allclose(back[:, :, 0, 0], fresh[:, :, 1, 1], rtol=1e-10)

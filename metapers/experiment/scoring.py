@@ -58,7 +58,11 @@ class Scorer(NamedTuple):
             chosen = self.parts.config.evaluation
             loop = _loop(self.parts, chosen.headline_steps, None, kind == "tuned")
             self.bank[kind] = evaluate.adapted(
-                loop, shots=chosen.headline_shots, steps=chosen.headline_steps, mesh=users_mesh(self.parts)
+                self.parts.model,
+                loop,
+                shots=chosen.headline_shots,
+                steps=chosen.headline_steps,
+                mesh=users_mesh(self.parts),
             )
         return self.bank[kind](self.ready(params, name), cohort)
 

@@ -42,7 +42,7 @@ class Served(NamedTuple):
             raise ValueError(f"inputs and targets must hold the same number of examples >= 1, got {count}")
         params = self.params if start is None else self.params._replace(personal=start)
         support = Batch(_arrays(inputs), _arrays(targets), jnp.ones(count, bool))
-        path, diverged = _adapt(self.inner_loop.adapt, params, support)
+        path, diverged = _adapt(self.model, self.inner_loop, params, support)
         if (lost := np.flatnonzero(diverged)).size:
             warnings.warn(
                 f"adapting diverged after {lost[0]} of {diverged.size - 1} inner steps: the start in their place",
@@ -101,5 +101,9 @@ def _arrays(tree: Tree) -> Tree:
     return jax.tree.map(jnp.asarray, tree)
 
 
-_adapt = jax.jit(lambda adapt, params, support: entries(adapt(params, support, None)[1]), static_argnums=0)
+def _path(model: Model, inner_loop: InnerLoop, params: Params, support: Batch) -> tuple[Tree, Array]:
+    return entries(model, params, support, inner_loop.adapt(params, support, None)[1])
+
+
+_adapt = jax.jit(_path, static_argnums=(0, 1))
 _apply = jax.jit(lambda apply, params, inputs, mask: apply(params, inputs, mask, None), static_argnums=0)
