@@ -50,6 +50,14 @@ def test_the_table_has_a_line_for_each_kept_row_and_names_what_is_missing():
     assert "Not run yet: fomaml, " in text and "shakespeare" not in text
 
 
+def test_a_row_says_how_many_users_diverged_beside_those_who_were_hurt():
+    found = figures()
+    found["wisdm:maml"]["diverged"] = 3
+    assert "| 12.5%, 3 diverged |" in family.table(found)
+    found["wisdm:maml"]["diverged"] = 0
+    assert family.table(found) == family.table(figures()) and "diverged" not in family.table(found)
+
+
 def test_the_grid_has_methods_by_streams_and_the_baselines():
     lines = family.grid(figures()).splitlines()
     assert lines[0] == "| method | omniglot | wisdm | published |"
