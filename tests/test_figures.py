@@ -4,9 +4,13 @@ import json
 import pathlib
 import re
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from benchmarks import results
+from metapers.experiment import config as configs
+from tests.test_report import OFFSETS, SEEDS, STRATEGIES, records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -22,3 +26,21 @@ def test_the_readme_shows_the_kept_figures():
 def test_evidence_that_is_named_is_kept(path):
     for named in re.findall(r"benchmarks/[\w/]+\.\w+", path.read_text()):
         assert (ROOT / named).is_file(), named
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_users_by_whom_hyper_parameters_were_chosen_are_left_out_of_the_second_difference(joint):
+    table = records(stages=2, oracle=False, folds=(0,), strategies=STRATEGIES, bias=0.1)
+    strategy, split = (np.asarray(table[name]) for name in ("strategy", "split"))
+    test = table.filter(pa.array((split == "test") & ((strategy != "joint") | joint)))
+    users = sorted(set(test["user"].to_pylist()))
+    chosen = test.filter(pa.array(np.isin(np.asarray(test["user"]), users[:4])))  # as validation users of another fold
+    config = configs.default({"source": "movielens", "stages": 2}, {"name": "linear"})
+    config.seeds = SEEDS
+    head = {"metric": "rmse", "shots": 16, "steps": 5, "strategy": "continual"}
+    found = results.unused(test, chosen, config, {"headline": head})
+    assert found["used"] == 4 and set(found["unused"]) == {"item_user_bias", *(["joint_fine_tuned"] if joint else [])}
+    whole = results.unused(test, chosen.slice(0, 0), config, {"headline": head})
+    assert whole["used"] == 0 and whole["unused"] != found["unused"]
+    gap = whole["unused"]["item_user_bias"]["mean"]  # adapted falls by 0.02 a step and fourth root of the shots
+    assert gap == pytest.approx(-0.2 - OFFSETS["item_user_bias"], abs=0.1)
