@@ -23,9 +23,8 @@ def get_config(method="maml"):
     config.data.update(size=14, support=16, query=16, full=1.0, from_start=1.0)
     config.model.update(filters=32, norm="group")
     config.update(steps=400, users=16, chunk=50, schedule="cosine", clip_norm=1.0)
-    config.learner.update(
-        inner_steps=3, inner_rate=RATES.get(method, 0.1), block=2
-    )  # two users' values stay in the cache
+    config.learner.update(inner_steps=3, inner_rate=RATES.get(method, 0.1))
+    config.learner.block = 2  # users whose values stay in the cache are faster than all at once
     for group in ("param", "personal"):
         config.optimizer[group].rate = 2e-3
     if method == "maml_plus_plus":

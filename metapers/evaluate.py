@@ -1,38 +1,26 @@
 """Adaptation curves of held-out users: few compiled shapes, whatever the lengths of their lives.
 
 The query of a user is the same for every number of shots, so that the points of a curve can be compared: all rows
-from ``query_starts`` on. Users are gathered by the length of their query into blocks of fixed shape
-[users, width], width 32, 128, 512, ... with users * width at most about ``rows``; a block shape compiles once and
+from ``held_out.query_starts`` on. Users come in blocks of few shapes (``held_out.blocks``); a shape compiles once, and
 parameters and tasks are arguments, so versions, strategies, stages and folds of one model share a handful of programs.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from metapers import held_out
 from metapers.base import Array, Batch, Cohort, InnerLoop, Model, Objective, Params, Tree, hide
 from metapers.inner.path import entry
 from metapers.records import DIVERGED, Curves
 
-_NARROWEST, _GROWTH = 32, 4  # widths of query blocks: 32, 128, 512, 2048, ...; narrower where no query has 32 rows
-
 
 class NotFinite(ValueError):
     """A score is NaN or infinite."""
-
-
-def query_starts(sizes: np.ndarray, horizon: int) -> np.ndarray:
-    """How many of a user's first examples may be support: ``horizon`` if there are more, else half, at least one.
-
-    >>> query_starts(np.array([2, 7, 16, 17]), 16).tolist()
-    [1, 3, 8, 16]
-    """
-    return np.where(sizes > horizon, horizon, np.maximum(1, sizes // 2))
 
 
 def curves(
@@ -51,11 +39,11 @@ def curves(
 
     The result is called as (params [seeds, ...], cohort, start=None) -> Curves; ``start``: personal [seeds, users,
     ...] from the bank in place of ``params.personal``. A user's support for k shots is the first min(k, s) rows,
-    the query all rows from s = ``query_starts`` on; ``Curves.short`` counts users with s < k. ``inner_loop`` runs
-    once per k and its path is read at ``steps``, 0 being the start. Where an entry ran away the user is judged at
-    the start, as ``inner.path.entry`` has it, and the scores hold ``diverged``, 1 there and 0 elsewhere; without any
-    such user they do not. ``users``: at most so many at a time, 0: as many as ``rows`` takes; where the working set of
-    many outgrows the cache, few are faster. ``mesh``: users are sharded over its one axis.
+    the query all rows from s = ``held_out.query_starts`` on; ``Curves.short`` counts users with s < k. ``inner_loop``
+    runs once per k and its path is read at ``steps``, 0 being the start. Where an entry ran away the user is judged
+    at the start, as ``inner.path.entry`` has it, and the scores hold ``diverged``, 1 there and 0 elsewhere; without
+    any such user they do not. ``rows`` and ``users`` bound what is computed at a time (``held_out.blocks``): where the
+    working set of many users outgrows the cache, few are faster. ``mesh``: users are sharded over its one axis.
     Raises ValueError for steps beyond the path, shots beyond ``horizon``, a user with fewer than two examples, or a
     score that is not finite.
     """
@@ -69,20 +57,20 @@ def curves(
     block = jax.jit(jax.vmap(jax.vmap(of_user, in_axes=(None, 0, 0, 0, 0)), in_axes=(0, 0, None, None, None)))
 
     def run(params: Params, cohort: Cohort, start: Tree | None = None) -> Curves:
-        _cut(cohort, horizon)  # refuses a cohort that cannot be judged
+        held_out.cut(cohort, horizon)  # refuses a cohort that cannot be judged
         if start is None:  # a life of one stage is that stage's task
-            members, same = distinct(cohort)
-            return _repeated(from_starts(params, take(cohort, members), None), same)
+            members, same = held_out.distinct(cohort)
+            return _repeated(from_starts(params, held_out.take(cohort, members), None), same)
         return from_starts(params, cohort, start)
 
     def from_starts(params: Params, cohort: Cohort, start: Tree | None) -> Curves:
-        starts, n_query = _cut(cohort, horizon)
+        starts, n_query = held_out.cut(cohort, horizon)
         n_support = np.minimum(np.asarray(shots, np.int32), starts[:, None]).astype(np.int32)
         params, start = _placed(mesh, params, PartitionSpec()), _of_users(start, params, cohort)
         pending = []
-        for part in _parts(n_query, rows, 1 if mesh is None else mesh.size, users):
-            support = _batch(cohort, part.members, np.zeros_like(starts), starts, max(1, *shots))
-            query = _batch(cohort, part.members, starts, n_query, part.width)
+        for part in held_out.blocks(n_query, rows=rows, users=users, multiple=_devices(mesh)):
+            support = held_out.batch(cohort, part.members, np.zeros_like(starts), starts, max(1, *shots))
+            query = held_out.batch(cohort, part.members, starts, n_query, part.width)
             counts = n_support[part.members]
             tasks = _placed(mesh, (support, query, counts), _users(mesh, 0))
             mine = _placed(mesh, jax.tree.map(lambda leaf, at=part: leaf[:, at.members], start), _users(mesh, 1))
@@ -95,11 +83,11 @@ def curves(
 def adapted(
     model: Model, inner_loop: InnerLoop, *, shots: int, steps: int, users: int = 256, mesh: Mesh | None = None
 ) -> Callable[..., Tree]:
-    """Personal parameters after ``steps`` inner steps on each user's support, of ``query_starts``: for the bank.
+    """Personal parameters after ``steps`` inner steps on each user's support, for the bank.
 
-    A user whose adaptation ran away keeps the start (``inner.path.entry``).
-    The result is called as (params [seeds, ...], cohort, start=None) -> personal, numpy [seeds, users, ...]. One
-    compilation for all cohorts: blocks of ``users``. Raises ValueError for steps beyond the inner loop's path.
+    The result is called as (params [seeds, ...], cohort, start=None) -> personal, numpy [seeds, users, ...]. A user's
+    support is as in ``curves``; one whose adaptation ran away keeps the start (``inner.path.entry``). One compilation
+    for all cohorts: blocks of ``users``. Raises ValueError for steps beyond the inner loop's path.
     """
     _check("shots", (shots,), 1)
     _check("steps", (steps,), 0)
@@ -114,10 +102,10 @@ def adapted(
     def run(params: Params, cohort: Cohort, start: Tree | None = None) -> Tree:
         sizes = np.diff(cohort.offsets)
         params, start = _placed(mesh, params, PartitionSpec()), _of_users(start, params, cohort)
-        multiple = 1 if mesh is None else mesh.size
+        first, count = np.zeros_like(sizes), held_out.query_starts(sizes, shots)
         pending = []
-        for part in _parts(np.full_like(sizes, _NARROWEST), users * _NARROWEST, multiple):
-            support = _batch(cohort, part.members, np.zeros_like(sizes), query_starts(sizes, shots), shots)
+        for part in held_out.blocks(np.ones_like(sizes), rows=users, users=users, multiple=_devices(mesh)):
+            support = held_out.batch(cohort, part.members, first, count, shots)
             mine = _placed(mesh, jax.tree.map(lambda leaf, at=part: leaf[:, at.members], start), _users(mesh, 1))
             done = block(params, mine, _placed(mesh, support, _users(mesh, 0)))
             pending.append((part, done))
@@ -142,14 +130,14 @@ def predicted(
     block = jax.jit(jax.vmap(objective.scores))
 
     def run(predict: Callable[[Cohort, int, int], Tree], cohort: Cohort) -> Curves:
-        starts, n_query = _cut(cohort, horizon)
+        starts, n_query = held_out.cut(cohort, horizon)
         n_support = np.minimum(np.asarray(shots, np.int32), starts[:, None]).astype(np.int32)
         found = []
         for column in range(len(shots)):
             guess = cohort._replace(inputs=_outputs(predict, cohort, n_support[:, column]))
             pending = []
-            for part in _parts(n_query, rows, 1):
-                query = _batch(guess, part.members, starts, n_query, part.width)
+            for part in held_out.blocks(n_query, rows=rows):
+                query = held_out.batch(guess, part.members, starts, n_query, part.width)
                 scores = block(query.inputs, query.targets, query.mask)
                 pending.append((part, jax.tree.map(lambda leaf: leaf[None, :, None, None], jax.device_get(scores))))
             found.append(_gathered(pending, cohort, shots[column : column + 1], (0,)))
@@ -157,42 +145,6 @@ def predicted(
         return _curves(scores, n_support, n_query, shots, (0,))
 
     return run
-
-
-def take(cohort: Cohort, members: np.ndarray) -> Cohort:
-    """The cohort of some users, ``members`` their places in it."""
-    sizes = np.diff(cohort.offsets)[members]
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    rows = _rows(cohort, members)
-    inputs, targets = (jax.tree.map(lambda leaf: leaf[rows], tree) for tree in (cohort.inputs, cohort.targets))
-    return Cohort(inputs, targets, offsets, cohort.users[members], cohort.stages[members], cohort.returning[members])
-
-
-def distinct(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
-    """(members [m], same [users]): places of the first of each set of equal examples, and which of them an entry has.
-
-    Scores from a fresh start depend on the examples alone, so ``take(cohort, members)`` is all that need be judged.
-    """
-    leaves = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves((cohort.inputs, cohort.targets))]
-    first: dict[bytes, int] = {}
-    members, same = [], np.empty(len(cohort.users), np.int64)
-    for place, (begin, end) in enumerate(zip(cohort.offsets[:-1], cohort.offsets[1:])):
-        digest = hashlib.blake2b(int(end - begin).to_bytes(8, "little"))
-        for leaf in leaves:
-            digest.update(leaf[begin:end])
-        same[place] = first.setdefault(digest.digest(), len(members))
-        if same[place] == len(members):
-            members.append(place)
-    return np.asarray(members, np.int64), same
-
-
-def merged(cohorts: Sequence[Cohort]) -> Cohort:
-    """Several cohorts one after the other: a user may have an entry in each. ValueError for none."""
-    if not cohorts:
-        raise ValueError("cohorts must be at least one, got none")
-    parts = [one._replace(offsets=np.diff(one.offsets)) for one in cohorts]
-    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    return whole._replace(offsets=np.concatenate([[0], np.cumsum(whole.offsets)]))
 
 
 def _user_scores(model: Model, objective: Objective, inner_loop: InnerLoop, steps: tuple[int, ...]) -> Callable:
@@ -231,62 +183,15 @@ def _within(path: Tree, steps: tuple[int, ...]) -> tuple[int, ...]:
     return steps
 
 
-class _Part(NamedTuple):
-    """A block of users: places in the cohort, the last one repeated beyond ``count``."""
-
-    members: np.ndarray
-    count: int
-    width: int
-
-
-def _parts(n_query: np.ndarray, rows: int, multiple: int, most: int = 0) -> Iterator[_Part]:
-    width, left = min(_NARROWEST, 1 << (int(n_query.max()) - 1).bit_length()), np.arange(n_query.size)
-    most = most or rows // _NARROWEST
-    while left.size:
-        fits = n_query[left] <= width
-        size = max(1, min(most, rows // width) // multiple) * multiple
-        here, left = left[fits], left[~fits]
-        for first in range(0, here.size, size):
-            some = here[first : first + size]
-            yield _Part(np.pad(some, (0, size - some.size), mode="edge"), some.size, width)
-        width *= _GROWTH
-
-
-def _batch(cohort: Cohort, members: np.ndarray, first: np.ndarray, count: np.ndarray, width: int) -> Batch:
-    place = np.arange(width)
-    rows = (cohort.offsets[:-1] + first)[members, None] + place
-    mask: Any = place < count[members, None]
-    rows = np.where(mask, rows, cohort.offsets[:-1][members, None])
-    inputs, targets = (jax.tree.map(lambda leaf: leaf[rows], tree) for tree in (cohort.inputs, cohort.targets))
-    return Batch(inputs, targets, mask)
-
-
-def _cut(cohort: Cohort, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    sizes = np.diff(cohort.offsets)
-    starts = query_starts(sizes, horizon)
-    if sizes.size == 0:
-        raise ValueError("cohort must hold at least one user, got none")
-    if (sizes <= starts).any():
-        worst = int(np.argmin(sizes - starts))
-        raise ValueError(f"a user needs >= 2 examples, got {sizes[worst]} for user row {cohort.users[worst]}")
-    return starts, sizes - starts
-
-
-def _rows(cohort: Cohort, members: np.ndarray) -> np.ndarray:
-    sizes = np.diff(cohort.offsets)[members]
-    before = np.cumsum(sizes) - sizes
-    return np.arange(sizes.sum()) + np.repeat(cohort.offsets[:-1][members] - before, sizes)
-
-
 def _outputs(predict: Callable[[Cohort, int, int], Tree], cohort: Cohort, counts: np.ndarray) -> Tree:
     total, groups = int(cohort.offsets[-1]), np.unique(counts)
     outputs: Any = None
     for count in groups:
         members = np.flatnonzero(counts == count)
-        part = jax.tree.map(np.asarray, predict(take(cohort, members), int(count), int(count)))
+        part = jax.tree.map(np.asarray, predict(held_out.take(cohort, members), int(count), int(count)))
         if outputs is None:
             outputs = jax.tree.map(lambda leaf: np.empty((total, *leaf.shape[1:]), leaf.dtype), part)
-        rows = _rows(cohort, members)
+        rows = held_out.rows_of(cohort, members)
         jax.tree.map(lambda whole, leaf, at=rows: whole.__setitem__(at, leaf), outputs, part)
     return outputs
 
@@ -334,6 +239,10 @@ def _curves(
 def _repeated(found: Curves, same: np.ndarray) -> Curves:
     scores = {name: values[:, same] for name, values in found.scores.items()}
     return _curves(scores, found.n_support[same], found.n_query[same], found.shots, found.steps)
+
+
+def _devices(mesh: Mesh | None) -> int:
+    return 1 if mesh is None else mesh.size
 
 
 def _users(mesh: Mesh | None, axis: int) -> PartitionSpec:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metapers import evaluate, records
+from metapers import evaluate, held_out, records
 from metapers.base import Cohort, InnerLoop, Model, Objective, Params
 from metapers.baselines import user_mean
 from metapers.scores.matrix import DEFINITIONS, average
@@ -108,7 +108,7 @@ def test_curves_equal_a_plain_loop_over_users():
     found = evaluate.curves(linear(), rmse(), gradient_steps(4), rows=128, **GRID)(params, cohort)
     np.testing.assert_allclose(found.scores["rmse"], by_hand(params, cohort, **GRID), rtol=1e-12)
     starts = np.array([1, 1, 8, 4, 8, 2, 8, 8, 8, 8])
-    np.testing.assert_array_equal(evaluate.query_starts(np.array(SIZES), 8), starts)
+    np.testing.assert_array_equal(held_out.query_starts(np.array(SIZES), 8), starts)
     np.testing.assert_array_equal(found.n_query, np.array(SIZES) - starts)
     np.testing.assert_array_equal(found.n_support, np.minimum([0, 1, 4, 8], starts[:, None]))
     np.testing.assert_array_equal(found.short, [0, 0, 3, 4])
@@ -215,7 +215,7 @@ def test_predicted_judges_the_same_rows_and_hides_the_query():
 
     found = evaluate.predicted(rmse(), shots=(0, 4, 8), horizon=8, rows=64)(predict, cohort)
     assert found.scores["rmse"].shape == (1, 10, 3, 1) and found.steps == (0,)
-    for user, cut in enumerate(evaluate.query_starts(np.array(SIZES), 8)):
+    for user, cut in enumerate(held_out.query_starts(np.array(SIZES), 8)):
         y = cohort.targets[cohort.offsets[user] : cohort.offsets[user + 1]]
         for column, k in enumerate((0, 4, 8)):
             k = min(k, cut)
@@ -228,7 +228,7 @@ def test_predicted_judges_the_same_rows_and_hides_the_query():
 
 def test_take_keeps_each_users_rows():
     cohort = population((3, 2, 4))
-    part = evaluate.take(cohort, np.array([2, 0]))
+    part = held_out.take(cohort, np.array([2, 0]))
     np.testing.assert_array_equal(part.offsets, [0, 4, 7])
     np.testing.assert_array_equal(part.targets, np.concatenate([cohort.targets[5:9], cohort.targets[:3]]))
     np.testing.assert_array_equal(part.inputs["x"][4:], cohort.inputs["x"][:3])
@@ -237,10 +237,10 @@ def test_take_keeps_each_users_rows():
 
 def test_merged_is_the_reverse_of_take():
     cohort = population((3, 2, 4, 6))
-    parts = [evaluate.take(cohort, np.array(members)) for members in ([0, 1], [2], [3])]
-    jax.tree.map(np.testing.assert_array_equal, evaluate.merged(parts), cohort)
+    parts = [held_out.take(cohort, np.array(members)) for members in ([0, 1], [2], [3])]
+    jax.tree.map(np.testing.assert_array_equal, held_out.merged(parts), cohort)
     with pytest.raises(ValueError, match="cohorts must be at least one"):
-        evaluate.merged([])
+        held_out.merged([])
 
 
 def build(**changes):
@@ -314,8 +314,8 @@ def test_queries_shorter_than_the_narrowest_block_are_padded_to_a_power_of_two()
 
 def test_equal_examples_are_judged_once_and_told_for_each():
     cohort, params = population((5, 9, 9, 5)), start_params()
-    twice = evaluate.merged([cohort, evaluate.take(cohort, np.array([2, 0]))])
-    members, same = evaluate.distinct(twice)
+    twice = held_out.merged([cohort, held_out.take(cohort, np.array([2, 0]))])
+    members, same = held_out.distinct(twice)
     assert members.tolist() == [0, 1, 2, 3] and same.tolist() == [0, 1, 2, 3, 2, 0]
     judged = evaluate.curves(linear(), rmse(), gradient_steps(4), **GRID)
     found, once = judged(params, twice), judged(params, cohort)
@@ -325,7 +325,7 @@ def test_equal_examples_are_judged_once_and_told_for_each():
     np.testing.assert_array_equal(found.short, (once.n_support[same] < np.array(GRID["shots"])).sum(axis=0))
     changed = twice.targets.copy()
     changed[-1] += 1e-9  # what differs in one number is judged by itself
-    assert evaluate.distinct(twice._replace(targets=changed))[1].tolist() == [0, 1, 2, 3, 2, 4]
+    assert held_out.distinct(twice._replace(targets=changed))[1].tolist() == [0, 1, 2, 3, 2, 4]
     start = {"w": np.random.default_rng(2).normal(size=(2, 6, 3))}  # from starts of their own all are judged
     wanted = by_hand(params, twice, start=start, **GRID)
     np.testing.assert_allclose(judged(params, twice, start).scores["rmse"], wanted, rtol=1e-12)

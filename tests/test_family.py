@@ -159,6 +159,7 @@ def test_a_row_is_made_by_its_config_and_tells_a_command_without_paths_of_the_ma
         "folds": [0],
         "users": {"test": 600},
         "hurt_fraction": 0.0,
+        "diverged": {"headline": 2, "anywhere": 5},
         "transductive": False,
         "seconds": {"train": 1.0, "evaluate": 1.0},
     }
@@ -168,6 +169,7 @@ def test_a_row_is_made_by_its_config_and_tells_a_command_without_paths_of_the_ma
     assert [given[1] for given in called] == ["configs/sinusoid.py:maml-5"] and called[0][3] == ["--config.steps=7"]
     (kept,) = json.loads(family.KEPT.read_text()).values()
     assert kept["command"] == "benchmarks/family.py --only=sinusoid:maml-5 --config.steps=7" and kept["users"] == 600
+    assert kept["diverged"] == 2
     assert str(kept_in) not in family.KEPT.read_text()
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -155,3 +156,28 @@ def test_what_has_no_inner_loop_is_tuned_at_the_value_that_is_best_for_validatio
     best = grid[means.index(min(means))]
     assert judging.tuning_rate(small_run, scorer, "joint") == best != grid[0] and max(means) > 1.01 * min(means)
     assert judging.tuning_rate(small_run, scorer, "continual") == 0.0
+
+
+def test_a_rate_at_which_a_validation_user_diverges_is_not_chosen(small_run, monkeypatch):
+    scorer = scoring.scorer(assembly.parts(judging.opened(small_run)))
+    judged = scorer.curves(
+        judging.load_params(small_run, "joint", 2), "joint", scorer.parts.stream.held_out("test", None)
+    )
+    grid = (0.1, 0.2, 0.3)
+    better = iter((3.0, 1.0, 2.0))  # 0.2 would be the best, and somebody diverges there
+
+    def tuned(params, cohort, start):
+        rmse = np.full_like(judged.scores["rmse"], next(better))
+        lost = {"diverged": rmse == 1.0} if rmse.min() == 1.0 else {}
+        return judged._replace(scores={"rmse": rmse} | lost)
+
+    monkeypatch.setattr(adapting, "tuning_grid", lambda config: grid)
+    assert judging.tuning_rate(small_run, scorer._replace(tuned=tuned), "joint") == 0.3
+
+
+def test_users_are_judged_as_many_at_a_time_as_training_holds(small_run, monkeypatch):
+    given = []
+    monkeypatch.setattr(scoring.evaluate, "curves", lambda *args, **options: given.append(options["users"]))
+    config = configs.merged(judging.opened(small_run), {"learner.block": 3})
+    scoring.scorer(assembly.parts(config))
+    assert given == [3, 3]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import evaluate, experiment, records
+from metapers import experiment, held_out, records
 from metapers.experiment import assembly
 from metapers.tasks import user_hash
 
@@ -16,7 +16,7 @@ def judged(small_run):
 
 def support_and_query(stream, cohort, user, shots=4, horizon=4):
     first, last = cohort.offsets[user : user + 2]
-    start = int(evaluate.query_starts(np.array([last - first]), horizon)[0])
+    start = int(held_out.query_starts(np.array([last - first]), horizon)[0])
     rows = np.arange(first, last)
     take = min(shots, start)
     return rows[:take], rows[start:]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from metapers import baselines, evaluate, records, store, workdir
+from metapers import baselines, evaluate, held_out, records, store, workdir
 from metapers.base import Cohort, Params, Tree
 from metapers.experiment import adapting, assembly, lineage, printing, scoring, summary
 from metapers.experiment import config as configs
@@ -161,7 +161,7 @@ def of_bank(
     returning = np.flatnonzero(cohort.returning)
     if number - 1 not in store.versions(versions_of(folder, name)) or not returning.size:
         return []
-    cohort = evaluate.take(cohort, returning)
+    cohort = held_out.take(cohort, returning)
     tree, _ = store.load_version(versions_of(folder, name), number - 1)
     rows = jax.tree.map(lambda leaf: leaf[:, cohort.users], tree["bank"]["personal"])
     return [scorer.table(params, name, cohort, split=split, trained_stage=number, start=rows, rate=rate)]

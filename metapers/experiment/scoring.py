@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jax.sharding import AxisType, Mesh
 
-from metapers import evaluate, keys, models, records
+from metapers import evaluate, held_out, keys, models, records
 from metapers.base import Array, Cohort, InnerLoop, Params, Stream, Tree
 from metapers.experiment import adapting
 from metapers.experiment.assembly import STRATEGIES, Parts
@@ -218,7 +218,7 @@ def fold(parts: Parts) -> int:
 def everyone(stream: Stream, split: str, known: int) -> Cohort:
     """The held-out users of each stage and then their whole lives, seen with what is known after stage ``known``."""
     cohorts = [stream.held_out(split, stage, known) for stage in [*range(stream.stages), None]]
-    return evaluate.merged([cohort for cohort in cohorts if len(cohort.users)])
+    return held_out.merged([cohort for cohort in cohorts if len(cohort.users)])
 
 
 def save(folder: Path, table: pa.Table, split: str, name: str, stage: int) -> None:

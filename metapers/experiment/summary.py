@@ -59,7 +59,7 @@ def summarise(
         "banked": _banked(view, leader),
         "regret": _regret(view, present),
         "short": view.short(leader),
-        "diverged": diverged(table, leader, view),
+        "diverged": _diverged(view, table, leader),
         "transductive": transductive,
         "users": {"test": int(adapted.shape[-1])},
         "seconds": {part: float(seconds.get(part, 0.0)) for part in ("train", "evaluate", "compile")},
@@ -129,7 +129,7 @@ class View:
         return _users_and_stages(self.test.filter(last & once & (pc.field("n_support") < self.shots)))
 
 
-def diverged(table: pa.Table, name: str, view: View) -> dict[str, int]:
+def _diverged(view: View, table: pa.Table, name: str) -> dict[str, int]:
     """Test users and stages that were judged at their start, as adapting ran away in some seed (``inner.path``)."""
     last = (pc.field("strategy") == name) & (pc.field("trained_stage") == view.stages - 1)
     lost = last & (pc.field("split") == "test") & (pc.field("metric") == records.DIVERGED) & (pc.field("value") > 0)

@@ -10,12 +10,13 @@ from metapers.base import Array, Batch, Model, Params, Tree, hide
 def entry(model: Model, params: Params, support: Batch, path: Tree, step: Array | int) -> tuple[Tree, Array]:
     """(personal, diverged): entry ``step`` of a path [steps + 1, ...], or the start where the entry ran away.
 
-    ``diverged``: scalar bool, whether a parameter, or what the model makes of the ``support`` with it, is NaN or
-    infinite. A user whose steps grew without bound keeps the start, which no example has touched: so in an evaluation,
-    in the bank and in serving, and never in training, where divergence stops the run. The start itself never diverged.
+    ``diverged``: scalar bool, whether a parameter, or what the model makes of the ``support`` (its padding hidden) with
+    it, is NaN or infinite. A user whose steps grew without bound keeps the start, which no example has touched: so in
+    an evaluation, in the bank and in serving, and never in training, where divergence stops the run. The start itself
+    never diverged.
     """
     found, start = (jax.tree.map(lambda leaf, at=at: leaf[at], path) for at in (step, 0))
-    outputs = model.apply(params._replace(personal=found), hide(support.inputs, support.mask), support.mask, None)
+    outputs = model.apply(params._replace(personal=found), support.inputs, support.mask, None)
     kept = trees.finite((found, hide(outputs, support.mask))) | (jnp.asarray(step) == 0)
     return trees.select(kept, found, start), ~kept
 
