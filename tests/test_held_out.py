@@ -34,6 +34,7 @@ def test_blocks_hold_every_user_once_in_rows_enough_and_no_more_users_than_asked
     for block in blocks:
         size = len(block.members)
         assert size % multiple == 0 and size <= max(multiple, min(options.get("users", 32), 1024 // block.width))
-        assert (n_query[block.members] <= block.width).all() and (n_query[block.members] > block.width // 4).any()
+        assert (n_query[block.members] <= block.width).all()
+        assert block.width == 32 or (n_query[block.members] > block.width // 4).all()  # no wider than it need be
         assert set(block.members[block.count :]) <= {block.members[block.count - 1]}
     assert len({(len(block.members), block.width) for block in blocks}) == len({block.width for block in blocks})
