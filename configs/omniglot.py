@@ -4,14 +4,15 @@ Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=F
           python eval.py --workdir=runs/omniglot
           after the colon a method of metapers.experiment.METHODS: maml, fomaml, meta_sgd, maml_plus_plus, imaml,
           reptile, anil, boil, biases, film, ridge, prototypes; with "-20way" behind it (omniglot.py:maml-20way) for
-          20 ways instead of 5, in 6,000 steps of 8 episodes. FOLDER holds the original archives
+          20 ways instead of 5, in 3,000 steps of 8 episodes. FOLDER holds the original archives
           images_background.zip and images_evaluation.zip.
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
 
 Shorter than the papers: 30,000 outer steps of 16 episodes with a cosine, where MAML has 60,000 of 32; three query
-drawings of each class instead of one, in training and at test; black and white images as theirs. The outer rate of 5e-3
-(theirs is 1e-3) is the best of 2e-3 and 5e-3 on validation characters: benchmarks/results/family_sweep.md.
+drawings of each class instead of one, in training and at test; grey images (``data.smooth``) where
+theirs are black and white. The outer rate of 5e-3 (theirs is 1e-3) and the grey are the better for
+validation characters: benchmarks/results/family_sweep.md.
 The published codes normalise a query by the statistics of all queries of its episode (transductive): so does
 ``model.norm`` "batch", the default here, and the report says so. "group", "layer" and "support" do not.
 """
@@ -36,8 +37,8 @@ def get_config(method="maml"):
     config.name = f"Omniglot, {ways} ways, 1 shot: {method}"
     config.strategies = ("naive",)  # one stage: nothing to forget
     config.bank = False  # an episode does not return
-    config.data.update(smooth=False, ways=ways, queries=3)
-    length, users = (30000, 16) if ways == 5 else (6000, 8)
+    config.data.update(ways=ways, queries=3)
+    length, users = (30000, 16) if ways == 5 else (3000, 8)
     config.update(steps=length, users=users, chunk=50, schedule="cosine")
     config.learner.update(inner_steps=1, inner_rate=0.4)
     config.learner.update(OWN.get(method, {}))
