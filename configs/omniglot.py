@@ -40,15 +40,18 @@ def get_config(method="maml"):
     config.data.update(ways=ways, queries=3)
     length, users = (30000, 16) if ways == 5 else (3000, 8)
     config.update(steps=length, users=users, chunk=50, schedule="cosine")
+    if config.learner.inner == "written" and ways == 5:  # trained on harder episodes than it is judged on
+        config.data.train_ways, length, users = 20, 9000, 8
+        config.update(steps=length, users=users)
     config.learner.update(inner_steps=1, inner_rate=0.4)
     config.learner.update(OWN.get(method, {}))
     if ways == 20 and config.learner.inner_steps == 1:  # MAML's paper: five steps at 0.1 for 20 ways
         config.learner.update(inner_steps=5, inner_rate=0.1)
-    config.learner.block = 4 if ways == 5 else 1  # users whose values stay in the cache are faster than all at once
+    config.learner.block = 4 if max(ways, config.data.train_ways) == 5 else 1  # users whose values stay in the cache are faster than all at once
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)
     for group in ("param", "personal"):
-        config.optimizer[group].rate = 5e-3
+        config.optimizer[group].rate = 5e-3 if config.learner.inner != "written" else 2e-3
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if config.learner.inner == "written" else (0, 1, 3, 5)
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution

@@ -63,6 +63,7 @@ def _synthetic(options: dict[str, Any]) -> Stream:
 def _omniglot(options: dict[str, Any]) -> Stream:
     origin = one_of("data.origin", options.pop("origin"), ("folder", "tfds"))
     path, drawn = options.pop("path"), {name: options.pop(name) for name in ("size", "smooth")}
+    options["train_ways"] = options["train_ways"] or None
     if origin == "folder":
         return tasks.omniglot(tasks.characters_from_folder(path, **drawn), **options)
     return tasks.omniglot(tasks.characters_from_tfds(path or None, **drawn), **options)
@@ -165,6 +166,7 @@ SOURCES: dict[str, Source] = {
             "classes": (1100, 100, 423),
             "split_seed": 0,
             "ways": 5,
+            "train_ways": 0,  # of the tasks to train on; 0: as many
             "shots": 1,
             "queries": 1,
             "rotations": (0, 1, 2, 3),
@@ -174,7 +176,7 @@ SOURCES: dict[str, Source] = {
         },
         _omniglot,
         scores.cross_entropy,
-        lambda stream: {"classes": int(stream.provenance["ways"]), "width": 1},
+        lambda stream: {"classes": int(stream.provenance["classes"]), "width": 1},
         joint=False,
         inputs="images",
         targets="classes",

@@ -25,6 +25,7 @@ def episodes(
     stages: int = 1,
     episodes: int = 600,
     examples: int | None = None,
+    train_ways: int | None = None,
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> Stream:
@@ -40,7 +41,9 @@ def episodes(
     Training tasks are drawn on the device, where the images lie once and as they are given; a task depends on (key,
     step, its place in the batch), not on n. Its user's row is drawn too, at or above len(users) (no bank holds it).
     Held out are ``episodes`` episodes a stage and split with ``examples`` (default: shots + queries) drawings of each
-    class, drawn from ``seed``; ``training`` gives as many of training classes. With ``stages`` the classes of every
+    class, drawn from ``seed``; ``training`` gives as many of training classes. ``train_ways``: tasks to train on have so many
+    classes instead, as prototypical networks are trained on harder episodes than they are judged on (Snell, Swersky,
+    Zemel 2017, arXiv:1703.05175, section 2.6); ``classes`` in the provenance is the larger of the two. With ``stages`` the classes of every
     split are divided over the stages in order and as evenly as can be; an episode lives in one stage, and a window of
     stages gives each stage episodes in proportion to its classes. ``about`` replaces source and version in the
     provenance and adds to it.
@@ -51,13 +54,15 @@ def episodes(
         drawings than an episode needs, or a window outside the stages.
     """
     rounds = shots + queries if examples is None else examples
+    harder = ways if train_ways is None else train_ways
     _check_sizes(
-        ways=ways, shots=shots, queries=queries, stages=stages, episodes=episodes, examples=rounds, rotations=rotations
+        ways=ways, shots=shots, queries=queries, stages=stages, episodes=episodes, examples=rounds, rotations=rotations,
+        train_ways=harder,
     )
     pools = {split: _pool(images, split, stages, tuple(rotations)) for split in SPLITS}
     need = {"validation": rounds, "test": rounds, "train": max(rounds, shots + queries)}
     for split, pool in pools.items():
-        _check_pool(split, pool, pools["train"], ways, need[split])
+        _check_pool(split, pool, pools["train"], max(ways, harder) if split == "train" else ways, need[split])
     fixed = {
         split: _fixed(pools[split], np.random.default_rng([seed, number]), episodes, rounds, ways)
         for number, split in enumerate(SPLITS)
@@ -83,8 +88,9 @@ def episodes(
     names = tuple(f"episode-{split}-{row}" for split in SPLITS for row in range(total))
     told = {"source": "episodes", "version": "1"} | dict(about or {})
     told |= {"ways": ways, "shots": shots, "queries": queries, "rotations": [int(turn) for turn in rotations]}
+    told |= {"classes": max(ways, harder)} | ({} if train_ways is None else {"train_ways": train_ways})
     provenance = told | {"seed": seed} | _counts(pools, fixed, stages, episodes)
-    family = _family(pools["train"], ways, shots, queries, len(names))
+    family = _family(pools["train"], harder, shots, queries, len(names))
     return Stream(family, held_out, stages, names, provenance, training)
 
 

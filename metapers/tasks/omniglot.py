@@ -21,6 +21,7 @@ def omniglot(
     stages: int = 1,
     episodes: int = 600,
     examples: int | None = None,
+    train_ways: int | None = None,
     seed: int = 0,
 ) -> Stream:
     """Episodes of handwritten characters: inputs [size, size, 1] with ink 1 and paper 0, targets 0..ways-1.
@@ -63,6 +64,7 @@ def omniglot(
         stages=stages,
         episodes=episodes,
         examples=examples,
+        train_ways=train_ways,
         seed=seed,
         about=about,
     )
