@@ -47,7 +47,9 @@ def get_config(method="maml"):
     config.learner.update(OWN.get(method, {}))
     if ways == 20 and config.learner.inner_steps == 1:  # MAML's paper: five steps at 0.1 for 20 ways
         config.learner.update(inner_steps=5, inner_rate=0.1)
-    config.learner.block = 4 if max(ways, config.data.train_ways) == 5 else 1  # users whose values stay in the cache are faster than all at once
+    config.learner.block = (
+        4 if max(ways, config.data.train_ways) == 5 else 1
+    )  # users whose values stay in the cache are faster than all at once
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)
     for group in ("param", "personal"):

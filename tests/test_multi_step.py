@@ -189,3 +189,17 @@ def test_a_scheduled_rate_needs_to_be_told_the_step():
     optimizer = halving(optax.sgd(1.0))
     with pytest.raises(ValueError, match="step must be given to update, the outer step, got None"):
         optimizer.update(POINT, optimizer.init(POINT), POINT)
+
+
+def test_a_step_computes_what_its_phase_needs_and_no_more_whether_or_not_seeds_are_vmapped():
+    tasks, mask = centres(SUPPORT, QUERY)
+    learner = staged(anneal=2, second_from=1)
+    state = learner.init(POINT, tasks)
+    seeds = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    one = lambda state: learner.update(state, tasks, mask, KEY)[0]
+    for program in (jax.make_jaxpr(one)(state), jax.make_jaxpr(jax.vmap(one))(seeds)):
+        (choice,) = [equation for equation in program.eqns if equation.primitive.name == "cond"]
+        assert len(choice.params["branches"]) == 3  # every step in first order, in second order, the last alone
+    for _ in range(3):
+        state, seeds = jax.jit(one)(state), jax.jit(jax.vmap(one))(seeds)
+    assert world.distance(jax.tree.map(lambda leaf: leaf[1], seeds.params), state.params) < 1e-14

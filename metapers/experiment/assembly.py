@@ -26,6 +26,7 @@ from metapers.base import (
     Stream,
     Tree,
 )
+from metapers.experiment import starting
 from metapers.experiment.adapting import objective, training_loop
 from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
@@ -118,6 +119,7 @@ class Parts(NamedTuple):
     model: Model
     objective: Objective
     devices: tuple[Device, ...]
+    donor: starting.Donor | None = None  # whose parameters the run's begin with
 
 
 def parts(config: Config) -> Parts:
@@ -125,10 +127,12 @@ def parts(config: Config) -> Parts:
 
     Raises:
       ValueError: for a metric that this objective does not have, and what the members themselves refuse.
+      FileNotFoundError: for a ``start_from`` or ``data.path`` where nothing is.
     """
+    donor = starting.donor(config.start_from) if config.start_from else None
     built = stream(config)
     sizes = SOURCES[config.data.source].sizes(built)
-    made = Parts(config, built, sizes, model(config, sizes), objective(config), tuple(devices(config.devices)))
+    made = Parts(config, built, sizes, model(config, sizes), objective(config), tuple(devices(config.devices)), donor)
     one_of("evaluation.metric", config.evaluation.metric, metrics(made))
     return made
 

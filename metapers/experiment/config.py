@@ -80,6 +80,7 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
             "steps": 100,  # outer steps in a stage, the same for every strategy
             "users": 32,  # fresh tasks in an outer step
             "chunk": 50,  # outer steps in one dispatch
+            "start_from": "",  # a version's folder: what it has of these parameters begins where it ended
             "bank": True,  # a version keeps what every user adapted to, for one who returns
             "data": dict(data),
             "model": dict(model),

@@ -33,7 +33,7 @@ def of_version(
         "parent": {"number": record["number"], "digest": record["digest"]} if record else None,
         "config": configs.plain(parts.config),
         "config_digest": store.digest(configs.binding(parts.config)),
-        "provenance": dict(parts.stream.provenance),
+        "provenance": origin(parts),
         "sizes": dict(parts.sizes),
         "revision": revision(),
         "libraries": libraries(),
@@ -41,6 +41,12 @@ def of_version(
         "scores": dict(scores),
         "seconds": round(seconds, 3),
     }
+
+
+def origin(parts: Parts) -> dict[str, Any]:
+    """Where the data came from, and the digest of the version that the parameters began with, if it was one."""
+    found = dict(parts.stream.provenance)
+    return found if parts.donor is None else found | {"started_from": parts.donor.digest}
 
 
 def libraries() -> dict[str, str]:

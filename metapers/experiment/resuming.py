@@ -52,8 +52,8 @@ def another_machine(parts: Parts, folder: Path) -> list[str]:
 
 
 def same_data(parts: Parts, folder: Path) -> None:
-    """Refuses with a ValueError data that are not those the run in the folder began with."""
-    path, now = folder / "provenance.json", dict(parts.stream.provenance)
+    """Refuses with a ValueError data, or a version to start from, other than those that the run in the folder has."""
+    path, now = folder / "provenance.json", lineage.origin(parts)
     if path.exists():
         was = json.loads(path.read_text())
         if was["sha256"] != now["sha256"]:
@@ -61,11 +61,13 @@ def same_data(parts: Parts, folder: Path) -> None:
                 f"the run in {folder} was started on other data: SHA-256 {was['sha256'][:16]}… then, "
                 f"{now['sha256'][:16]}… now"
             )
+        if was.get("started_from") != now.get("started_from"):
+            raise ValueError(f"the run in {folder} began with another version than start_from names now")
 
 
 def keep(parts: Parts, folder: Path) -> None:
     """Writes what a resume is held against, once all of it could be built: a refused config binds no workdir."""
-    workdir.write_json(folder / "provenance.json", dict(parts.stream.provenance))
+    workdir.write_json(folder / "provenance.json", lineage.origin(parts))
     workdir.write_json(folder / "config.json", configs.plain(parts.config))
 
 

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh
 
 from metapers import evaluate, held_out, keys, models, records
 from metapers.base import Array, Cohort, InnerLoop, Params, Stream, Tree
-from metapers.experiment import adapting
+from metapers.experiment import adapting, starting
 from metapers.experiment.assembly import STRATEGIES, Parts
 from metapers.experiment.config import Config
 from metapers.scores.cohorts import sign
@@ -48,8 +48,9 @@ class Scorer(NamedTuple):
         return params._replace(inner=jax.vmap(loop.init)(params))
 
     def initial(self) -> Params:
-        """The initialisation that every strategy of the run began from."""
-        return host(jax.jit(jax.vmap(lambda key: self.parts.model.init(keys.named(key, "init"))))(roots(self.parts)))
+        """The initialisation that every strategy of the run began from: drawn, or where ``start_from`` ended."""
+        drawn = host(jax.jit(jax.vmap(lambda key: self.parts.model.init(keys.named(key, "init"))))(roots(self.parts)))
+        return drawn if self.parts.donor is None else starting.begun(drawn, self.parts.donor)[0]
 
     def adapted(self, params: Params, name: str, cohort: Cohort) -> Tree:
         """Personal parameters after the headline's steps on each user's first shots."""

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from metapers import stage, store, users, workdir
 from metapers.base import Array, Cohort, Learner, Params, Tree
-from metapers.experiment import assembly, lineage, refusals, scoring
+from metapers.experiment import assembly, lineage, refusals, scoring, starting
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES, Parts, Strategy
 from metapers.experiment.config import Config
@@ -94,7 +94,10 @@ def prepare(parts: Parts, folder: Path, journal: Journal, told: Meter, asked: Ca
     mesh = assembly.mesh_for(config, parts.devices)
     roots = stage.place(scoring.roots(parts), mesh, by_seed=True)
     scorer = scoring.scorer(parts)
-    init = stage.place(scorer.initial(), mesh, by_seed=True)
+    init = stage.place(first := scorer.initial(), mesh, by_seed=True)
+    if parts.donor is not None:
+        _, drawn = starting.begun(first, parts.donor)
+        journal.say(f"parameters begin where {parts.config.start_from} ended; drawn: {', '.join(drawn) or 'none'}")
     return Run(parts, folder, mesh, roots, init, {}, scorer, journal, told, asked)
 
 

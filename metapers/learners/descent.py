@@ -1,7 +1,8 @@
 """One outer step: users' losses to a gradient, the gradient to new parameters. MAML, Reptile and joint differ only
 in what one user's loss is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import jax
@@ -14,6 +15,13 @@ from metapers.base import Aggregator, Array, Batch, Draw, Key, Learner, Params, 
 UserLoss = Callable[[Params, Task, Array, Key], tuple[Array, Array, Params]]
 """(params, task, step, key) -> (surrogate, loss, adapted): what is differentiated, what is told, the user's parameters;
 ``step``: outer steps taken so far."""
+
+
+class Phase(NamedTuple):
+    """What one user's loss is from an outer step on, until the next phase begins."""
+
+    start: int
+    user_loss: UserLoss
 
 
 class DescentState(NamedTuple):
@@ -32,7 +40,7 @@ def joined(task: Task) -> Batch:
 
 
 def descent(
-    user_loss: UserLoss,
+    user_loss: UserLoss | Sequence[Phase],
     optimizer: optax.GradientTransformation,
     *,
     aggregator: Aggregator,
@@ -43,9 +51,13 @@ def descent(
 
     The optimizer sees all of ``Params`` (shared, personal, inner) as one tree, and as the extra argument ``step`` the
     outer step, for those that ask for it (``scheduled``). ``inner(params)`` fills the inner parameters where they
-    come empty. Without a penalty nothing is computed for one. Info: ``losses`` [n] (0 for masked users), ``penalty``
-    and ``grad_norm`` (scalars), and what the aggregator tells.
+    come empty. ``user_loss`` may be several in turn, phases by ascending start, the first at 0: of each step only that
+    of its phase is computed, whether or not seeds are vmapped, for they take their steps together. Without a penalty
+    nothing is computed for one. Info: ``losses`` [n] (0 for masked users), ``penalty`` and ``grad_norm`` (scalars), and
+    what the aggregator tells.
     """
+
+    phases = [Phase(0, user_loss)] if callable(user_loss) else list(user_loss)
 
     def init(params: Params, tasks: Task) -> DescentState:
         if inner is not None and not jax.tree.leaves(params.inner):
@@ -54,8 +66,8 @@ def descent(
         kept = penalty.init(params) if penalty else {}
         return DescentState(params, optimizer.init(params), aggregator.init(params), kept, jnp.zeros((), jnp.int32))
 
-    def task_loss(state: DescentState, params: Params, task: Task, key: Key) -> tuple[Array, Tree]:
-        surrogate, loss, adapted = user_loss(params, task, state.step, key)
+    def task_loss(phase: Phase, state: DescentState, params: Params, task: Task, key: Key) -> tuple[Array, Tree]:
+        surrogate, loss, adapted = phase.user_loss(params, task, state.step, key)
         if penalty is None:
             return surrogate, {"loss": loss}
         extra = penalty.on_task(state.penalty, params, adapted, task, keys.named(key, "penalty"))
@@ -63,9 +75,15 @@ def descent(
 
     def update(state: DescentState, tasks: Task, mask: Array, key: Key) -> tuple[DescentState, dict]:
         tasks = base.hide_padding(tasks, mask)
-        sums, (_, told) = aggregator.total(
-            state.aggregator, lambda *args: task_loss(state, *args), state.params, tasks, mask, keys.named(key, "users")
-        )
+
+        def total(phase: Phase, state: DescentState, tasks: Task, mask: Array, key: Key) -> tuple[Tree, tuple]:
+            return aggregator.total(
+                state.aggregator, partial(task_loss, phase, state), state.params, tasks, mask, keys.named(key, "users")
+            )
+
+        now = sum((_of_all_seeds(state.step) >= phase.start).astype(jnp.int32) for phase in phases[1:])
+        turns = [partial(total, phase) for phase in phases]
+        sums, (_, told) = jax.lax.switch(now, turns, state, tasks, mask, key)
         kept, grads, info = aggregator.finish(state.aggregator, sums, keys.named(key, "finish"))
         before, plain, cost = state.params, grads, jnp.zeros_like(told["loss"], shape=())
         if penalty:
@@ -83,6 +101,17 @@ def descent(
 
     # parameters and importances are sums over users: no single one can be taken out
     return Learner(init, update, consolidate, lambda state, user: state, lambda state: state.params)
+
+
+@jax.custom_batching.custom_vmap
+def _of_all_seeds(step: Array) -> Array:
+    # one number for all seeds, so that a choice by it stays a choice: by a batch of numbers all branches would run
+    return step
+
+
+@_of_all_seeds.def_vmap
+def _(axis_size: int, in_batched: list[bool], step: Array) -> tuple[Array, bool]:
+    return (step[0] if in_batched[0] else step), False
 
 
 def _fresh(params: Params) -> Params:

@@ -6,7 +6,7 @@ import optax
 
 from metapers import base, keys
 from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task, Tree
-from metapers.learners.descent import descent
+from metapers.learners.descent import Phase, UserLoss, descent
 
 
 def multi_step(
@@ -25,8 +25,9 @@ def multi_step(
     With a = max(0, 1 - t / ``anneal``): w_k = a / K before the last step, w_K = 1 - a (K - 1) / K, so at t = 0 every
     step weighs the same and from t = ``anneal`` on this is MAML (``anneal`` 0: from the first step on). The loss told
     is that of the last step. ``first_order``: the inner loop that takes the other's place before outer step
-    ``second_from``, the same with gradients that count as constants (derivative-order annealing); where seeds are
-    vmapped both are computed at every step. State: ``DescentState``. Antoniou, Edwards, Storkey 2019
+    ``second_from``, the same with gradients that count as constants (derivative-order annealing). What a step does not
+    need is not computed in it: no query but the last one's from ``anneal`` on, no second order before
+    ``second_from``. State: ``DescentState``. Antoniou, Edwards, Storkey 2019
     (arXiv:1810.09502, section 4: MSL and DA; the authors' code keeps a floor of 0.03 / K until ``anneal``, here the
     weights go to zero). Per-layer per-step rates are ``inner.per_step``, the cosine is optax's.
 
@@ -39,23 +40,25 @@ def multi_step(
     if second_from and first_order is None:
         raise ValueError(f"first_order must be an inner loop where second_from is > 0, got None with {second_from}")
 
-    def adapt(params: Params, task: Task, step: Array, key: Key) -> tuple[Params, Tree]:
-        if first_order is None:
-            return inner_loop.adapt(params, task.support, key)
-        loops = [one.adapt for one in (first_order, inner_loop)]
-        return jax.lax.cond(step < second_from, *loops, params, task.support, key)
+    def judged(loop: InnerLoop, since: int) -> UserLoss:
+        def user_loss(params: Params, task: Task, step: Array, key: Key) -> tuple[Array, Array, Params]:
+            adapted, path = loop.adapt(params, task.support, keys.named(key, "adapt"))
+            seen = jax.tree.map(lambda leaf: leaf[since:], path)
 
-    def user_loss(params: Params, task: Task, step: Array, key: Key) -> tuple[Array, Array, Params]:
-        adapted, path = adapt(params, task, step, keys.named(key, "adapt"))
+            def after(personal: Tree) -> Array:
+                losses = loss_fn(params._replace(personal=personal), task.query, keys.named(key, "query"))
+                return base.masked_mean(losses, task.query.mask)
 
-        def after(personal: Tree) -> Array:
-            losses = loss_fn(params._replace(personal=personal), task.query, keys.named(key, "query"))
-            return base.masked_mean(losses, task.query.mask)
+            losses = jax.vmap(after)(seen)
+            return jnp.sum(_weights(step, losses, anneal) * losses), losses[-1], adapted
 
-        losses = jax.vmap(after)(jax.tree.map(lambda leaf: leaf[1:], path))
-        return jnp.sum(_weights(step, losses, anneal) * losses), losses[-1], adapted
+        return user_loss
 
-    return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty, inner=inner_loop.init)
+    phases = []
+    for start in sorted({0, anneal, second_from}):
+        loop = inner_loop if first_order is None or start >= second_from else first_order
+        phases.append(Phase(start, judged(loop, since=1 if start < anneal else -1)))
+    return descent(phases, optimizer, aggregator=aggregator, penalty=penalty, inner=inner_loop.init)
 
 
 def _weights(step: Array, losses: Array, anneal: int) -> Array:

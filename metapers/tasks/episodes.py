@@ -41,12 +41,12 @@ def episodes(
     Training tasks are drawn on the device, where the images lie once and as they are given; a task depends on (key,
     step, its place in the batch), not on n. Its user's row is drawn too, at or above len(users) (no bank holds it).
     Held out are ``episodes`` episodes a stage and split with ``examples`` (default: shots + queries) drawings of each
-    class, drawn from ``seed``; ``training`` gives as many of training classes. ``train_ways``: tasks to train on have so many
-    classes instead, as prototypical networks are trained on harder episodes than they are judged on (Snell, Swersky,
-    Zemel 2017, arXiv:1703.05175, section 2.6); ``classes`` in the provenance is the larger of the two. With ``stages`` the classes of every
+    class, drawn from ``seed``; ``training`` gives as many of training classes. With ``stages`` the classes of every
     split are divided over the stages in order and as evenly as can be; an episode lives in one stage, and a window of
-    stages gives each stage episodes in proportion to its classes. ``about`` replaces source and version in the
-    provenance and adds to it.
+    stages gives each stage episodes in proportion to its classes. ``train_ways``: tasks to train on have so many
+    classes instead, as prototypical networks are trained on harder episodes than they are judged on (Snell, Swersky,
+    Zemel 2017, arXiv:1703.05175, section 2.6); ``classes`` in the provenance is the larger of the two. ``about``
+    replaces source and version in the provenance and adds to it.
 
     Raises:
       ValueError: for sizes below 1, rotations that are not distinct or not 0..3, images that do not fit together, are
@@ -56,7 +56,13 @@ def episodes(
     rounds = shots + queries if examples is None else examples
     harder = ways if train_ways is None else train_ways
     _check_sizes(
-        ways=ways, shots=shots, queries=queries, stages=stages, episodes=episodes, examples=rounds, rotations=rotations,
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        stages=stages,
+        episodes=episodes,
+        examples=rounds,
+        rotations=rotations,
         train_ways=harder,
     )
     pools = {split: _pool(images, split, stages, tuple(rotations)) for split in SPLITS}
