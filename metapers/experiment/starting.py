@@ -44,7 +44,7 @@ def named(tree: Tree) -> dict[str, Any]:
 
 
 def begun(params: Params, given: Donor) -> tuple[Params, list[str]]:
-    """(params, drawn): ``params`` [seeds, ...] with each leaf that the donor has by name and shape taken from there, and
+    """(params, drawn): ``params`` [seeds, ...] with each leaf that the donor has by name and shape taken there, and
     the names of those that are left as they were drawn.
 
     Whether a leaf is shared or personal may differ between the two. Seed i takes the donor's seed i modulo its seeds.
