@@ -39,6 +39,7 @@ class Stream(NamedTuple):
     title: str
     methods: Sequence[str]
     folds: Sequence[int] = (0,)
+    features: Sequence[str] = ()  # methods that begin with the features of the row of prototypes
 
 
 STREAMS: dict[str, Stream] = {
@@ -51,9 +52,10 @@ STREAMS: dict[str, Stream] = {
         "omniglot",
         "Omniglot, 5 ways, 1 shot, and 20 ways (accuracy)",
         (
-            *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "anil", "prototypes", "ridge"),
-            *("maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
+            *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil"),
+            *("prototypes", "ridge", "maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
         ),
+        features=("fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil"),
     ),
     "writers": Stream(
         "mnist",
@@ -124,6 +126,7 @@ PUBLISHED = {  # the papers' figures where the task is theirs, in the units of t
     ("omniglot", "meta_sgd"): "99.53 ± 0.26",
     ("omniglot", "maml_plus_plus"): "99.47",
     ("omniglot", "reptile"): "97.7",
+    ("omniglot", "reptile-support"): "95.4",
     ("omniglot", "prototypes"): "98.8",
     ("omniglot", "maml-20way"): "95.8 ± 0.3",
     ("omniglot", "fomaml-20way"): "89.4 ± 0.5",
@@ -133,20 +136,26 @@ PUBLISHED = {  # the papers' figures where the task is theirs, in the units of t
 
 def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides: list[str]) -> dict[str, Any]:
     """The figures of one row: every fold trained and judged, folds pooled."""
-    stream = STREAMS[name]
+    stream, before = STREAMS[name], 0.0
     config, folders, found = f"configs/{name}.py:{method}", [], []
     for fold in stream.folds:
         folders.append(out / f"{name}-{method}-{fold}")
         change = [f"--config.data.path={data / stream.folder}"] if stream.folder else []
         change += [f"--config.data.fold={fold}"] if len(stream.folds) > 1 else []
-        found.append(run(f"{name}, {method}, fold {fold}", config, folders[-1], [*change, *overrides]))
+        begun = []
+        if method in stream.features:
+            features = out / f"{name}-prototypes-{fold}"
+            own = run(f"{name}, prototypes, fold {fold}", f"configs/{name}.py:prototypes", features, change)
+            before += own["seconds"]["train"]
+            begun = [f"--config.start_from={features / 'strategies' / 'naive' / 'versions' / '0'}"]
+        found.append(run(f"{name}, {method}, fold {fold}", config, folders[-1], [*change, *begun, *overrides]))
     together = pooled(folders, found, workdir.open_workdir(out / f"{name}-{method}")) if len(found) > 1 else found[0]
     command = ["benchmarks/family.py", *(["--data=FOLDER"] if stream.folder else []), f"--only={name}:{method}"]
-    return kept(together, shlex.join([*command, *overrides]))
+    return kept(together, shlex.join([*command, *overrides]), before)
 
 
-def kept(told: dict[str, Any], command: str) -> dict[str, Any]:
-    """What the table shows of a summary, and how to get it again."""
+def kept(told: dict[str, Any], command: str, before: float = 0.0) -> dict[str, Any]:
+    """What the table shows of a summary, and how to get it again; ``before``: seconds that its features took."""
     head = told["headline"]
     return {
         "command": command,
@@ -163,7 +172,7 @@ def kept(told: dict[str, Any], command: str) -> dict[str, Any]:
         "hurt": told["hurt_fraction"],
         "diverged": told.get("diverged", {"headline": 0})["headline"],
         "transductive": told["transductive"],
-        "seconds": told["seconds"],
+        "seconds": told["seconds"] | ({"features": before} if before else {}),
     }
 
 
@@ -206,7 +215,8 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
     best = best_trivial(one)
     tuned, start = others.get("joint_fine_tuned"), has_start(method)
     cells = [
-        f"`{name}.py:{method}`{'*' if one['transductive'] else ''}, seeds {len(one['seeds'])}{changed(one)}",
+        f"`{name}.py:{method}`{'*' if one['transductive'] else ''}, seeds {len(one['seeds'])}{changed(one)}"
+        f"{', from features' if method in STREAMS[name].features else ''}",
         str(one["shots"]),
         f"**{shown(one, ours['mean'])}**",
         f"{shown(one, ours['low'])} – {shown(one, ours['high'])}",
@@ -215,7 +225,7 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
         shown(one, tuned["mean"]) if tuned else "–",
         f"{best} {shown(one, others[best]['mean'])}" if best else "–",
         PUBLISHED.get((name, method), ""),
-        f"{(one['seconds']['train'] + one['seconds']['evaluate']) / 60:.1f}",
+        f"{sum(one['seconds'].get(part, 0.0) for part in ('features', 'train', 'evaluate')) / 60:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 
