@@ -9,10 +9,10 @@ Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=F
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
 
-Shorter than the papers. maml: 30,000 outer steps of 16 episodes with a cosine, where its paper has 60,000 of 32, at an
-outer rate of 5e-3 (theirs is 1e-3); 20 ways: 3,000 steps of 8. prototypes: 9,000 steps of 8 episodes of 20 ways, more
-than they are judged on, as in Snell, Swersky, Zemel 2017. The other methods are meant to begin with the features of a
-finished run of prototypes and take few steps from there (LENGTHS), at 1e-3:
+Shorter than the papers. maml, meta_sgd: 30,000 outer steps of 16 episodes with a cosine, where MAML's paper has 60,000
+of 32, at an outer rate of 5e-3 (theirs is 1e-3); 20 ways: 3,000 steps of 8. prototypes: 9,000 steps of 8 episodes of 20
+ways, more than they are judged on, as in Snell, Swersky, Zemel 2017. The other methods are meant to begin with the
+features of a finished run of prototypes and take few steps from there (LENGTHS), at 1e-3:
 
     --config.start_from=runs/prototypes/strategies/naive/versions/0
 
@@ -33,13 +33,9 @@ OWN = {  # what is each method's own, from its paper
     "imaml": {"inner_steps": 16, "inner_rate": 0.1, "strength": 2.0, "cg_steps": 5},
     "reptile": {"inner_steps": 5, "inner_rate": 1e-3},
 }
-LENGTHS = {
-    "maml": (30000, 16),
-    "maml_plus_plus": (3000, 8),
-    "reptile": (2500, 8),
-    "ridge": (2000, 8),
-}  # outer steps, episodes in each
-SOLVED, FROM_FEATURES, TWENTY = (9000, 8), (5000, 16), (3000, 8)
+SCRATCH, SOLVED, FROM_FEATURES, TWENTY = (30000, 16), (9000, 8), (5000, 16), (3000, 8)  # outer steps, episodes in each
+LONG = ("maml", "meta_sgd")  # from drawn parameters
+LENGTHS = dict.fromkeys(LONG, SCRATCH) | {"maml_plus_plus": (3000, 8), "reptile": (2500, 8), "ridge": (2000, 8)}
 FORMS = ("5way", "20way", "support")
 
 
@@ -64,7 +60,7 @@ def get_config(method="maml"):
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)
     for group in ("param", "personal"):
-        config.optimizer[group].rate = 5e-3 if method == "maml" or ways == 20 else 2e-3 if solved else 1e-3
+        config.optimizer[group].rate = 5e-3 if method in LONG or ways == 20 else 2e-3 if solved else 1e-3
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if solved else (0, 1, 3, 5)
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution

@@ -303,8 +303,11 @@ def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_a
     assert module.get_config("maml").evaluation.headline_steps == 5
     wide = module.get_config("fomaml-20way")
     assert (wide.data.ways, wide.evaluation.headline_shots, wide.learner.inner_steps) == (20, 20, 5)
-    with pytest.raises(ValueError, match=r"ways must be one of \['20way', '5way'\], got '20'"):
+    with pytest.raises(ValueError, match=r"form must be one of \['20way', '5way', 'support'\], got '20'"):
         module.get_config("maml-20")
+    assert module.get_config("reptile-support").model.norm == "support"
+    solved = module.get_config("prototypes").data
+    assert (solved.ways, solved.train_ways, module.get_config("maml").data.train_ways) == (5, 20, 0)
     for name in ("neighbours", "joint"):  # one model for all, and no second one beside it
         assert assembly.strategies(module.get_config(name)) == ["naive"]
 
