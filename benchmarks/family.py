@@ -216,7 +216,7 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
     tuned, start = others.get("joint_fine_tuned"), has_start(method)
     cells = [
         f"`{name}.py:{method}`{'*' if one['transductive'] else ''}, seeds {len(one['seeds'])}{changed(one)}"
-        f"{', from features' if method in STREAMS[name].features else ''}",
+        f"{', from features' if 'features' in one['seconds'] else ''}",
         str(one["shots"]),
         f"**{shown(one, ours['mean'])}**",
         f"{shown(one, ours['low'])} – {shown(one, ours['high'])}",

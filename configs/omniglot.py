@@ -17,7 +17,8 @@ features of a finished run of prototypes and take few steps from there (LENGTHS)
     --config.start_from=runs/prototypes/strategies/naive/versions/0
 
 Three query drawings of each class instead of one, in training and at test; grey images (``data.smooth``), theirs are
-black and white. Rates and grey are the best for validation characters: benchmarks/results/family_sweep.md.
+black and white. What validation characters chose: grey (Meta-SGD), 5e-3 (MAML), 1e-3 from features (Meta-SGD; the
+other methods have the same); the rates of prototypes and Reptile were not swept. benchmarks/results/family_sweep.md.
 The published codes normalise a query by the statistics of all queries of its episode (transductive): so does
 ``model.norm`` "batch", the default here, and the report says so. "group", "layer" and "support" do not.
 """

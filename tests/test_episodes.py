@@ -298,3 +298,22 @@ def test_missing_splits_and_wrong_stages_are_named():
     for call in (lambda: stream.held_out("test", 1), lambda: stream.training(1)):
         with pytest.raises(ValueError, match="stage must be between 0 and 0, got 1"):
             call()
+
+
+def test_tasks_to_train_on_may_have_more_ways_than_those_to_be_judged_on():
+    options = {"ways": 3, "shots": 1, "queries": 2, "episodes": 4}
+    stream, plain = episodes(splits(), train_ways=5, **options), episodes(splits(), **options)
+    tasks = drawn(stream, 50)
+    assert tasks.support.targets.shape == (50, 5) and tasks.query.targets.shape == (50, 10)
+    check_episodes(*rounds(tasks, 5))
+    assert (stream.provenance["classes"], stream.provenance["train_ways"]) == (5, 5)
+    assert plain.provenance["classes"] == 3 and "train_ways" not in plain.provenance
+    for split in ("validation", "test"):  # what is judged is the same
+        ours, theirs = stream.held_out(split, None), plain.held_out(split, None)
+        np.testing.assert_array_equal(ours.inputs, theirs.inputs)
+        np.testing.assert_array_equal(ours.targets, theirs.targets)
+    assert set(np.unique(stream.held_out("test", None).targets)) == {0, 1, 2}
+    with pytest.raises(ValueError, match="train_ways must be >= 1, got 0"):
+        episodes(splits(), train_ways=0, **options)
+    with pytest.raises(ValueError, match="train_ways must be <= 6, the fewest classes of .*'train'"):
+        episodes(splits(), train_ways=7, **options)

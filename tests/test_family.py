@@ -145,9 +145,8 @@ def test_rows_added_by_another_process_meanwhile_are_kept(kept_in, monkeypatch):
         assert text.startswith("before ") and text.endswith(" after") and "anil" in text and "maml" in text
 
 
-def test_a_row_is_made_by_its_config_and_tells_a_command_without_paths_of_the_machine(kept_in, monkeypatch):
-    called = []
-    told = {
+def summary():
+    return {
         "headline": {
             "metric": "mse",
             "shots": 5,
@@ -163,6 +162,10 @@ def test_a_row_is_made_by_its_config_and_tells_a_command_without_paths_of_the_ma
         "transductive": False,
         "seconds": {"train": 1.0, "evaluate": 1.0},
     }
+
+
+def test_a_row_is_made_by_its_config_and_tells_a_command_without_paths_of_the_machine(kept_in, monkeypatch):
+    called, told = [], summary()
     monkeypatch.setattr(family, "run", lambda *given: called.append(given) or told)
     sys.argv += ["--only=sinusoid:maml-5", "--config.steps=7"]  # a stream that needs no data
     assert family.main() == 0
@@ -171,6 +174,23 @@ def test_a_row_is_made_by_its_config_and_tells_a_command_without_paths_of_the_ma
     assert kept["command"] == "benchmarks/family.py --only=sinusoid:maml-5 --config.steps=7" and kept["users"] == 600
     assert kept["diverged"] == 2
     assert str(kept_in) not in family.KEPT.read_text()
+
+
+def test_a_row_from_features_makes_them_first_and_says_so_with_their_minutes(kept_in, monkeypatch):
+    called = []
+    monkeypatch.setattr(family, "run", lambda *given: called.append(given) or summary())
+    sys.argv += [f"--data={kept_in}", "--only=omniglot:ridge,omniglot:maml"]
+    assert family.main() == 0
+    (_, first, features, _), (_, second, _, given), (_, third, _, plain) = called
+    methods = [path.partition(":")[2] for path in (first, second, third)]
+    assert methods == ["prototypes", "ridge", "maml"]
+    assert f"--config.start_from={features}/strategies/naive/versions/0" in given
+    assert not any("start_from" in one for one in plain)
+    ridge, maml = (
+        family.line("omniglot", *pair) for pair in zip(methods[1:], json.loads(family.KEPT.read_text()).values())
+    )
+    assert "from features" in ridge and "from features" not in maml
+    assert family.KEPT.read_text().count('"features"') == 1 and str(kept_in) not in family.KEPT.read_text()
 
 
 def test_data_must_be_given_where_a_chosen_row_reads_files(kept_in, capsys):

@@ -9,6 +9,7 @@ import pytest
 from metapers import models, store
 from metapers.base import Params
 from metapers.experiment import assembly, scoring, starting
+from metapers.experiment import config as configs
 from metapers.experiment.training import train
 from tests import runs
 
@@ -31,11 +32,11 @@ def test_a_network_takes_the_body_of_one_whose_head_is_solved_and_draws_its_head
             np.testing.assert_array_equal(leaf, starting.named(whole.personal)[name])
             continue
         np.testing.assert_array_equal(leaf, starting.named(solved.shared)[name][[0, 1, 0]])  # seed i modulo the two
-    assert any(np.any(starting.named(begun.personal)[name] != leaf) for name, leaf in flat(whole) if name not in drawn)
-
-
-def flat(params):
-    return starting.named(params.personal).items()
+    assert any(
+        np.any(starting.named(begun.personal)[name] != leaf)
+        for name, leaf in starting.named(whole.personal).items()
+        if name not in drawn
+    )
 
 
 def test_a_leaf_of_another_shape_is_drawn_and_a_donor_without_any_is_refused():
@@ -74,3 +75,16 @@ def test_a_start_that_is_no_version_is_refused_before_anything_is_written(where,
     with pytest.raises(FileNotFoundError, match="start_from must name a version, .*versions/<n>, got"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_version_that_held_out_other_users_is_refused(tmp_path):
+    train(runs.quick(strategies=("naive",), data__stages=1, data__fold=1), tmp_path / "first")
+    version = str(tmp_path / "first" / "strategies" / "naive" / "versions" / "0")
+    config = runs.quick(start_from=version, data__stages=1)
+    with pytest.raises(
+        ValueError, match="start_from must name a version that held out the same users, data.fold = 0, got 1"
+    ):
+        assembly.parts(config)
+    theirs = configs.plain(runs.quick(start_from=version, data__stages=1, data__fold=1))["data"]
+    assert starting.donor(version, theirs).leaves
+    assert starting.donor(version, {"source": "another"}).leaves  # other people: none of them is held out here

@@ -30,7 +30,7 @@ from metapers.experiment import starting
 from metapers.experiment.adapting import objective, training_loop
 from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
-from metapers.experiment.config import Config, default, from_plain, one_of
+from metapers.experiment.config import Config, default, from_plain, one_of, plain
 
 Device = Any  # a jax.Device, which type checkers take for a variable
 
@@ -129,7 +129,7 @@ def parts(config: Config) -> Parts:
       ValueError: for a metric that this objective does not have, and what the members themselves refuse.
       FileNotFoundError: for a ``start_from`` or ``data.path`` where nothing is.
     """
-    donor = starting.donor(config.start_from) if config.start_from else None
+    donor = starting.donor(config.start_from, plain(config)["data"]) if config.start_from else None
     built = stream(config)
     sizes = SOURCES[config.data.source].sizes(built)
     made = Parts(config, built, sizes, model(config, sizes), objective(config), tuple(devices(config.devices)), donor)

@@ -1,5 +1,6 @@
 """Where a run's parameters begin: drawn from its seeds, or where a version of another run ended."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ import numpy as np
 from metapers import store, trees
 from metapers.base import Params, Tree
 
+SPLITS = ("fold", "split_seed", "classes")
+"""Keys of ``config.data`` that decide who, or which characters, are held out."""
+
 
 class Donor(NamedTuple):
     """What another run left; ``leaves``: [seeds, ...] by name, see ``named``."""
@@ -17,17 +21,28 @@ class Donor(NamedTuple):
     digest: str  # of the version's record, which the lineage keeps
 
 
-def donor(folder: str) -> Donor:
+def donor(folder: str, data: Mapping[str, Any]) -> Donor:
     """The parameters of the version in ``folder``, a path that ends in versions/<n>, every bit as it was saved.
 
+    ``data``: ``config.data`` of the run that begins, as ``config.plain`` has it. A version of the same source must have
+    held out the same users: else this run would be judged on some of whom its parameters have learned already.
+
     Raises:
+      ValueError: for a version of the same source with another value of one of SPLITS.
       FileNotFoundError: if no version is there.
       CorruptVersion: if a file is not what was saved.
     """
     path = Path(folder)
     if not (path.name.isdecimal() and path.is_dir()):
         raise FileNotFoundError(f"start_from must name a version, .../strategies/<name>/versions/<n>, got {folder!r}")
-    tree, _ = store.load_version(path.parent, int(path.name))
+    tree, lineage = store.load_version(path.parent, int(path.name))
+    theirs = lineage["config"]["data"]
+    for key in SPLITS if theirs["source"] == data["source"] else ():
+        if theirs.get(key) != data.get(key):
+            raise ValueError(
+                f"start_from must name a version that held out the same users, data.{key} = {data.get(key)}, "
+                f"got {theirs.get(key)}"
+            )
     held = tree["params"]
     leaves = {name: leaf for part in ("shared", "personal") for name, leaf in named(held.get(part, {})).items()}
     return Donor(leaves, store.read_record(path.parent, int(path.name))["digest"])

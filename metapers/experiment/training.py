@@ -94,10 +94,11 @@ def prepare(parts: Parts, folder: Path, journal: Journal, told: Meter, asked: Ca
     mesh = assembly.mesh_for(config, parts.devices)
     roots = stage.place(scoring.roots(parts), mesh, by_seed=True)
     scorer = scoring.scorer(parts)
-    init = stage.place(first := scorer.initial(), mesh, by_seed=True)
+    first = scorer.initial()
     if parts.donor is not None:
         _, drawn = starting.begun(first, parts.donor)
-        journal.say(f"parameters begin where {parts.config.start_from} ended; drawn: {', '.join(drawn) or 'none'}")
+        journal.say(f"parameters begin where {config.start_from} ended; drawn: {', '.join(drawn) or 'none'}")
+    init = stage.place(first, mesh, by_seed=True)
     return Run(parts, folder, mesh, roots, init, {}, scorer, journal, told, asked)
 
 

@@ -50,25 +50,18 @@ def episodes(
 
     Raises:
       ValueError: for sizes below 1, rotations that are not distinct or not 0..3, images that do not fit together, are
-        not finite, or are not square where a rotation needs it, a stage with fewer classes than ``ways``, fewer
-        drawings than an episode needs, or a window outside the stages.
+        not finite, or are not square where a rotation needs it, a stage with fewer classes than ``ways`` (or
+        ``train_ways``), fewer drawings than an episode needs, or a window outside the stages.
     """
     rounds = shots + queries if examples is None else examples
     harder = ways if train_ways is None else train_ways
-    _check_sizes(
-        ways=ways,
-        shots=shots,
-        queries=queries,
-        stages=stages,
-        episodes=episodes,
-        examples=rounds,
-        rotations=rotations,
-        train_ways=harder,
-    )
+    sizes = {"ways": ways, "train_ways": harder, "shots": shots, "queries": queries, "examples": rounds}
+    _check_sizes(**sizes, stages=stages, episodes=episodes, rotations=rotations)
     pools = {split: _pool(images, split, stages, tuple(rotations)) for split in SPLITS}
-    need = {"validation": rounds, "test": rounds, "train": max(rounds, shots + queries)}
-    for split, pool in pools.items():
-        _check_pool(split, pool, pools["train"], max(ways, harder) if split == "train" else ways, need[split])
+    for split in SPLITS[:2]:
+        _check_pool(split, pools[split], pools["train"], "ways", ways, rounds)
+    for name, size in (("ways", ways), ("train_ways", harder)):
+        _check_pool("train", pools["train"], pools["train"], name, size, max(rounds, shots + queries))
     fixed = {
         split: _fixed(pools[split], np.random.default_rng([seed, number]), episodes, rounds, ways)
         for number, split in enumerate(SPLITS)
@@ -148,17 +141,17 @@ def _pool(images: Mapping[str, np.ndarray], split: str, stages: int, rotations: 
     return _Pool(found, np.arange(stages + 1) * len(found) // stages, rotations)
 
 
-def _check_pool(split: str, pool: _Pool, train: _Pool, ways: int, drawings: int) -> None:
-    for name, one, other in (
+def _check_pool(split: str, pool: _Pool, train: _Pool, name: str, ways: int, drawings: int) -> None:
+    for what, one, other in (
         ("image shape", pool.images.shape[2:], train.images.shape[2:]),
         ("dtype", pool.images.dtype, train.images.dtype),
     ):
         if one != other:
-            raise ValueError(f"images[{split!r}] must have the {name} {other} of images['train'], got {one}")
+            raise ValueError(f"images[{split!r}] must have the {what} {other} of images['train'], got {one}")
     fewest = int(np.diff(pool.bounds).min()) * len(pool.rotations)
     if fewest < ways:
         where = f"a stage of images[{split!r}], rotations included"
-        raise ValueError(f"ways must be <= {fewest}, the fewest classes of {where}, got {ways}")
+        raise ValueError(f"{name} must be <= {fewest}, the fewest classes of {where}, got {ways}")
     if pool.images.shape[1] < drawings:
         has = f"{pool.images.shape[1]}, the drawings of a class in images[{split!r}]"
         raise ValueError(f"shots + queries, and examples, must be <= {has}, got {drawings}")
