@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from metapers import keys
+from metapers.experiment import assembly, config_for
+from metapers.experiment.catalogue import SOURCES
 from metapers.tasks import omniglot_origins
 from metapers.tasks.omniglot import omniglot
 from metapers.tasks.omniglot_origins import Characters, characters_from_folder, characters_from_tfds
@@ -265,6 +267,19 @@ def test_provenance_says_what_was_cut():
     assert (about["source"], about["version"], about["size"], about["smooth"]) == ("hand-made", "7", 5, True)
     assert about["characters"] == {"train": 9, "validation": 4, "test": 6} and about["split_seed"] == 0
     assert about["splits"]["train"] == [{"users": 5, "examples": 30, "classes": 36}]
+
+
+@pytest.mark.parametrize(("asked", "trained", "outputs"), [(0, 2, 2), (4, 4, 4)])
+def test_a_config_asks_for_harder_episodes_to_train_on_and_the_model_has_outputs_for_them(
+    asked, trained, outputs, tmp_path
+):
+    config = config_for("omniglot", "conv4")
+    config.data.update(path=str(folders(tmp_path)), size=16, classes=(2, 1, 1), ways=2, train_ways=asked, episodes=3)
+    stream = assembly.stream(config)
+    tasks, _ = stream.family.sample(stream.family.data((0, 0), 0, 1), 0, 3, keys.root(0))
+    assert tasks.support.targets.shape == (3, trained)
+    assert stream.held_out("test", None).targets.max() == 1
+    assert SOURCES["omniglot"].sizes(stream)["classes"] == outputs
 
 
 @pytest.mark.parametrize(
