@@ -55,7 +55,10 @@ STREAMS: dict[str, Stream] = {
             *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil"),
             *("prototypes", "ridge", "maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
         ),
-        features=("fomaml", "maml_plus_plus", "reptile", "reptile-support", "anil", "ridge"),
+        features=(
+            *("fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil", "ridge"),
+            *("maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
+        ),
     ),
     "writers": Stream(
         "mnist",

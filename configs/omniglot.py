@@ -9,16 +9,18 @@ Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=F
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
 
-Shorter than the papers. maml, meta_sgd: 30,000 outer steps of 16 episodes with a cosine, where MAML's paper has 60,000
-of 32, at an outer rate of 5e-3 (theirs is 1e-3); 20 ways: 3,000 steps of 8. prototypes: 9,000 steps of 8 episodes of 20
-ways, more than they are judged on, as in Snell, Swersky, Zemel 2017. The other methods are meant to begin with the
-features of a finished run of prototypes and take few steps from there (LENGTHS), at 1e-3:
+Shorter than the papers. maml, 5 ways: 30,000 outer steps of 16 episodes with a cosine from drawn parameters, where its
+paper has 60,000 of 32, at an outer rate of 5e-3 (theirs is 1e-3). prototypes: 18,000 steps of 8 episodes of 20 ways, more
+than they are judged on, as in Snell, Swersky, Zemel 2017. Every other method, and maml with 20 ways, is meant to begin
+with the features of a finished run of prototypes and takes few steps from there (LENGTHS), at small rates:
 
     --config.start_from=runs/prototypes/strategies/naive/versions/0
 
+under a head of zeros (``model.head_scale``): a drawn one would pull good features about in the first inner step. These
+train with as many inner steps as they are judged after, reptile alone with fewer, as its paper has it.
+
 Three query drawings of each class instead of one, in training and at test; grey images (``data.smooth``), theirs are
-black and white. What validation characters chose: grey (Meta-SGD), 5e-3 (MAML), 1e-3 from features (Meta-SGD; the
-other methods have the same); the rates of prototypes and Reptile were not swept. benchmarks/results/family_sweep.md.
+black and white. What validation characters chose, and what was not swept: benchmarks/results/family_sweep.md.
 The published codes normalise a query by the statistics of all queries of its episode (transductive): so does
 ``model.norm`` "batch", the default here, and the report says so. "group", "layer" and "support" do not.
 """
@@ -27,16 +29,13 @@ from metapers import experiment
 from metapers.experiment.config import one_of
 
 OWN = {  # what is each method's own, from its paper
-    "maml": {"inner_steps": 1, "inner_rate": 0.4},
-    "fomaml": {"inner_steps": 1, "inner_rate": 0.4},
-    "meta_sgd": {"inner_steps": 1, "inner_rate": 0.4},
-    "maml_plus_plus": {"inner_steps": 5, "inner_rate": 0.1},
+    "maml": {"inner_steps": 1},  # from drawn parameters
+    "maml_plus_plus": {"inner_rate": 0.1},
     "imaml": {"inner_steps": 16, "inner_rate": 0.1, "strength": 2.0, "cg_steps": 5},
-    "reptile": {"inner_steps": 5, "inner_rate": 1e-3},
+    "reptile": {"inner_optimizer": "sgd", "inner_rate": 0.02, "minibatch": 10},
 }
-SCRATCH, SOLVED, FROM_FEATURES, TWENTY = (30000, 16), (9000, 8), (5000, 16), (3000, 8)  # outer steps, episodes in each
-LONG = ("maml", "meta_sgd")  # from drawn parameters
-LENGTHS = dict.fromkeys(LONG, SCRATCH) | {"maml_plus_plus": (3000, 8), "reptile": (2500, 8), "ridge": (2000, 8)}
+FROM_FEATURES = (2000, 8)  # outer steps, episodes in each
+LENGTHS = {"maml": (30000, 16), "prototypes": (18000, 8), "meta_sgd": (5000, 8), "maml_plus_plus": (5000, 8)}
 FORMS = ("5way", "20way", "support")
 
 
@@ -49,26 +48,30 @@ def get_config(method="maml"):
     config.strategies = ("naive",)  # one stage: nothing to forget
     config.bank = False  # an episode does not return
     config.data.update(ways=ways, queries=3, train_ways=20 if solved and ways == 5 else 0)
-    length, users = TWENTY if ways == 20 else LENGTHS.get(method, SOLVED if solved else FROM_FEATURES)
+    drawn = method == "prototypes" or method == "maml" and ways == 5
+    length, users = LENGTHS[method] if ways == 5 and method in LENGTHS else FROM_FEATURES
     config.update(steps=length, users=users, chunk=50, schedule="cosine")
     if form == "support":
         config.model.norm = "support"
-    config.learner.update(inner_steps=1, inner_rate=0.4)
+    config.learner.update(inner_steps=5, inner_rate=0.4)
     config.learner.update(OWN.get(method, {}))
-    if ways == 20 and config.learner.inner_steps == 1:  # MAML's paper: five steps at 0.1 for 20 ways
+    if ways == 20 and method != "imaml":  # MAML's paper: five steps at 0.1 for 20 ways
         config.learner.update(inner_steps=5, inner_rate=0.1)
     config.learner.block = 1 if 20 in (ways, config.data.train_ways) else 4  # what stays in the cache is faster
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)
-    for group in ("param", "personal"):
-        config.optimizer[group].rate = 5e-3 if method in LONG or ways == 20 else 2e-3 if solved else 1e-3
+    for group in ("param", "personal", "inner"):
+        config.optimizer[group].rate = (2e-3 if solved else 5e-3) if drawn else 1e-4
+    if not (drawn or solved):
+        config.model.head_scale = 0.0
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if solved else (0, 1, 3, 5)
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution
         steps = (*steps, config.learner.inner_steps)
     if method == "reptile":  # its paper: the start moves by plain steps, and 50 inner ones at test
         steps = (*steps, 20, 50)
-        config.optimizer.personal.update(name="sgd", rate=1.0)
+        for group in ("param", "personal"):
+            config.optimizer[group].update(name="sgd", rate=1.0)
     config.evaluation.update(
         metric="accuracy", shots=(ways,), steps=steps, headline_shots=ways, headline_steps=steps[-1]
     )

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from metapers import base, inner
+from metapers.inner.support_loss import turn
 from tests import inner_problems as problems
 from tests.contracts import world
 
@@ -111,6 +112,57 @@ def test_padding_changes_nothing():
     assert world.distance(loop.adapt(params, padded, None), loop.adapt(params, support, None)) < 1e-15
 
 
+@pytest.mark.parametrize("key", [None, KEY])
+def test_a_minibatch_is_the_next_of_the_support_and_all_come_before_one_comes_again(key):
+    loop = inner.optimized(problems.bowl, 8, optax.sgd(1.0), minibatch=1)  # a step of 1 lands on the example
+    _, path = loop.adapt(problems.bowl_params(loop), problems.bowl_task((True, False, True, True)), key)
+    centres = np.asarray(problems.CENTRES)[[0, 2, 3]]
+    seen = [int(np.flatnonzero(np.abs(centres - at).max(-1) < 1e-12)[0]) for at in np.asarray(path["theta"])[1:]]
+    assert sorted(seen[:3]) == [0, 1, 2] and seen == (seen[:3] * 3)[:8]
+    if key is None:
+        assert seen[:3] == [0, 1, 2]
+    orders = set()
+    for other in range(20):
+        order = turn(problems.bowl_task(), 3, jnp.asarray(0), jax.random.key(other)).targets
+        assert len(np.unique(order, axis=0)) == 3
+        orders.add(np.asarray(order).tobytes())
+    assert len(orders) > 5
+
+
+def test_a_step_is_the_mean_of_its_minibatch():
+    loop = inner.optimized(problems.bowl, 2, optax.sgd(0.5), minibatch=3, shrink=1.0)
+    _, path = loop.adapt(problems.bowl_params(loop), problems.bowl_task(), None)
+    first = 0.5 * problems.START * (2 - 3 / 4) + 0.5 * jnp.sum(problems.CENTRES[:3], 0) / 4
+    second = 0.5 * first * (2 - 3 / 4) + 0.5 * jnp.sum(problems.CENTRES[jnp.array([3, 0, 1])], 0) / 4
+    np.testing.assert_allclose(path["theta"][1:], np.stack([first, second]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("minibatch", [4, 9])
+def test_a_minibatch_of_all_is_the_whole_support(minibatch):
+    loops = [inner.optimized(problems.bowl, 3, rmsprop(), minibatch=size) for size in (0, minibatch)]
+    whole, same = (loop.adapt(problems.bowl_params(loop), problems.bowl_task(), KEY) for loop in loops)
+    assert world.distance(whole, same) == 0.0
+    few = problems.bowl_task((True, True, False, True))
+    whole, same = (loop.adapt(problems.bowl_params(loop), few, KEY) for loop in loops)
+    assert world.distance(whole, same) < 1e-15
+
+
+@pytest.mark.parametrize("minibatch", [2, 4])
+@pytest.mark.parametrize("key", [None, KEY])
+def test_padding_changes_no_minibatch(minibatch, key):
+    loop = inner.optimized(problems.bowl, 5, rmsprop(), minibatch=minibatch)
+    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros((3, *x.shape[1:]), x.dtype)]), problems.bowl_task())
+    adapted = [loop.adapt(problems.bowl_params(loop), task, key) for task in (padded, problems.bowl_task())]
+    assert world.distance(*adapted) < 1e-14
+
+
+def test_the_meta_gradient_through_minibatches_equals_finite_differences():
+    loop = inner.optimized(problems.rough, 3, rmsprop(), minibatch=2, pull=0.3)
+    value = jax.jit(problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), KEY))
+    params = problems.rough_params(loop)
+    assert world.distance(jax.grad(value)(params), problems.finite_differences(value, params)) < 1e-7
+
+
 def by_seen_norms(rate):
     """Divides by the norms seen so far: a state that is one number, alike for all users only at first."""
 
@@ -121,9 +173,9 @@ def by_seen_norms(rate):
     return optax.GradientTransformation(lambda params: jnp.ones(()), update)
 
 
-@pytest.mark.parametrize("optimizer", [rmsprop(), by_seen_norms(0.5)])
-def test_users_mapped_are_users_in_a_loop_and_over_two_devices(optimizer):
-    problems.assert_users_are_apart(inner.optimized(problems.rough, 3, optimizer), KEY)
+@pytest.mark.parametrize(("optimizer", "minibatch"), [(rmsprop(), 0), (by_seen_norms(0.5), 0), (optax.sgd(0.1), 2)])
+def test_users_mapped_are_users_in_a_loop_and_over_two_devices(optimizer, minibatch):
+    problems.assert_users_are_apart(inner.optimized(problems.rough, 3, optimizer, minibatch=minibatch), KEY)
 
 
 def test_no_steps_give_the_start():
@@ -136,6 +188,7 @@ def test_no_steps_give_the_start():
     ("arguments", "message"),
     [
         ({"steps": -1}, "steps must be >= 0, got -1"),
+        ({"minibatch": -3}, "minibatch must be >= 0, got -3"),
         ({"shrink": -0.5}, "shrink must be finite and >= 0, got -0.5"),
         ({"pull": float("inf")}, "pull must be finite and >= 0, got inf"),
     ],

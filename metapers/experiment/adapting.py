@@ -100,6 +100,7 @@ def bare_loop(config: Config, built: Model, *, steps: int | None = None, first_o
                 first_order=first_order,
                 shrink=chosen.shrink,
                 pull=chosen.pull,
+                minibatch=chosen.minibatch,
                 write=built.write,
             )
         case "implicit":

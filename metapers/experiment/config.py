@@ -19,6 +19,7 @@ LEARNER: dict[str, Any] = {
     "inner_rate": 0.1,
     "inner_optimizer": "sgd",  # of "optimized" and "implicit"
     "inner_clip": 0.0,  # of these: the norm of a user's gradient in a step; 0: none
+    "minibatch": 0,  # of "optimized": examples in an inner step; 0: all that a user shows
     "strength": 1.0,  # of "implicit": weight of half the squared distance from the start
     "cg_steps": 5,  # of "implicit": conjugate gradients in the outer derivative
     "keep": "always",  # or "if_it_helps", "if_it_moves", "gated": how far a user adapts, from his support
@@ -106,7 +107,7 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
     return config.lock()
 
 
-_FROM_ZERO = "shrink pull root clip block anneal second_from inner_clip margin least_move".split()  # of the learner
+_FROM_ZERO = "shrink pull root clip block anneal second_from inner_clip margin least_move minibatch".split()  # of the learner
 
 
 def check(config: Config) -> Config:

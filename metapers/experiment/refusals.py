@@ -38,6 +38,7 @@ _ADAPTING = tuple(name for name in LEARNERS if name != "joint")
 
 READERS: tuple[Reader, ...] = (
     Reader("learner.inner_optimizer learner.inner_clip", "learner.inner", ("optimized", "implicit")),
+    Reader("learner.minibatch", "learner.inner", ("optimized",)),
     Reader("learner.strength learner.cg_steps", "learner.inner", ("implicit",)),
     Reader("learner.rates learner.backward learner.unroll", "learner.inner", ("gradient",)),
     Reader("learner.first_order learner.shrink learner.pull", "learner.inner", ("gradient", "optimized")),

@@ -20,6 +20,7 @@ def optimized(
     first_order: bool = False,
     shrink: float = 0.0,
     pull: float = 0.0,
+    minibatch: int = 0,
     write: Write | None = None,
 ) -> InnerLoop:
     """personal <- personal + optimizer(∇ (Σ loss + pull ‖personal - start‖²) / (max(n, 1) + shrink)), ``steps`` times.
@@ -29,6 +30,11 @@ def optimized(
     optimizer of Reptile (Nichol, Achiam, Schulman 2018, arXiv:1803.02999, section 6.1), there with moments that live
     on from task to task. ``first_order``, ``shrink``, ``pull`` and ``write`` as in ``inner.gradient``. A user without
     any support takes no step.
+
+    ``minibatch`` > 0: each step has the next so many examples of the support in an order drawn from the key, n are
+    these, and none stands twice in a step; 0: every step has all. Reptile learns from how the gradients of different
+    minibatches agree (there sections 5.1 and 6.3); where all steps have the same examples it learns only what joint
+    training does, and to fit them.
 
     Second order differentiates the optimizer itself. Adam divides by √(ν + eps_root) + eps, and √ has an infinite
     slope where a gradient, and so ν, is exactly 0 (a dead unit, an input that is always 0): give eps_root > 0 (1e-8 or
@@ -42,10 +48,11 @@ def optimized(
     [0.0, 0.5, 1.0]
 
     Raises:
-      ValueError: steps < 0, shrink or pull not finite or < 0.
+      ValueError: steps or minibatch < 0, shrink or pull not finite or < 0.
     """
-    if steps < 0:
-        raise ValueError(f"steps must be >= 0, got {steps}")
+    for name, value in (("steps", steps), ("minibatch", minibatch)):
+        if value < 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
     check_weights(shrink, pull)
 
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
@@ -53,7 +60,7 @@ def optimized(
             return params, jax.tree.map(lambda x: x[None], params.personal)
         start, first = begin(params, support, key, write)
         params = params._replace(personal=first)
-        loss, ready = support_loss(loss_fn, params, support, key, shrink=shrink, pull=pull)
+        loss, ready = support_loss(loss_fn, params, support, key, shrink=shrink, pull=pull, minibatch=minibatch)
         slope = lambda personal, step: jax.grad(loss)(personal, (step, ready))
         adapted, moved = descend(slope, first, steps, optimizer, jnp.any(support.mask), first_order=first_order)
         return params._replace(personal=adapted), path_of(start, moved)

@@ -42,16 +42,19 @@ def support_loss(
     *,
     shrink: float = 0.0,
     pull: float = 0.0,
+    minibatch: int = 0,
 ) -> tuple[Callable[[Tree, tuple[Array, Tree]], Array], Tree]:
     """(loss, ready): loss(personal, (step, ready)) = (Σ loss + pull ‖personal - first‖²) / (max(n, 1) + shrink).
 
-    ``params.personal`` is ``first``, where the steps begin. Step i of the descent draws from its own key. What depends
+    ``params.personal`` is ``first``, where the steps begin. Step i of the descent draws from its own key, and has the
+    n examples that ``turn`` gives it where ``minibatch`` > 0, else the whole support. What depends
     on neither the personal parameters nor the step has been computed already and is ``ready`` (``inner.once``);
     ``loss`` closes over nothing else that could be differentiated.
     """
 
     def objective(moving: tuple[Tree, Array], fixed: tuple[Params, Batch, Key | None]) -> Array:
         (personal, step), (params, support, key) = moving, fixed
+        support = turn(support, minibatch, step, key) if minibatch else support
         key = None if key is None else keys.named(key, "inner", step)
         losses = loss_fn(params._replace(personal=personal), support, key)
         mean = masked_mean(losses, support.mask, shrink=shrink)
@@ -62,6 +65,22 @@ def support_loss(
 
     rest, ready = cut(objective, (params.personal, jnp.asarray(0)), (params, support, key))
     return lambda personal, others: rest((personal, others[0]), others[1]), ready
+
+
+def turn(support: Batch, size: int, step: Array, key: Key | None) -> Batch:
+    """The ``size`` examples of a step: the support in an order drawn once from ``key``, gone through over and over.
+
+    Leaves [n, ...] to [size, ...], or as they are where n <= size. Only unmasked examples come, each at most once in a
+    step: of fewer than ``size`` all come, the rest of the rows is masked. Without a key the order is their own.
+    """
+    n = support.mask.shape[0]
+    if n <= size:
+        return support
+    drawn = jnp.arange(n) / n if key is None else jax.random.uniform(keys.named(key, "order"), (n,))
+    order, known = jnp.argsort(jnp.where(support.mask, drawn, 2.0)), jnp.sum(support.mask)
+    rows = order[(step * size + jnp.arange(size)) % jnp.maximum(known, 1)]
+    part = jax.tree.map(lambda leaf: leaf[rows], support)
+    return part._replace(mask=part.mask & (jnp.arange(size) < known))
 
 
 def path_of(start: Tree, moved: Tree) -> Tree:

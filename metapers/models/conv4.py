@@ -16,7 +16,17 @@ USUAL = batch_norm()
 class Conv4(nnx.Module):
     """``conv_<i>``, ``norm_<i>`` (``film_<i>``) for i in 0..3, then ``head``."""
 
-    def __init__(self, ways: int, filters: int, channels: int, norm: Norm, pool: bool, film: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        ways: int,
+        filters: int,
+        channels: int,
+        norm: Norm,
+        pool: bool,
+        film: bool,
+        head_scale: float,
+        rngs: nnx.Rngs,
+    ):
         self.pool, self.film, stride = pool, film, 1 if pool else 2
         for i in range(4):
             below = channels if i == 0 else filters
@@ -24,7 +34,7 @@ class Conv4(nnx.Module):
             setattr(self, f"norm_{i}", norm.build(filters))
             if film:
                 setattr(self, f"film_{i}", FilmLayer(filters))
-        self.head = Dense(filters, ways, rngs, kind=Head)
+        self.head = Dense(filters, ways, rngs, kind=Head, scale=head_scale)
 
     def __call__(self, x: Array, *, mask: Array, key: Key | None = None) -> Array:
         for i in range(4):
@@ -54,6 +64,7 @@ def conv4(
     norm: Norm = USUAL,
     pool: bool = False,
     film: bool = False,
+    head_scale: float = 1.0,
     adapts: tuple[type[nnx.Variable], ...] = seam.EVERYTHING,
 ) -> Model:
     """images [n, height, width, channels] -> logits [n, ways]: 4 x (3x3 convolution, norm, relu), mean over space,
@@ -61,7 +72,10 @@ def conv4(
 
     Strided (every convolution halves height and width: 28, 14, 7, 4, 2) or with ``pool`` (stride 1, then the largest
     of each 2x2 square: 28, 14, 7, 3, 1; images of at least 16 x 16). ``film``: a scale and a shift of type ``Film``
-    after each norm.
+    after each norm. ``head_scale`` multiplies the drawn weights of the head. Under a head of zeros no gradient comes
+    to the body in the first inner step, so a body that is good already is not pulled about by a head that knows
+    nothing; the head goes to the sum of what its class shows above the mean of all (Kao, Chiu, Chen 2022,
+    arXiv:2106.15367, from whom a head of zeros before each task is).
 
     ``norm``: ``batch_norm()`` unless said otherwise. With it predictions are *transductive*: the answer for one query
     depends on the other unmasked queries beside it, and a report on the model must say so (``norm.transductive``).
@@ -72,10 +86,12 @@ def conv4(
     (arXiv:1606.04080), section 4.1.1 (pooled).
 
     Raises:
-      ValueError: ways, filters or channels < 1; at the call, images too small to be pooled four times.
+      ValueError: ways, filters or channels < 1, head_scale < 0; at the call, images too small to be pooled four times.
     """
     for name, value in (("ways", ways), ("filters", filters), ("channels", channels)):
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
-    build = lambda rngs: Conv4(ways, filters, channels, norm, pool, film, rngs)
+    if not head_scale >= 0:
+        raise ValueError(f"head_scale must be >= 0, got {head_scale}")
+    build = lambda rngs: Conv4(ways, filters, channels, norm, pool, film, head_scale, rngs)
     return seam.model(build, (*adapts, *norm.keeps))

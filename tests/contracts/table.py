@@ -118,6 +118,7 @@ INNER_LOOPS: Rows = [
         "optimized, clipped",
         lambda: inner.optimized(LOSS, 2, optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1)), pull=0.5),
     ),
+    ("optimized, minibatches", lambda: inner.optimized(LOSS, 3, optax.sgd(0.1), minibatch=2)),
     ("implicit", lambda: inner.implicit(LOSS, 3, optax.sgd(0.1), strength=1.0, cg_steps=4)),
     (
         "implicit, learned strength",
@@ -232,6 +233,7 @@ MODELS: Rows = [
         "conv4, pooled and by groups",
         lambda: (models.conv4(2, 4, norm=models.group_norm(2), pool=True), numbers(4, 16, 16, 1)),
     ),
+    ("conv4, a head of zeros", lambda: (models.conv4(2, 4, head_scale=0.0), numbers(4, 10, 10, 1))),
     ("conv4, by layer", lambda: (models.conv4(2, 4, norm=models.layer_norm()), numbers(4, 10, 10, 1))),
     ("conv4, by the support", lambda: (models.conv4(2, 4, norm=models.support_norm()), numbers(4, 10, 10, 1))),
     ("conv4, film without norm", lambda: (models.conv4(2, 4, norm=models.no_norm(), film=True), numbers(4, 10, 10, 1))),
