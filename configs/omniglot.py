@@ -10,9 +10,9 @@ Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
 
 Shorter than the papers. maml, 5 ways: 30,000 outer steps of 16 episodes with a cosine from drawn parameters, where its
-paper has 60,000 of 32, at an outer rate of 5e-3 (theirs is 1e-3). prototypes: 18,000 steps of 8 episodes of 20 ways, more
-than they are judged on, as in Snell, Swersky, Zemel 2017. Every other method, and maml with 20 ways, is meant to begin
-with the features of a finished run of prototypes and takes few steps from there (LENGTHS), at small rates:
+paper has 60,000 of 32, at an outer rate of 5e-3 (theirs is 1e-3). prototypes: 18,000 steps of 8 episodes of 20 ways,
+more than they are judged on, as in Snell, Swersky, Zemel 2017. Every other method, and maml with 20 ways, is meant to
+begin with the features of a finished run of prototypes and takes few steps from there (LENGTHS), at small rates:
 
     --config.start_from=runs/prototypes/strategies/naive/versions/0
 

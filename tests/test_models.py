@@ -381,9 +381,8 @@ def test_conv4_depends_on_the_other_rows():
 def test_under_a_head_of_zeros_the_first_step_moves_the_head_alone_towards_its_classes():
     model, x, mask = models.conv4(4, 4, head_scale=0.0), rows(6, 8, 8, 1), jnp.ones(6, bool)
     params, targets = model.init(KEY), jnp.array([0, 1, 2, 3, 1, 2])
-    features = model.apply(  # a head that says what it is given
-        params._replace(personal=params.personal | {"head": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}), x, mask, None
-    )
+    says = params.personal | {"head": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}  # what the head is given
+    features = model.apply(params._replace(personal=says), x, mask, None)
 
     def loss(personal):
         logits = model.apply(params._replace(personal=personal), x, mask, None)

@@ -107,7 +107,8 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
     return config.lock()
 
 
-_FROM_ZERO = "shrink pull root clip block anneal second_from inner_clip margin least_move minibatch".split()  # of the learner
+# of the learner
+_FROM_ZERO = "shrink pull root clip block anneal second_from inner_clip margin least_move minibatch".split()
 
 
 def check(config: Config) -> Config:
