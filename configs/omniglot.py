@@ -30,7 +30,6 @@ from metapers.experiment.config import one_of
 
 OWN = {  # what is each method's own, from its paper
     "maml": {"inner_steps": 1},  # from drawn parameters
-    "maml_plus_plus": {"inner_rate": 0.1},
     "imaml": {"inner_steps": 16, "inner_rate": 0.1, "strength": 2.0, "cg_steps": 5},
     "reptile": {"inner_optimizer": "sgd", "inner_rate": 0.02, "minibatch": 10},
 }
@@ -55,8 +54,8 @@ def get_config(method="maml"):
         config.model.norm = "support"
     config.learner.update(inner_steps=5, inner_rate=0.4)
     config.learner.update(OWN.get(method, {}))
-    if ways == 20 and method != "imaml":  # MAML's paper: five steps at 0.1 for 20 ways
-        config.learner.update(inner_steps=5, inner_rate=0.1)
+    if ways == 20 and method in ("maml", "fomaml", "maml_plus_plus"):
+        config.learner.update(inner_steps=5, inner_rate=0.5)  # from zero; MAML's paper has 0.1 from a drawn head
     config.learner.block = 1 if 20 in (ways, config.data.train_ways) else 4  # what stays in the cache is faster
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)

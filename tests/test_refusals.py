@@ -308,6 +308,10 @@ def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_a
     assert module.get_config("reptile-support").model.norm == "support"
     solved = module.get_config("prototypes").data
     assert (solved.ways, solved.train_ways, module.get_config("maml").data.train_ways) == (5, 20, 0)
+    for name in ("maml", "fomaml", "maml-20way", "anil"):  # a head of zeros where the body is good already
+        assert module.get_config(name).model.head_scale == (1.0 if name == "maml" else 0.0)
+    moves = module.get_config("reptile").optimizer  # the start moves by plain steps, body and head alike
+    assert [(moves[group].name, moves[group].rate) for group in ("param", "personal")] == [("sgd", 1.0)] * 2
     for name in ("neighbours", "joint"):  # one model for all, and no second one beside it
         assert assembly.strategies(module.get_config(name)) == ["naive"]
 
