@@ -18,7 +18,8 @@ def get_config(method="lora"):
     config.bank = False
     config.data.update(length=40, support=8, query=8, full=1.0, from_start=0.5, min_examples=4)
     config.model.update(embed=16, hidden=96)
-    config.update(steps=600, users=16, chunk=50, schedule="cosine", clip_norm=1.0)
+    config.seeds = 5
+    config.update(steps=300, users=16, chunk=50, schedule="cosine", clip_norm=1.0)
     config.learner.update(inner_steps=3, inner_rate=1e-3 if method == "reptile" else 0.1)
     for group in ("param", "personal"):
         config.optimizer[group].rate = 3e-3
