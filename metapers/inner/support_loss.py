@@ -76,7 +76,8 @@ def turn(support: Batch, size: int, step: Array, key: Key | None) -> Batch:
     n = support.mask.shape[0]
     if n <= size:
         return support
-    drawn = jnp.arange(n) / n if key is None else jax.random.uniform(keys.named(key, "order"), (n,))
+    # float32 whatever the precision of the parameters: another width draws other numbers, and so another order
+    drawn = jnp.arange(n) / n if key is None else jax.random.uniform(keys.named(key, "order"), (n,), jnp.float32)
     order, known = jnp.argsort(jnp.where(support.mask, drawn, 2.0)), jnp.sum(support.mask)
     rows = order[(step * size + jnp.arange(size)) % jnp.maximum(known, 1)]
     part = jax.tree.map(lambda leaf: leaf[rows], support)
