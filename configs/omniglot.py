@@ -16,8 +16,9 @@ begin with the features of a finished run of prototypes and takes few steps from
 
     --config.start_from=runs/prototypes/strategies/naive/versions/0
 
-under a head of zeros (``model.head_scale``): a drawn one would pull good features about in the first inner step. These
-train with as many inner steps as they are judged after, reptile alone with fewer, as its paper has it.
+Where the head adapts, every user's begins at zero and that stays so, which is the zeroing trick (``model.head_scale``,
+a ``frozen`` group; reptile moves it): another head would pull good features about in the first inner step. These train
+with as many inner steps as they are judged after, reptile alone with fewer, as its paper has it.
 
 Three query drawings of each class instead of one, in training and at test; grey images (``data.smooth``), theirs are
 black and white. What validation characters chose, and what was not swept: benchmarks/results/family_sweep.md.
@@ -33,8 +34,8 @@ OWN = {  # what is each method's own, from its paper
     "imaml": {"inner_steps": 16, "inner_rate": 0.1, "strength": 2.0, "cg_steps": 5},
     "reptile": {"inner_optimizer": "sgd", "inner_rate": 0.02, "minibatch": 10},
 }
-FROM_FEATURES = (2000, 8)  # outer steps, episodes in each
-LENGTHS = {"maml": (30000, 16), "prototypes": (18000, 8), "meta_sgd": (5000, 8), "maml_plus_plus": (5000, 8)}
+FROM_FEATURES = (1000, 8)  # outer steps, episodes in each
+LENGTHS = {"maml": (30000, 16), "prototypes": (18000, 8), "reptile": (2000, 8)}
 FORMS = ("5way", "20way", "support")
 
 
@@ -61,8 +62,9 @@ def get_config(method="maml"):
         config.learner.unroll = min(5, config.learner.inner_steps)
     for group in ("param", "personal", "inner"):
         config.optimizer[group].rate = (2e-3 if solved else 5e-3) if drawn else 1e-4
-    if not (drawn or solved):
+    if not drawn and config.learner.adapts in ("all", "head") and not solved:
         config.model.head_scale = 0.0
+        config.optimizer.personal.name = "frozen"  # the head's start, which alone is of this group here
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if solved else (0, 1, 3, 5)
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution

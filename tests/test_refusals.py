@@ -309,7 +309,10 @@ def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_a
     solved = module.get_config("prototypes").data
     assert (solved.ways, solved.train_ways, module.get_config("maml").data.train_ways) == (5, 20, 0)
     for name in ("maml", "fomaml", "maml-20way", "anil"):  # a head of zeros where the body is good already
-        assert module.get_config(name).model.head_scale == (1.0 if name == "maml" else 0.0)
+        config = module.get_config(name)
+        assert config.model.head_scale == (1.0 if name == "maml" else 0.0)
+        assert config.optimizer.personal.name == ("adam" if name == "maml" else "frozen")
+    assert module.get_config("boil").model.head_scale == 1.0  # where the head does not adapt, zeros stay zeros
     moves = module.get_config("reptile").optimizer  # the start moves by plain steps, body and head alike
     assert [(moves[group].name, moves[group].rate) for group in ("param", "personal")] == [("sgd", 1.0)] * 2
     for name in ("neighbours", "joint"):  # one model for all, and no second one beside it

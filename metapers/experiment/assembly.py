@@ -75,6 +75,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": lambda rate, decay: optax.chain(
         optax.add_decayed_weights(decay), optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
     ),
+    "frozen": lambda rate, decay: optax.set_to_zero(),
 }
 SCHEDULES = ("constant", "cosine")  # over a stage; each stage begins anew
 
