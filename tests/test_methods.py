@@ -109,6 +109,19 @@ def test_whether_to_adapt_is_asked_after_training_unless_it_is_learned():
         assert ("gate" in adapting.inner_loop(config, model).init(model.init(keys.root(0)))) is asked
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_frozen_group_stays_where_it_began_and_the_others_move(schedule):
+    config, model = built("conv4", "maml")
+    config.update(schedule=schedule)
+    config.optimizer.personal.update(name="frozen", weight_decay=0.5)
+    steps, params = assembly.optimizer(config, model.groups), model.init(keys.root(0))
+    slopes = jax.tree.map(jnp.ones_like, params)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = steps.update(slopes, steps.init(params), params, step=jnp.asarray(3))
+    moved = {part: bool(jnp.any(leaf)) for part, sub in updates.personal.items() for leaf in jax.tree.leaves(sub)}
+    assert moved == {part: part != "head" for part in params.personal}
+
+
 @pytest.mark.parametrize(("head", "between"), [("prototypes", False), ("neighbours", False), ("ridge", True)])
 def test_what_is_stored_is_kept_whole_or_not_at_all_and_sums_may_be_kept_in_part(head, between):
     config = experiment.config_for("wisdm", "solved")
