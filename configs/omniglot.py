@@ -60,11 +60,12 @@ def get_config(method="maml"):
     config.learner.block = 1 if 20 in (ways, config.data.train_ways) else 4  # what stays in the cache is faster
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)
-    for group in ("param", "personal", "inner"):
-        config.optimizer[group].rate = (2e-3 if solved else 5e-3) if drawn else 1e-4
-    if not drawn and config.learner.adapts in ("all", "head") and not solved:
+    zeroed = not (drawn or solved) and config.learner.adapts in ("all", "head")
+    if zeroed:
         config.model.head_scale = 0.0
         config.optimizer.personal.name = "frozen"  # the head's start, which alone is of this group here
+    for group in ("param", "inner") if zeroed else ("param", "personal", "inner"):
+        config.optimizer[group].rate = (2e-3 if solved else 5e-3) if drawn else 1e-4
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if solved else (0, 1, 3, 5)
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution

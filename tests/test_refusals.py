@@ -26,6 +26,11 @@ DESCENT, LOOPED = "'gradient' or 'optimized'", "'maml' or 'multi_step' or 'repti
 UNREAD = [  # (changes, the first of which nothing reads then, the choice and its value, what would read it)
     ({"learner.inner_optimizer": "adam"}, "learner.inner", "gradient", "'optimized' or 'implicit'"),
     ({"learner.inner_clip": 1.0}, "learner.inner", "gradient", "'optimized' or 'implicit'"),
+    ({"learner.minibatch": 4}, "learner.inner", "gradient", "'optimized'"),
+    (
+        {"optimizer.table.rate": 0.1, "optimizer.table.name": "frozen"},
+        *("optimizer.table.name", "frozen", "'adam' or 'sgd'"),
+    ),
     ({"learner.strength": 2.0}, "learner.inner", "gradient", "'implicit'"),
     ({"learner.strength": 2.0, "learner.inner": "optimized"}, "learner.inner", "optimized", "'implicit'"),
     ({"learner.cg_steps": 3}, "learner.inner", "gradient", "'implicit'"),
@@ -88,6 +93,7 @@ def test_a_key_of_another_member_is_told(pair, changes, expected):
     "changes",
     [
         {"learner.inner": "optimized", "learner.inner_optimizer": "adam", "learner.inner_clip": 1.0},
+        {"learner.inner": "optimized", "learner.minibatch": 4},
         {"learner.inner": "implicit", "learner.strength": 2.0, "learner.cg_steps": 3},
         {"learner.inner": "implicit", "learner.shrink": 4.0, "learner.pull": 2.0},  # by the joint baseline's tuning
         {"learner.inner": "optimized", "learner.first_order": True, "learner.shrink": 4.0},

@@ -62,6 +62,10 @@ READERS: tuple[Reader, ...] = (
     Reader("model.capacity model.nearest model.share model.scale", "model.head", ("neighbours",)),
     Reader("model.groups", "model.norm", ("group",)),
     Reader("data.history", "model.name", tuple(name for name, one in MODELS.items() if one.history)),
+    *(
+        Reader(f"optimizer.{group}.rate optimizer.{group}.weight_decay", f"optimizer.{group}.name", ("adam", "sgd"))
+        for group in ("param", "table", "personal", "inner")
+    ),
 )
 """A key that differs from its default while nothing reads it is told: an ablation of one choice leaves the keys of the
 other standing, so it is no error. A choice that a config does not have, as ``model.head`` of a model with one head,
