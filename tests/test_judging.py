@@ -1,7 +1,9 @@
 """An evaluation: records, ledger of test uses, pictures, report; parts of it on request."""
 
+import contextlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -156,6 +158,24 @@ def test_what_has_no_inner_loop_is_tuned_at_the_value_that_is_best_for_validatio
     best = grid[means.index(min(means))]
     assert judging.tuning_rate(small_run, scorer, "joint") == best != grid[0] and max(means) > 1.01 * min(means)
     assert judging.tuning_rate(small_run, scorer, "continual") == 0.0
+
+
+def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_when_all_is_done(small_run, monkeypatch):
+    counted, notes = [], []
+
+    @contextlib.contextmanager
+    def counting(total, **told):
+        counted.append(total)
+        yield SimpleNamespace(advance=lambda amount, note="": notes.append((amount, note)))
+
+    monkeypatch.setattr(judging, "meter", counting)
+    config = judging.opened(small_run)
+    scorer = scoring.scorer(assembly.parts(config))
+    found = judging.existing(small_run, config, None, None)
+    judging.scored(small_run, scorer, found, "test", False)
+    assert sum(amount for amount, _ in notes) == counted[0]
+    tried = [note for _, note in notes if "tuned at" in note]
+    assert len(tried) == len(adapting.tuning_grid(config)) and all(note.startswith("joint, tuned at") for note in tried)
 
 
 def test_a_rate_at_which_a_validation_user_diverges_is_not_chosen(small_run, monkeypatch):

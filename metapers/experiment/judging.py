@@ -73,9 +73,9 @@ def judge(
 def scored(folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool) -> pa.Table:
     """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part."""
     names = [] if part else [name for name in found if name != BASELINE]
-    total = sum(len(numbers) for numbers in found.values()) + len(names) + 1
+    total = sum(len(numbers) + len(tuning_grid(scorer, name)) for name, numbers in found.items()) + len(names) + 1
     with meter(total, title=f"evaluate on {split}", shown=scorer.parts.config.progress) as progress:
-        rates = {name: tuning_rate(folder, scorer, name) for name in found}
+        rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
         tables = []
         for name, numbers in found.items():
             tables += of_strategy(folder, scorer, name, numbers, split, rates[name], progress)
@@ -243,10 +243,15 @@ def baselines_for(training: Cohort, classes: int | None = None) -> dict[str, Cal
     return found
 
 
-def tuning_rate(folder: Path, scorer: Scorer, name: str) -> float:
-    """The rate, or weight, at which a strategy without an inner loop is tuned: the best on validation users' lives of
-    its last version. 0 for a strategy with an inner loop, and where there is nothing to choose."""
-    grid = adapting.tuning_grid(scorer.parts.config) if scoring.plain(scorer.parts, name) else ()
+def tuning_grid(scorer: Scorer, name: str) -> tuple[float, ...]:
+    """The rates, or weights, that a strategy without an inner loop may be tuned at; none for one that has its own."""
+    return adapting.tuning_grid(scorer.parts.config) if scoring.plain(scorer.parts, name) else ()
+
+
+def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None = None) -> float:
+    """The one of ``tuning_grid`` that serves best on validation users' lives of the strategy's last version; 0 where
+    there is nothing to choose. Each that was tried is one more done in ``progress``."""
+    grid = tuning_grid(scorer, name)
     if not grid:
         return 0.0
     chosen = scorer.parts.config.evaluation
@@ -259,6 +264,9 @@ def tuning_rate(folder: Path, scorer: Scorer, name: str) -> float:
             found = scorer.curves(params, name, judges, rate=rate)
         except evaluate.NotFinite:  # a rate that diverges is a bad rate, not an error
             return np.inf
+        finally:
+            if progress is not None:
+                progress.advance(1, f"{name}, tuned at {rate:g} on validation users")
         if records.DIVERGED in found.scores:
             return np.inf
         return summary.sign(chosen.metric) * -float(found.scores[chosen.metric][:, :, place[0], place[1]].mean())
