@@ -29,7 +29,7 @@ The published codes normalise a query by the statistics of all queries of its ep
 from metapers import experiment
 from metapers.experiment.config import one_of
 
-OWN = {  # what is each method's own, from its paper
+OWN = {  # where a method is not as the others; imaml from its paper, of reptile's the minibatches
     "maml": {"inner_steps": 1},  # from drawn parameters
     "imaml": {"inner_steps": 16, "inner_rate": 0.1, "strength": 2.0, "cg_steps": 5},
     "reptile": {"inner_optimizer": "sgd", "inner_rate": 0.02, "minibatch": 10},
@@ -49,18 +49,19 @@ def get_config(method="maml"):
     config.bank = False  # an episode does not return
     config.data.update(ways=ways, queries=3, train_ways=20 if solved and ways == 5 else 0)
     drawn = method == "prototypes" or method == "maml" and ways == 5
-    length, users = LENGTHS[method] if ways == 5 and method in LENGTHS else FROM_FEATURES
+    length, users = FROM_FEATURES if method == "maml" and not drawn else LENGTHS.get(method, FROM_FEATURES)
     config.update(steps=length, users=users, chunk=50, schedule="cosine")
     if form == "support":
         config.model.norm = "support"
+    # joint training through a head that stays at zero would learn nothing
+    zeroed = not (drawn or solved or method == "joint") and config.learner.adapts in ("all", "head")
     config.learner.update(inner_steps=5, inner_rate=0.4)
     config.learner.update(OWN.get(method, {}))
-    if ways == 20 and method in ("maml", "fomaml", "maml_plus_plus"):
-        config.learner.update(inner_steps=5, inner_rate=0.5)  # from zero; MAML's paper has 0.1 from a drawn head
+    if ways == 20 and config.learner.inner == "gradient":  # 0.1: MAML's paper, where the head is drawn
+        config.learner.update(inner_steps=5, inner_rate=0.5 if zeroed else 0.1)
     config.learner.block = 1 if 20 in (ways, config.data.train_ways) else 4  # what stays in the cache is faster
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)
-    zeroed = not (drawn or solved) and config.learner.adapts in ("all", "head")
     if zeroed:
         config.model.head_scale = 0.0
         config.optimizer.personal.name = "frozen"  # the head's start, which alone is of this group here

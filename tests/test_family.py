@@ -193,6 +193,11 @@ def test_a_row_from_features_makes_them_first_and_says_so_with_their_minutes(kep
     assert family.KEPT.read_text().count('"features"') == 1 and str(kept_in) not in family.KEPT.read_text()
 
 
+def test_every_omniglot_row_that_its_config_does_not_train_from_drawn_parameters_gets_features():
+    stream = family.STREAMS["omniglot"]
+    assert set(stream.methods) - set(stream.features) == {"maml", "prototypes"}
+
+
 def test_data_must_be_given_where_a_chosen_row_reads_files(kept_in, capsys):
     sys.argv += ["--only=sinusoid:maml,wisdm:maml"]
     with pytest.raises(SystemExit):

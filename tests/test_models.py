@@ -382,13 +382,13 @@ def test_under_a_head_of_zeros_the_first_step_moves_the_head_alone_towards_its_c
     model, x, mask = models.conv4(4, 4, head_scale=0.0), rows(6, 8, 8, 1), jnp.ones(6, bool)
     params, targets = model.init(KEY), jnp.array([0, 1, 2, 3, 1, 2])
     says = params.personal | {"head": {"kernel": jnp.eye(4), "bias": jnp.zeros(4)}}  # what the head is given
-    features = model.apply(params._replace(personal=says), x, mask, None)
+    outputs = jax.jit(lambda personal: model.apply(params._replace(personal=personal), x, mask, None))
+    features = outputs(says)
 
     def loss(personal):
-        logits = model.apply(params._replace(personal=personal), x, mask, None)
-        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(6), targets])
+        return -jnp.mean(jax.nn.log_softmax(outputs(personal))[jnp.arange(6), targets])
 
-    slope = jax.grad(loss)(params.personal)
+    slope = jax.jit(jax.grad(loss))(params.personal)
     assert all(not np.any(leaf) for part, leaf in slope.items() if part != "head" for leaf in jax.tree.leaves(leaf))
     towards = (jax.nn.one_hot(targets, 4) - 0.25) / 6  # of uniform answers
     assert_close(-slope["head"]["kernel"], features.T @ towards, 1e-10)
@@ -457,7 +457,8 @@ def test_recommender_starts_near_the_statistics_with_named_groups():
         (lambda: models.embedding_mlp(0), "items must be >= 1, got 0"),
         (lambda: models.embedding_mlp(3, (2,)), r"sizes must be at least two numbers >= 1, got \[2\]"),
         (lambda: models.conv4(2, 0), "filters must be >= 1, got 0"),
-        (lambda: models.conv4(2, 3, head_scale=-1.0), "head_scale must be >= 0, got -1.0"),
+        (lambda: models.conv4(2, 3, head_scale=-1.0), "head_scale must be finite and >= 0, got -1.0"),
+        (lambda: models.conv4(2, 3, head_scale=float("inf")), "head_scale must be finite and >= 0, got inf"),
         (lambda: models.recommender(5, 0), "genres must be >= 1, got 0"),
         (lambda: models.recommender(0, 5), "items must be >= 1, got 0"),
     ],

@@ -318,6 +318,11 @@ def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_a
         config = module.get_config(name)
         assert config.model.head_scale == (1.0 if name == "maml" else 0.0)
         assert config.optimizer.personal.name == ("adam" if name == "maml" else "frozen")
+    twenty = [module.get_config(f"{name}-20way").learner for name in ("maml", "meta_sgd", "boil")]
+    assert [(one.inner_steps, one.inner_rate) for one in twenty] == [(5, 0.5), (5, 0.5), (5, 0.1)]
+    assert module.get_config("prototypes-20way").steps == 18000  # from drawn parameters too
+    for name in ("joint", "film", "boil"):
+        assert module.get_config(name).optimizer.personal.name == "adam"
     assert module.get_config("boil").model.head_scale == 1.0  # where the head does not adapt, zeros stay zeros
     moves = module.get_config("reptile").optimizer  # the start moves by plain steps, body and head alike
     assert [(moves[group].name, moves[group].rate) for group in ("param", "personal")] == [("sgd", 1.0)] * 2

@@ -12,6 +12,9 @@ Config = Any  # an ml_collections.ConfigDict: its keys are known at run time onl
 OPERATIONAL = ("checkpoint_every", "log_every", "profile", "progress", "tensorboard", "validate_every")
 """Top-level keys that cannot change a number: they may differ between a run and its resume."""
 
+GROUPS = ("param", "table", "personal", "inner")
+"""Groups of parameters with an optimizer of their own; any other goes with "param"."""
+
 LEARNER: dict[str, Any] = {
     "name": "maml",
     "inner": "gradient",
@@ -90,8 +93,7 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
             "warmup": 0,  # outer steps of a cosine's rise
             "clip_norm": 0.0,  # of the whole gradient; 0: none
             "optimizer": {  # by group of parameters; a group without a line of its own goes with "param"
-                group: {"name": "adam", "rate": 1e-3, "weight_decay": 0.0}
-                for group in ("param", "table", "personal", "inner")
+                group: {"name": "adam", "rate": 1e-3, "weight_decay": 0.0} for group in GROUPS
             },
             "continual": dict(CONTINUAL),
             "evaluation": dict(EVALUATION),
@@ -107,7 +109,7 @@ def default(data: Mapping[str, Any], model: Mapping[str, Any]) -> Config:
     return config.lock()
 
 
-# of the learner
+# keys of the learner that may be 0
 _FROM_ZERO = "shrink pull root clip block anneal second_from inner_clip margin least_move minibatch".split()
 
 

@@ -73,7 +73,7 @@ def judge(
 def scored(folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool) -> pa.Table:
     """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part."""
     names = [] if part else [name for name in found if name != BASELINE]
-    total = sum(len(numbers) + len(tuning_grid(scorer, name)) for name, numbers in found.items()) + len(names) + 1
+    total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
     with meter(total, title=f"evaluate on {split}", shown=scorer.parts.config.progress) as progress:
         rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
         tables = []
@@ -243,15 +243,15 @@ def baselines_for(training: Cohort, classes: int | None = None) -> dict[str, Cal
     return found
 
 
-def tuning_grid(scorer: Scorer, name: str) -> tuple[float, ...]:
+def rates_to_try(scorer: Scorer, name: str) -> tuple[float, ...]:
     """The rates, or weights, that a strategy without an inner loop may be tuned at; none for one that has its own."""
     return adapting.tuning_grid(scorer.parts.config) if scoring.plain(scorer.parts, name) else ()
 
 
 def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None = None) -> float:
-    """The one of ``tuning_grid`` that serves best on validation users' lives of the strategy's last version; 0 where
+    """The one of ``rates_to_try`` that serves best on validation users' lives of the strategy's last version; 0 where
     there is nothing to choose. Each that was tried is one more done in ``progress``."""
-    grid = tuning_grid(scorer, name)
+    grid = rates_to_try(scorer, name)
     if not grid:
         return 0.0
     chosen = scorer.parts.config.evaluation

@@ -34,6 +34,7 @@ class Clash(NamedTuple):
 
 _DESCENDED = tuple(name for name in adapting.INNER_LOOPS if name != "written")
 _MOVING = tuple(name for name in adapting.INNER_LOOPS if name != "none")
+_MOVED = tuple(name for name in assembly.OPTIMIZERS if name != "frozen")
 _ADAPTING = tuple(name for name in LEARNERS if name != "joint")
 
 READERS: tuple[Reader, ...] = (
@@ -63,8 +64,8 @@ READERS: tuple[Reader, ...] = (
     Reader("model.groups", "model.norm", ("group",)),
     Reader("data.history", "model.name", tuple(name for name, one in MODELS.items() if one.history)),
     *(
-        Reader(f"optimizer.{group}.rate optimizer.{group}.weight_decay", f"optimizer.{group}.name", ("adam", "sgd"))
-        for group in ("param", "table", "personal", "inner")
+        Reader(f"optimizer.{group}.rate optimizer.{group}.weight_decay", f"optimizer.{group}.name", _MOVED)
+        for group in configs.GROUPS
     ),
 )
 """A key that differs from its default while nothing reads it is told: an ablation of one choice leaves the keys of the

@@ -32,9 +32,8 @@ def optimized(
     any support takes no step.
 
     ``minibatch`` > 0: each step has the next so many examples of the support in an order drawn from the key, n are
-    these, and none stands twice in a step; 0: every step has all. Reptile learns from how the gradients of different
-    minibatches agree (there sections 5.1 and 6.3); where all steps have the same examples it learns only what joint
-    training does, and to fit them.
+    these, and none stands twice in a step; 0: every step has all. Reptile's update rewards gradients of different
+    minibatches that agree (there section 5.1); where every step has all there is only one, to agree with itself.
 
     Second order differentiates the optimizer itself. Adam divides by √(ν + eps_root) + eps, and √ has an infinite
     slope where a gradient, and so ν, is exactly 0 (a dead unit, an input that is always 0): give eps_root > 0 (1e-8 or

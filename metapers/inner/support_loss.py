@@ -47,9 +47,9 @@ def support_loss(
     """(loss, ready): loss(personal, (step, ready)) = (Σ loss + pull ‖personal - first‖²) / (max(n, 1) + shrink).
 
     ``params.personal`` is ``first``, where the steps begin. Step i of the descent draws from its own key, and has the
-    n examples that ``turn`` gives it where ``minibatch`` > 0, else the whole support. What depends
-    on neither the personal parameters nor the step has been computed already and is ``ready`` (``inner.once``);
-    ``loss`` closes over nothing else that could be differentiated.
+    n examples that ``turn`` gives it where ``minibatch`` > 0, else the whole support. What depends on neither the
+    personal parameters nor the step has been computed already and is ``ready`` (``inner.once``); ``loss`` closes over
+    nothing else that could be differentiated.
     """
 
     def objective(moving: tuple[Tree, Array], fixed: tuple[Params, Batch, Key | None]) -> Array:
@@ -71,7 +71,7 @@ def turn(support: Batch, size: int, step: Array, key: Key | None) -> Batch:
     """The ``size`` examples of a step: the support in an order drawn once from ``key``, gone through over and over.
 
     Leaves [n, ...] to [size, ...], or as they are where n <= size. Only unmasked examples come, each at most once in a
-    step: of fewer than ``size`` all come, the rest of the rows is masked. Without a key the order is their own.
+    step: of fewer than ``size`` all come, and the other rows are masked. Without a key the order is their own.
     """
     n = support.mask.shape[0]
     if n <= size:

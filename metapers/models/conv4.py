@@ -1,5 +1,7 @@
 """Four convolutions and a linear layer: the usual network for few-shot images, in its two published forms."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -72,10 +74,10 @@ def conv4(
 
     Strided (every convolution halves height and width: 28, 14, 7, 4, 2) or with ``pool`` (stride 1, then the largest
     of each 2x2 square: 28, 14, 7, 3, 1; images of at least 16 x 16). ``film``: a scale and a shift of type ``Film``
-    after each norm. ``head_scale`` multiplies the drawn weights of the head. Under a head of zeros no gradient comes
-    to the body in the first inner step, so a body that is good already is not pulled about by a head that knows
-    nothing; the head goes to the sum of what its class shows above the mean of all (Kao, Chiu, Chen 2022,
-    arXiv:2106.15367, from whom a head of zeros before each task is).
+    after each norm. ``head_scale`` multiplies the drawn weights of the head. At 0 no gradient comes to the body in
+    the first inner step of descent on cross-entropy, so a body that is good already is not pulled about by a head that
+    knows nothing, and the head's weights become rate/n Σ_i f_i (y_i - 1/ways), f the features and y one-hot. A head of
+    zeros before every task is the zeroing trick of Kao, Chiu, Chen 2022 (arXiv:2106.15367).
 
     ``norm``: ``batch_norm()`` unless said otherwise. With it predictions are *transductive*: the answer for one query
     depends on the other unmasked queries beside it, and a report on the model must say so (``norm.transductive``).
@@ -86,12 +88,13 @@ def conv4(
     (arXiv:1606.04080), section 4.1.1 (pooled).
 
     Raises:
-      ValueError: ways, filters or channels < 1, head_scale < 0; at the call, images too small to be pooled four times.
+      ValueError: ways, filters or channels < 1; head_scale not finite or < 0; at the call, images too small to be
+        pooled four times.
     """
     for name, value in (("ways", ways), ("filters", filters), ("channels", channels)):
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
-    if not head_scale >= 0:
-        raise ValueError(f"head_scale must be >= 0, got {head_scale}")
+    if not (math.isfinite(head_scale) and head_scale >= 0):
+        raise ValueError(f"head_scale must be finite and >= 0, got {head_scale}")
     build = lambda rngs: Conv4(ways, filters, channels, norm, pool, film, head_scale, rngs)
     return seam.model(build, (*adapts, *norm.keeps))
