@@ -180,19 +180,18 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
 
 def test_a_rate_at_which_a_validation_user_diverges_is_not_chosen(small_run, monkeypatch):
     scorer = scoring.scorer(assembly.parts(judging.opened(small_run)))
-    judged = scorer.curves(
-        judging.load_params(small_run, "joint", 2), "joint", scorer.parts.stream.held_out("test", None)
-    )
+    params = judging.load_params(small_run, "joint", 2)
+    judged = scorer.trial(scorer.ready(params, "joint"), scorer.parts.stream.held_out("test", None))
     grid = (0.1, 0.2, 0.3)
     better = iter((3.0, 1.0, 2.0))  # 0.2 would be the best, and somebody diverges there
 
-    def tuned(params, cohort, start):
+    def trial(params, cohort):
         rmse = np.full_like(judged.scores["rmse"], next(better))
         lost = {"diverged": rmse == 1.0} if rmse.min() == 1.0 else {}
         return judged._replace(scores={"rmse": rmse} | lost)
 
     monkeypatch.setattr(adapting, "tuning_grid", lambda config: grid)
-    assert judging.tuning_rate(small_run, scorer._replace(tuned=tuned), "joint") == 0.3
+    assert judging.tuning_rate(small_run, scorer._replace(trial=trial), "joint") == 0.3
 
 
 def test_users_are_judged_as_many_at_a_time_as_training_holds(small_run, monkeypatch):
@@ -200,4 +199,4 @@ def test_users_are_judged_as_many_at_a_time_as_training_holds(small_run, monkeyp
     monkeypatch.setattr(scoring.evaluate, "curves", lambda *args, **options: given.append(options["users"]))
     config = configs.merged(judging.opened(small_run), {"learner.block": 3})
     scoring.scorer(assembly.parts(config))
-    assert given == [3, 3]
+    assert given == [3, 3, 3]

@@ -254,24 +254,16 @@ def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None 
     grid = rates_to_try(scorer, name)
     if not grid:
         return 0.0
-    chosen = scorer.parts.config.evaluation
     params = load_params(folder, name, store.versions(versions_of(folder, name))[-1])
     judges = scorer.parts.stream.held_out("validation", None)
-    place = scorer.shots.index(chosen.headline_shots), scorer.steps.index(chosen.headline_steps)
 
-    def score(rate: float) -> float:
-        try:
-            found = scorer.curves(params, name, judges, rate=rate)
-        except evaluate.NotFinite:  # a rate that diverges is a bad rate, not an error
-            return np.inf
-        finally:
-            if progress is not None:
-                progress.advance(1, f"{name}, tuned at {rate:g} on validation users")
-        if records.DIVERGED in found.scores:
-            return np.inf
-        return summary.sign(chosen.metric) * -float(found.scores[chosen.metric][:, :, place[0], place[1]].mean())
+    def goodness(rate: float) -> float:
+        found = scorer.goodness(params, name, judges, rate)
+        if progress is not None:
+            progress.advance(1, f"{name}, tuned at {rate:g} on validation users")
+        return found
 
-    return min(grid, key=score)
+    return max(grid, key=goodness)
 
 
 def load_params(folder: Path, name: str, number: int) -> Params:

@@ -27,6 +27,7 @@ class Scorer(NamedTuple):
     steps: tuple[int, ...]
     own: Callable[..., records.Curves]  # (params, cohort, start): adapts by the config's inner loop
     tuned: Callable[..., records.Curves]  # the same for what is fine-tuned at a given rate
+    trial: Callable[..., records.Curves]  # `tuned` at the headline and after the last step, to choose the rate by
     bank: dict[str, Any]  # programs that fill the bank, one for each kind of strategy
 
     def curves(
@@ -35,6 +36,19 @@ class Scorer(NamedTuple):
         """Curves of a strategy's params; ``rate``: of fine-tuning, for a strategy without an inner loop."""
         run = self.tuned if plain(self.parts, name) else self.own
         return run(self.ready(params, name, rate), cohort, start)
+
+    def goodness(self, params: Params, name: str, cohort: Cohort, rate: float) -> float:
+        """How well fine-tuning at ``rate`` serves, for a strategy without an inner loop: the mean headline score, less
+        of a loss being more. -inf where somebody diverges on the way to the last step: a bad rate, not an error."""
+        chosen = self.parts.config.evaluation
+        try:
+            found = self.trial(self.ready(params, name, rate), cohort)
+        except evaluate.NotFinite:
+            return -np.inf
+        if records.DIVERGED in found.scores:
+            return -np.inf
+        at_headline = found.scores[chosen.metric][..., found.steps.index(chosen.headline_steps)]
+        return sign(chosen.metric) * float(at_headline.mean())
 
     def ready(self, params: Params, name: str, rate: float = 0.0) -> Params:
         """``params`` on the host, with inner parameters: their own, or a constant rate for fine-tuning."""
@@ -147,20 +161,17 @@ def scorer(parts: Parts, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] 
     chosen = parts.config.evaluation
     shots = tuple(sorted({*(shots or chosen.shots), chosen.headline_shots}))
     steps = tuple(sorted({0, *(steps or chosen.steps), chosen.headline_steps}))
-    both = [
-        evaluate.curves(
-            parts.model,
-            parts.objective,
-            _loop(parts, max(steps), None, tunes),
-            shots=shots,
-            steps=steps,
-            horizon=horizon(parts, shots),
-            users=parts.config.learner.block,
-            mesh=users_mesh(parts),
-        )
-        for tunes in (False, True)
-    ]
-    return Scorer(parts, shots, steps, both[0], both[0] if _one_program(parts.config) else both[1], {})
+    known, block = horizon(parts, shots), parts.config.learner.block
+
+    def curves(tunes: bool, shots: tuple[int, ...], read: tuple[int, ...]) -> Callable[..., records.Curves]:
+        loop = _loop(parts, max(steps), None, tunes)
+        options: dict[str, Any] = {"horizon": known, "users": block, "mesh": users_mesh(parts)}
+        return evaluate.curves(parts.model, parts.objective, loop, shots=shots, steps=read, **options)
+
+    own = curves(False, shots, steps)
+    tuned = own if _one_program(parts.config) else curves(True, shots, steps)
+    trial = curves(True, (chosen.headline_shots,), tuple(sorted({chosen.headline_steps, max(steps)})))
+    return Scorer(parts, shots, steps, own, tuned, trial, {})
 
 
 def _loop(parts: Parts, steps: int, rate: float | None, tunes: bool) -> InnerLoop:
