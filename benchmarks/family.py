@@ -39,7 +39,7 @@ class Stream(NamedTuple):
     title: str
     methods: Sequence[str]
     folds: Sequence[int] = (0,)
-    features: Sequence[str] = ()  # methods that begin with the features of the row of prototypes
+    features: Sequence[str] = ()  # methods that begin with the features of prototypes, of prototypes-support if theirs
 
 
 STREAMS: dict[str, Stream] = {
@@ -53,7 +53,7 @@ STREAMS: dict[str, Stream] = {
         "Omniglot, 5 ways, 1 shot, and 20 ways (accuracy)",
         (
             *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil"),
-            *("prototypes", "ridge", "maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
+            *("prototypes", "prototypes-support", "ridge", "maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
         ),
         features=(
             *("fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil", "ridge"),
@@ -147,8 +147,9 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
         change += [f"--config.data.fold={fold}"] if len(stream.folds) > 1 else []
         begun = []
         if method in stream.features:
-            features = out / f"{name}-prototypes-{fold}"
-            own = run(f"{name}, prototypes, fold {fold}", f"configs/{name}.py:prototypes", features, change)
+            donor = "prototypes-support" if method.endswith("-support") else "prototypes"
+            features = out / f"{name}-{donor}-{fold}"
+            own = run(f"{name}, {donor}, fold {fold}", f"configs/{name}.py:{donor}", features, change)
             before += own["seconds"]["train"]
             begun = [f"--config.start_from={features / 'strategies' / 'naive' / 'versions' / '0'}"]
         found.append(run(f"{name}, {method}, fold {fold}", config, folders[-1], [*change, *begun, *overrides]))

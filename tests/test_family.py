@@ -195,7 +195,17 @@ def test_a_row_from_features_makes_them_first_and_says_so_with_their_minutes(kep
 
 def test_every_omniglot_row_that_its_config_does_not_train_from_drawn_parameters_gets_features():
     stream = family.STREAMS["omniglot"]
-    assert set(stream.methods) - set(stream.features) == {"maml", "prototypes"}
+    assert set(stream.methods) - set(stream.features) == {"maml", "prototypes", "prototypes-support"}
+
+
+def test_what_sees_no_other_query_begins_with_features_that_were_learned_so(kept_in, monkeypatch):
+    called = []
+    monkeypatch.setattr(family, "run", lambda *given: called.append(given) or summary())
+    sys.argv += [f"--data={kept_in}", "--only=omniglot:reptile-support"]
+    assert family.main() == 0
+    (_, donor, features, _), (_, _, _, given) = called
+    assert donor.endswith(":prototypes-support") and features.name == "omniglot-prototypes-support-0"
+    assert f"--config.start_from={features}/strategies/naive/versions/0" in given
 
 
 def test_data_must_be_given_where_a_chosen_row_reads_files(kept_in, capsys):
