@@ -31,7 +31,7 @@ def curves(
     shots: tuple[int, ...],
     steps: tuple[int, ...],
     horizon: int,
-    rows: int = 8192,
+    rows: int = 2048,
     users: int = 0,
     mesh: Mesh | None = None,
 ) -> Callable[..., Curves]:
@@ -116,7 +116,7 @@ def adapted(
 
 
 def predicted(
-    objective: Objective, *, shots: tuple[int, ...], horizon: int, rows: int = 8192
+    objective: Objective, *, shots: tuple[int, ...], horizon: int, rows: int = 2048
 ) -> Callable[[Callable[[Cohort, int, int], Tree], Cohort], Curves]:
     """Scores of a baseline's ``predict`` or a stream's ``oracle`` on the very rows that ``curves`` judges.
 

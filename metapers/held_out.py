@@ -95,15 +95,16 @@ class Block(NamedTuple):
 def blocks(n_query: np.ndarray, *, rows: int, users: int = 0, multiple: int = 1) -> Iterator[Block]:
     """Every user in one block: of ``n_query`` [users] rows at most ``width``, with users * width at most ``rows``.
 
-    ``users``: at most so many to a block, 0: as many as take ``rows`` at a width of 32. Their number is a multiple of
-    ``multiple`` (devices), and at least that.
+    ``users``: at most so many to a block, 0: as many as take ``rows`` at a width of 32. Blocks of one width are of one
+    size, where a block would hold all of them the next power of four. It is a multiple of ``multiple`` (devices).
     """
     width, left = min(_NARROWEST, 1 << (int(n_query.max()) - 1).bit_length()), np.arange(n_query.size)
     most = users or rows // _NARROWEST
     while left.size:
         fits = n_query[left] <= width
-        size = max(1, min(most, rows // width) // multiple) * multiple
         here, left = left[fits], left[~fits]
+        few = _GROWTH ** -(-max(0, here.size - 1).bit_length() // 2)  # of its own power
+        size = max(1, min(most, rows // width, few) // multiple) * multiple
         for first in range(0, here.size, size):
             some = here[first : first + size]
             yield Block(np.pad(some, (0, size - some.size), mode="edge"), some.size, width)

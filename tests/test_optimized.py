@@ -147,6 +147,13 @@ def test_a_minibatch_of_all_is_the_whole_support(minibatch):
     assert world.distance(whole, same) < 1e-15
 
 
+def test_of_fewer_than_a_minibatch_each_counts_once():
+    loops = [inner.optimized(problems.bowl, 3, rmsprop(), minibatch=size) for size in (0, 3)]
+    two = problems.bowl_task((True, False, False, True))  # of three rows, one would be the first of them again
+    whole, same = (loop.adapt(problems.bowl_params(loop), two, KEY) for loop in loops)
+    assert world.distance(whole, same) < 1e-15
+
+
 @pytest.mark.parametrize("minibatch", [2, 4])
 @pytest.mark.parametrize("key", [None, KEY])
 def test_padding_changes_no_minibatch(minibatch, key):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import experiment
+from metapers import evaluate, experiment
 from metapers.experiment import adapting, assembly, scoring
 from metapers.experiment import config as configs
 
@@ -27,6 +27,27 @@ def test_the_baseline_is_tuned_cautiously_until_a_rate_is_chosen(rate, used):
     # learner.inner_rate was chosen for models that learned to adapt: on one that did not it may end in a nan
     (found,) = rates_of(scorer_of(), "joint", rate)
     assert found == pytest.approx(used)
+
+
+def test_how_well_a_rate_serves_is_read_at_the_headline_and_a_rate_that_runs_away_is_the_worst():
+    few = {"evaluation.shots": (2, 5), "evaluation.headline_shots": 2}
+    scorer = scorer_of(**few, **{"evaluation.steps": (0, 1, 2, 9), "evaluation.headline_steps": 1})
+    params, judges = scorer.initial(), scorer.parts.stream.held_out("validation", None)
+    grid = scorer.curves(params, "joint", judges, rate=0.01).scores["mse"].mean((0, 1))
+    assert scorer.goodness(params, "joint", judges, 0.01) == pytest.approx(-grid[0, 1], rel=1e-6)
+    assert abs(grid[0, 1] - grid[0, 3]) > 1e-3 < abs(grid[0, 1] - grid[1, 1])
+    # at this rate everybody is finite after the headline's one step, and not on the way to the ninth
+    assert np.isfinite(scorer.curves(params, "joint", judges, rate=1e3).scores["mse"][:, :, 0, 1]).all()
+    assert scorer.goodness(params, "joint", judges, 1e3) == -np.inf
+
+
+def test_a_rate_whose_scores_are_not_finite_is_the_worst():
+    def trial(params, cohort):
+        raise evaluate.NotFinite("mse must be finite")
+
+    scorer = scorer_of()._replace(trial=trial)
+    judges = scorer.parts.stream.held_out("validation", None)
+    assert scorer.goodness(scorer.initial(), "joint", judges, 0.1) == -np.inf
 
 
 def test_a_run_of_joint_learners_is_tuned_at_the_rate_of_its_config():
