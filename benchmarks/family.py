@@ -91,7 +91,7 @@ STREAMS: dict[str, Stream] = {
     "shakespeare": Stream(
         "tff-shakespeare",
         "Next character by role, 8 windows of 40 (accuracy)",
-        ("anil", "biases", "film", "lora", "joint"),
+        ("anil", "biases", "film", "lora", "reptile", "imaml", "joint"),
     ),
     "movielens": Stream(
         "",
