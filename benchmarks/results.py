@@ -31,14 +31,14 @@ SHOWN = ("headline", "gap", "regret", "continual", "seconds")
 
 
 def run(name: str, config: str, folder: pathlib.Path, overrides: list[str]) -> dict:
-    """Trains and judges one run unless it is finished; returns its summary."""
-    done = folder / "summary.json"
-    if not done.exists():
-        began = time.monotonic()
-        train = [sys.executable, "train.py", f"--config={config}", f"--workdir={folder}", *overrides]
-        for command in (train, [sys.executable, "eval.py", f"--workdir={folder}"]):
-            subprocess.run(command, cwd=ROOT, check=True)
-        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    """Trains and judges one run unless it is finished; returns its summary. A run of another config is refused."""
+    done, began = folder / "summary.json", time.monotonic()
+    # of a finished run too: train.py then only holds the config against the run's
+    train = [sys.executable, "train.py", f"--config={config}", f"--workdir={folder}", *overrides]
+    judge = [] if done.exists() else [[sys.executable, "eval.py", f"--workdir={folder}"]]
+    for command in (train, *judge):
+        subprocess.run(command, cwd=ROOT, check=True)
+    print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     return json.loads(done.read_text())
 
 

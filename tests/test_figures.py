@@ -44,3 +44,18 @@ def test_users_by_whom_hyper_parameters_were_chosen_are_left_out_of_the_second_d
     assert whole["used"] == 0 and whole["unused"] != found["unused"]
     gap = whole["unused"]["item_user_bias"]["mean"]  # adapted falls by 0.02 a step and fourth root of the shots
     assert gap == pytest.approx(-0.2 - OFFSETS["item_user_bias"], abs=0.1)
+
+
+def test_a_finished_run_is_held_against_the_config_that_is_asked_for_and_not_judged_again(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(results.subprocess, "run", lambda command, **options: called.append((command[1:], options)))
+    (tmp_path / "summary.json").write_text("{}")
+    assert results.run("row", "configs/wisdm.py:anil", tmp_path, ["--config.seeds=2"]) == {}
+    ((command, options),) = called  # which refuses another config
+    assert command == ["train.py", "--config=configs/wisdm.py:anil", f"--workdir={tmp_path}", "--config.seeds=2"]
+    assert options["check"]
+    called.clear()
+    (tmp_path / "summary.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        results.run("row", "configs/wisdm.py:anil", tmp_path, [])
+    assert [command[0] for command, _ in called] == ["train.py", "eval.py"]
