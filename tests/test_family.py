@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks import family
 from metapers import experiment
+from tests.test_end_to_end import config_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -242,3 +244,14 @@ def test_the_pages_show_the_kept_figures():
     for path, made in ((family.TABLE, family.table), (ROOT / "README.md", family.grid)):
         shown = re.search(f"{family.MARKS[0]}\n(.*?)\n{family.MARKS[1]}", path.read_text(), re.DOTALL)
         assert shown and shown.group(1) == made(kept)
+
+
+@pytest.mark.parametrize("key", family.known())
+def test_a_kept_row_is_of_the_config_that_its_command_names(key):
+    row, (stream, _, method) = family.known()[key], key.partition(":")
+    config = config_of(ROOT / "configs" / f"{stream}.py").get_config(method)
+    given = dict(part.partition("=")[::2] for part in shlex.split(row["command"]))
+    assert len(row["seeds"]) == int(given.get("--config.seeds", config.seeds))
+    chosen = config.evaluation
+    assert (row["shots"], row["steps"]) == (chosen.headline_shots, chosen.headline_steps)
+    assert row["metric"] == chosen.metric
