@@ -74,7 +74,7 @@ def get_config(method="maml"):
     if method == "reptile":  # its paper: the start moves by plain steps, and 50 inner ones at test
         steps = (*steps, 20, 50)
         for group in ("param", "personal"):
-            config.optimizer[group].update(name="sgd", rate=1.0)
+            config.optimizer[group].update(name="sgd", rate=0.1 if form == "support" else 1.0)
     config.evaluation.update(
         metric="accuracy", shots=(ways,), steps=steps, headline_shots=ways, headline_steps=steps[-1]
     )

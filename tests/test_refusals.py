@@ -324,8 +324,9 @@ def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_a
     for name in ("joint", "film", "boil"):
         assert module.get_config(name).optimizer.personal.name == "adam"
     assert module.get_config("boil").model.head_scale == 1.0  # where the head does not adapt, zeros stay zeros
-    moves = module.get_config("reptile").optimizer  # the start moves by plain steps, body and head alike
-    assert [(moves[group].name, moves[group].rate) for group in ("param", "personal")] == [("sgd", 1.0)] * 2
+    for name, rate in (("reptile", 1.0), ("reptile-support", 0.1)):
+        moves = module.get_config(name).optimizer  # the start moves by plain steps, body and head alike
+        assert [(moves[group].name, moves[group].rate) for group in ("param", "personal")] == [("sgd", rate)] * 2
     for name in ("neighbours", "joint"):  # one model for all, and no second one beside it
         assert assembly.strategies(module.get_config(name)) == ["naive"]
 
