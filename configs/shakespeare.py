@@ -23,7 +23,8 @@ def get_config(method="lora"):
     config.model.update(embed=16, hidden=96)
     config.seeds = 5
     config.update(steps=300, users=16, chunk=50, schedule="cosine", clip_norm=1.0)
-    config.learner.update(inner_steps=3, inner_rate=RATES.get(method, 0.1), block=4)  # what stays in the cache is faster
+    config.learner.update(inner_steps=3, inner_rate=RATES.get(method, 0.1))
+    config.learner.block = 4  # what stays in the cache is faster
     for group in ("param", "personal"):
         config.optimizer[group].rate = 3e-3
     if method == "maml_plus_plus":
