@@ -100,6 +100,14 @@ def test_the_transformer_by_hand(added):
     assert_close(model.apply(params, inputs, MASK, None), np.array(expected), 1e-10)
 
 
+def test_the_last_block_computes_the_present_film_alone():
+    model, inputs = MAKERS["rating_transformer"](), example()
+    traced = jax.make_jaxpr(lambda params: model.apply(params, inputs, MASK, None))(model.init(KEY))
+    shapes = [e.outvars[0].aval.shape for e in traced.eqns if e.primitive.name == "dot_general"]
+    hidden = [shape for shape in shapes if shape[-1] == 4 * 4]  # of the blocks' networks, 4 times the width
+    assert [int(np.prod(shape[:-1])) for shape in hidden] == [4 * 4, 4], shapes
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_lies_where_nothing_was_rated_is_not_seen_not_even_a_nan(name):
     model, inputs = MAKERS[name](film=True, low_rank=1), example()

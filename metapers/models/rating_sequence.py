@@ -55,7 +55,7 @@ class RatingTransformer(nnx.Module):
         x, there = places(inputs, self.offset)
         if x.shape[1] != self.history + 1:
             raise ValueError(f"past_there must have {self.history} places, got {x.shape[1] - 1}")
-        return _rating(self, inputs, decoder(self, self.enter(x), there))
+        return _rating(self, inputs, decoder(self, self.enter(x), there, first=self.history))
 
 
 def places(inputs: Inputs, offset: float) -> tuple[Array, Array]:

@@ -31,17 +31,20 @@ class Block(nnx.Module):
         if film:
             self.film_0, self.film_1 = FilmLayer(width), FilmLayer(width)
 
-    def __call__(self, x: Array, seen: Array) -> Array:
-        x = x + self.out(self._attended(self._normed(0, x), seen))
+    def __call__(self, x: Array, seen: Array, first: int = 0) -> Array:
+        """What comes out at the places from ``first`` on; x [n, length, width], seen bool [n, length, length]."""
+        x = x[:, first:] + self.out(self._attended(self._normed(0, x), seen[:, first:], first))
         return x + self.down(jax.nn.gelu(self.up(self._normed(1, x))))
 
     def _normed(self, i: int, x: Array) -> Array:
         x = getattr(self, f"norm_{i}")(x)
         return getattr(self, f"film_{i}")(x) if self.film else x
 
-    def _attended(self, x: Array, seen: Array) -> Array:
+    def _attended(self, x: Array, seen: Array, first: int) -> Array:
         apart = lambda y: jnp.reshape(y, (*y.shape[:2], self.heads, -1))
-        return jnp.reshape(attention(apart(self.query(x)), apart(self.key(x)), apart(self.value(x)), seen), x.shape)
+        asking = x[:, first:]
+        found = attention(apart(self.query(asking)), apart(self.key(x)), apart(self.value(x)), seen)
+        return jnp.reshape(found, asking.shape)
 
 
 class Transformer(nnx.Module):
@@ -81,8 +84,9 @@ def add_decoder(
     module.norm = LayerNorm(width, kind=Body)
 
 
-def decoder(module: Any, x: Array, there: Array) -> Array:
-    """What the head reads [n, length, width] at each place of x, by the layers of ``add_decoder``.
+def decoder(module: Any, x: Array, there: Array, first: int = 0) -> Array:
+    """What the head reads [n, length - first, width] at each place of x from ``first`` on, by the layers of
+    ``add_decoder``; the last block computes these places alone.
 
     A place sees itself and what came before, but not places where ``there`` bool [n, length] is False.
     """
@@ -91,15 +95,17 @@ def decoder(module: Any, x: Array, there: Array) -> Array:
     seen = jnp.tril(jnp.ones((1, length, length), bool)) & (there[:, None, :] | itself)
     x = x + module.positions[...][None, :length]
     for i in range(module.layers):
-        x = getattr(module, f"block_{i}")(x, seen)
+        x = getattr(module, f"block_{i}")(x, seen, first if i == module.layers - 1 else 0)
     return module.norm(x)
 
 
 def attention(query: Array, key: Array, value: Array, seen: Array) -> Array:
     """softmax(query · key / sqrt(d)) value over the places that may be seen.
 
-    query, key, value [n, length, heads, d], seen bool [n, length, length] (by whom, what), at least one for each
-    place -> [n, length, heads, d]. Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
+    query [n, asking, heads, d], key, value [n, length, heads, d], seen bool [n, asking, length] (by whom, what), at
+    least one for each place that asks -> [n, asking, heads, d].
+
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), equation 1.
     """
     scores = jnp.einsum("nqhd,nkhd->nhqk", query, key) * query.shape[-1] ** -0.5
     scores = jnp.where(seen[:, None], scores, jnp.full_like(scores, jnp.finfo(scores.dtype).min))
