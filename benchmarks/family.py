@@ -141,6 +141,8 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
     """The figures of one row: every fold trained and judged, folds pooled."""
     stream, before = STREAMS[name], 0.0
     config, folders, found = f"configs/{name}.py:{method}", [], []
+    # what features must have in common with the row that begins with them
+    shared = [one for one in overrides if one.startswith(("--config.data.", "--config.seed=", "--config.seeds="))]
     for fold in stream.folds:
         folders.append(out / f"{name}-{method}-{fold}")
         change = [f"--config.data.path={data / stream.folder}"] if stream.folder else []
@@ -149,7 +151,7 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
         if method in stream.features:
             donor = "prototypes-support" if method.endswith("-support") else "prototypes"
             features = out / f"{name}-{donor}-{fold}"
-            own = run(f"{name}, {donor}, fold {fold}", f"configs/{name}.py:{donor}", features, change)
+            own = run(f"{name}, {donor}, fold {fold}", f"configs/{name}.py:{donor}", features, [*change, *shared])
             before += own["seconds"]["train"]
             begun = [f"--config.start_from={features / 'strategies' / 'naive' / 'versions' / '0'}"]
         found.append(run(f"{name}, {method}, fold {fold}", config, folders[-1], [*change, *begun, *overrides]))

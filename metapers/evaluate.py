@@ -86,8 +86,9 @@ def adapted(
     """Personal parameters after ``steps`` inner steps on each user's support, for the bank.
 
     The result is called as (params [seeds, ...], cohort, start=None) -> personal, numpy [seeds, users, ...]. A user's
-    support is as in ``curves``; one whose adaptation ran away keeps the start (``inner.path.entry``). One compilation
-    for all cohorts: blocks of ``users``. Raises ValueError for steps beyond the inner loop's path.
+    support is as in ``curves`` with a horizon of ``shots``; one whose adaptation ran away keeps the start
+    (``inner.path.entry``). One compilation for all cohorts: blocks of ``users``. Raises ValueError for steps beyond the
+    inner loop's path.
     """
     _check("shots", (shots,), 1)
     _check("steps", (steps,), 0)

@@ -210,6 +210,16 @@ def test_what_sees_no_other_query_begins_with_features_that_were_learned_so(kept
     assert f"--config.start_from={features}/strategies/naive/versions/0" in given
 
 
+def test_features_have_the_data_and_the_seeds_of_the_row_that_begins_with_them(kept_in, monkeypatch):
+    called = []
+    monkeypatch.setattr(family, "run", lambda *given: called.append(given) or summary())
+    common = ["--config.data.smooth=False", "--config.seeds=5"]
+    sys.argv += [f"--data={kept_in}", "--only=omniglot:ridge", *common, "--config.steps=7"]
+    assert family.main() == 0
+    (_, _, _, donor), (_, _, _, given) = called
+    assert donor[-2:] == common and given[-3:] == [*common, "--config.steps=7"]
+
+
 def test_data_must_be_given_where_a_chosen_row_reads_files(kept_in, capsys):
     sys.argv += ["--only=sinusoid:maml,wisdm:maml"]
     with pytest.raises(SystemExit):

@@ -45,6 +45,9 @@ UNREAD = [  # (changes, the first of which nothing reads then, the choice and it
     ({"learner.second_from": 5, "learner.name": "reptile"}, "learner.name", "reptile", "'multi_step'"),
     ({"learner.root": 0.1, "learner.name": "reptile"}, "learner.name", "reptile", "'maml'"),
     ({"learner.keep": "gated", "learner.name": "joint"}, "learner.name", "joint", LOOPED),
+    ({"learner.first_order": True, "learner.name": "reptile"}, "learner.name", "reptile", "'maml' or 'multi_step'"),
+    ({"learner.backward": "mixed", "learner.name": "joint"}, "learner.name", "joint", "'maml' or 'multi_step'"),
+    ({"warmup": 2, "schedule": "constant"}, "schedule", "constant", "'cosine'"),
     ({"learner.clip": 1.0}, "learner.aggregator", "mean", "'clipped'"),
     ({"continual.ewc_strength": 1.0}, "continual.penalty", ("anchor",), "'ewc'"),
     ({"continual.ewc_decay": 0.5}, "continual.penalty", ("anchor",), "'ewc'"),
@@ -236,6 +239,24 @@ UNTRAINED = " no derivative reaches it there, so nothing would train it"
                 f"data.history must be >= {least} with model.name '{name}', got {history}",
             )
             for name, history, least in (("rating_gru", 0, 1), ("rating_transformer", 0, 1), ("recommender", -1, 0))
+        ),
+        *(
+            (
+                ("omniglot", "conv4"),
+                {"evaluation.shots": shots, "evaluation.headline_shots": 5} | changes,
+                f"evaluation.headline_shots must be data.ways * data.shots = {support}, and evaluation.shots at most "
+                f"that, got 5 and {shots}",
+            )
+            for changes, support, shots in (
+                ({"data.ways": 20}, 20, (5,)),  # 15 of the classes would have no example
+                ({"data.shots": 5}, 25, (5,)),  # drawings of the support would be asked for
+                ({}, 5, (5, 10)),
+            )
+        ),
+        (
+            ("omniglot", "conv4"),
+            {"data.shots": 2, "evaluation.shots": (4, 10), "evaluation.headline_shots": 10},
+            "evaluation.shots must be multiples of data.ways = 5, the same number of each class, got (4, 10)",
         ),
         (
             ("writers", "conv4"),

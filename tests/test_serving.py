@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from metapers import experiment, held_out, records
-from metapers.experiment import assembly
+from metapers.experiment import adapting, assembly, judging
+from metapers.experiment import config as configs
 from metapers.tasks import user_hash
 
 
@@ -22,7 +23,7 @@ def support_and_query(stream, cohort, user, shots=4, horizon=4):
     return rows[:take], rows[start:]
 
 
-@pytest.mark.parametrize(("strategy", "version", "seed"), [("continual", -1, 0), ("naive", 1, 1)])
+@pytest.mark.parametrize(("strategy", "version", "seed"), [("continual", -1, 0), ("naive", 1, 1), ("joint", -1, 1)])
 def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, strategy, version, seed):
     served = experiment.load(small_run, strategy=strategy, version=version, seed=seed)
     stream = served.stream()
@@ -57,6 +58,26 @@ def test_a_user_who_diverges_is_served_the_start_with_a_warning(small_run):
         path = served.adapt(np.full((3, width), 1e200), np.ones(3))
     for leaf, start in zip(jax.tree.leaves(path), jax.tree.leaves(served.params.personal), strict=True):
         np.testing.assert_array_equal(leaf, np.broadcast_to(start, leaf.shape))
+
+
+def test_the_steps_of_the_headline_are_served_where_training_took_fewer(small_run, monkeypatch):
+    config = judging.opened(small_run)
+    most = config.learner.inner_steps + 3
+    monkeypatch.setattr(judging, "opened", lambda folder: configs.merged(config, {"evaluation.headline_steps": most}))
+    served = experiment.load(small_run)
+    width = served.lineage["sizes"]["width"]
+    path = served.adapt(np.zeros((3, width)), np.ones(3))
+    assert {len(leaf) for leaf in jax.tree.leaves(path)} == {most + 1}
+
+
+def test_a_run_of_joint_training_is_tuned_at_the_rate_that_was_chosen_and_cautiously_before(small_run, monkeypatch):
+    config = judging.opened(small_run)
+    joint = configs.merged(config, {"learner.name": "joint", "learner.keep": "if_it_helps"})
+    monkeypatch.setattr(judging, "opened", lambda folder: joint)
+    for chosen, rate in (({"naive": 0.25, "joint": 0.5}, 0.25), ({}, adapting.CAUTIOUS)):
+        monkeypatch.setattr(judging, "tuned", lambda folder, chosen=chosen: chosen)
+        rates = jax.tree.leaves(experiment.load(small_run, strategy="naive").params.inner)
+        assert rates and all((leaf == rate).all() for leaf in rates)
 
 
 def only(rows, **where):

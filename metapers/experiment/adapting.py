@@ -25,7 +25,7 @@ RATES: dict[str, Callable[[float, int], Any]] = {  # of the inner loop, from its
     "log": lambda rate, steps: inner.log_per_parameter(rate),
     "per_step": inner.per_step,
 }
-TUNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 1.0)  # of fine-tuning a model trained without a loop
+TUNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 1.0, 3.0)  # of fine-tuning what had no inner loop
 TUNING_WEIGHTS = (0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0, 6.0)  # of its users' sums, where it solves for them
 CAUTIOUS = 0.001
 """The rate of fine-tuning while no better one was chosen: ``learner.inner_rate`` was chosen for models that learned to

@@ -28,6 +28,8 @@ STRENGTHS: dict[str, dict[str, tuple[float, ...]]] = {
     "user_frequency": {"shrink": (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 300.0, 1000.0)},
     "bigram": {"shrink": (1.0, 10.0, 100.0)},
 }
+TUNED = "tuned.json"
+"""In a run's folder: what ``tuning_rate`` chose, by strategy; ``serving.load`` adapts by it."""
 
 
 def judge(
@@ -76,6 +78,7 @@ def scored(folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str
     total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
     with meter(total, title=f"evaluate on {split}", shown=scorer.parts.config.progress) as progress:
         rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
+        workdir.write_json(folder / TUNED, tuned(folder) | {name: rate for name, rate in rates.items() if rate})
         tables = []
         for name, numbers in found.items():
             tables += of_strategy(folder, scorer, name, numbers, split, rates[name], progress)
@@ -245,7 +248,7 @@ def baselines_for(training: Cohort, classes: int | None = None) -> dict[str, Cal
 
 def rates_to_try(scorer: Scorer, name: str) -> tuple[float, ...]:
     """The rates, or weights, that a strategy without an inner loop may be tuned at; none for one that has its own."""
-    return adapting.tuning_grid(scorer.parts.config) if scoring.plain(scorer.parts, name) else ()
+    return adapting.tuning_grid(scorer.parts.config) if scoring.plain(scorer.parts.config, name) else ()
 
 
 def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None = None) -> float:
@@ -264,6 +267,12 @@ def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None 
         return found
 
     return max(grid, key=goodness)
+
+
+def tuned(folder: Path) -> dict[str, float]:
+    """The rates that ``tuning_rate`` has chosen in a run's evaluations, by strategy."""
+    path = Path(folder) / TUNED
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def load_params(folder: Path, name: str, number: int) -> Params:

@@ -35,6 +35,7 @@ class Clash(NamedTuple):
 _DESCENDED = tuple(name for name in adapting.INNER_LOOPS if name != "written")
 _MOVING = tuple(name for name in adapting.INNER_LOOPS if name != "none")
 _MOVED = tuple(name for name in assembly.OPTIMIZERS if name != "frozen")
+_DIFFERENTIATING = tuple(name for name in LEARNERS if name not in ("joint", "reptile"))  # through the inner loop
 _ADAPTING = tuple(name for name in LEARNERS if name != "joint")
 
 READERS: tuple[Reader, ...] = (
@@ -51,6 +52,8 @@ READERS: tuple[Reader, ...] = (
     Reader("learner.least_move", "learner.keep", ("if_it_moves",)),
     Reader("learner.anneal learner.second_from", "learner.name", ("multi_step",)),
     Reader("learner.root", "learner.name", ("maml",)),
+    Reader("learner.first_order learner.backward", "learner.name", _DIFFERENTIATING),
+    Reader("warmup", "schedule", ("cosine",)),
     Reader("learner.clip", "learner.aggregator", ("clipped",)),
     Reader("continual.anchor_strength", "continual.penalty", ("anchor",)),
     Reader(
@@ -198,6 +201,8 @@ def _agree(config: Config) -> None:
         one, other = given[clash.key], given.get(clash.other)
         if one in clash.values and other in clash.of_other:
             raise ValueError(f"{clash.key} must not be {one!r} with {clash.other} {other!r}: {clash.because}")
+    if "ways" in config.data:
+        _episodes(config)
     learner = config.learner
     if learner.keep == "if_it_moves" and not learner.least_move > 0:
         raise ValueError(
@@ -213,4 +218,19 @@ def _agree(config: Config) -> None:
         raise ValueError(
             "evaluation.steps must be (0,) with learner.inner 'none', which takes no step, "
             f"got {tuple(config.evaluation.steps)}"
+        )
+
+
+def _episodes(config: Config) -> None:
+    # An episode's support comes first, a drawing of each class after the other, and what follows is its query.
+    ways, support, chosen = config.data.ways, config.data.ways * config.data.shots, config.evaluation
+    if chosen.headline_shots != support or max(chosen.shots) > support:
+        raise ValueError(
+            f"evaluation.headline_shots must be data.ways * data.shots = {support}, and evaluation.shots at most that, "
+            f"got {chosen.headline_shots} and {tuple(chosen.shots)}"
+        )
+    if any(shots % ways for shots in chosen.shots):
+        raise ValueError(
+            f"evaluation.shots must be multiples of data.ways = {ways}, the same number of each class, "
+            f"got {tuple(chosen.shots)}"
         )

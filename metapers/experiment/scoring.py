@@ -34,7 +34,7 @@ class Scorer(NamedTuple):
         self, params: Params, name: str, cohort: Cohort, start: Tree | None = None, rate: float = 0.0
     ) -> records.Curves:
         """Curves of a strategy's params; ``rate``: of fine-tuning, for a strategy without an inner loop."""
-        run = self.tuned if plain(self.parts, name) else self.own
+        run = self.tuned if plain(self.parts.config, name) else self.own
         return run(self.ready(params, name, rate), cohort, start)
 
     def goodness(self, params: Params, name: str, cohort: Cohort, rate: float) -> float:
@@ -53,7 +53,7 @@ class Scorer(NamedTuple):
     def ready(self, params: Params, name: str, rate: float = 0.0) -> Params:
         """``params`` on the host, with inner parameters: their own, or a constant rate for fine-tuning."""
         params = host(params)
-        tunes = plain(self.parts, name)
+        tunes = plain(self.parts.config, name)
         if jax.tree.leaves(params.inner) and not tunes:
             return params
         own = self.parts.config.learner
@@ -68,7 +68,7 @@ class Scorer(NamedTuple):
 
     def adapted(self, params: Params, name: str, cohort: Cohort) -> Tree:
         """Personal parameters after the headline's steps on each user's first shots."""
-        kind = "tuned" if plain(self.parts, name) else "own"
+        kind = "tuned" if plain(self.parts.config, name) else "own"
         if kind not in self.bank:
             chosen = self.parts.config.evaluation
             loop = _loop(self.parts, chosen.headline_steps, None, kind == "tuned")
@@ -200,9 +200,9 @@ def roots(parts: Parts) -> Array:
     return jnp.stack([keys.root(parts.config.seed + i) for i in range(parts.config.seeds)])
 
 
-def plain(parts: Parts, name: str) -> bool:
+def plain(config: Config, name: str) -> bool:
     """Whether a strategy's learner has no inner loop of its own."""
-    return (STRATEGIES[name].learner or parts.config.learner.name) == "joint"
+    return (STRATEGIES[name].learner or config.learner.name) == "joint"
 
 
 def users_mesh(parts: Parts) -> Mesh | None:

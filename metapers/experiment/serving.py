@@ -12,7 +12,7 @@ import numpy as np
 
 from metapers import store
 from metapers.base import Array, Batch, InnerLoop, Model, Objective, Params, Stream, Tree
-from metapers.experiment import adapting, assembly, judging
+from metapers.experiment import adapting, assembly, judging, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
 from metapers.experiment.config import Config
@@ -64,6 +64,9 @@ class Served(NamedTuple):
 def load(workdir: str | Path, strategy: str = "continual", version: int = -1, seed: int = 0) -> Served:
     """Version ``version`` (-1: the last) of a strategy of a finished run, one of its seeds.
 
+    Its users take as many inner steps as in training, or as the headline is judged after if these are more. A strategy
+    without an inner loop is tuned at the rate that evaluation chose on validation users, and at a cautious one before.
+
     Raises:
       FileNotFoundError: if the workdir holds no run, or not this version.
       ValueError: for an unknown strategy or a seed the run does not have.
@@ -77,9 +80,11 @@ def load(workdir: str | Path, strategy: str = "continual", version: int = -1, se
     one = jax.tree.map(lambda leaf: leaf[seed], {"params": tree["params"], "bank": tree["bank"]})
     model = assembly.model(config, told["sizes"])
     params = jax.tree.map(jnp.asarray, judging.params_of(one))
-    loop = adapting.inner_loop(config, model)
-    if STRATEGIES[strategy].learner == "joint":
-        loop = adapting.tuning_loop(config, model, steps=config.learner.inner_steps)
+    steps = max(config.learner.inner_steps, config.evaluation.headline_steps)
+    if scoring.plain(config, strategy):
+        loop = adapting.tuning_loop(config, model, steps=steps, rate=judging.tuned(Path(workdir)).get(strategy))
+    else:
+        loop = adapting.inner_loop(config, model, steps=steps)
     if not jax.tree.leaves(params.inner):
         params = params._replace(inner=loop.init(params))
     return Served(config, model, adapting.objective(config), params, told, one["bank"], loop)

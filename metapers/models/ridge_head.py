@@ -15,7 +15,8 @@ class RidgeHead(nnx.Module):
     """logits = ``scale`` · phi W + ``shift`` with W = (sum phi phi' + exp(``log_ridge``) I)^-1 sum phi onehot'.
 
     Shared and learned: ``log_ridge``, ``scale`` and ``shift``, all []. Personal: ``gram``, ``moment``, ``count``
-    (``sums.Sums``), zero at a user's start, where all classes are as likely. No constant feature, as in the source.
+    (``sums.Sums``), zero at a user's start, where all classes are as likely. No constant feature, as in the paper's
+    equations (its authors' code appends one).
 
     Bertinetto et al. 2019 (R2-D2, arXiv:1805.08136, equations 4 to 8).
     """
