@@ -65,7 +65,8 @@ def load(workdir: str | Path, strategy: str = "continual", version: int = -1, se
     """Version ``version`` (-1: the last) of a strategy of a finished run, one of its seeds.
 
     Its users take as many inner steps as in training, or as the headline is judged after if these are more. A strategy
-    without an inner loop is tuned at the rate that evaluation chose on validation users, and at a cautious one before.
+    without an inner loop is tuned at the rate that evaluation chose on validation users; before, cautiously, with a
+    RuntimeWarning.
 
     Raises:
       FileNotFoundError: if the workdir holds no run, or not this version.
@@ -82,7 +83,15 @@ def load(workdir: str | Path, strategy: str = "continual", version: int = -1, se
     params = jax.tree.map(jnp.asarray, judging.params_of(one))
     steps = max(config.learner.inner_steps, config.evaluation.headline_steps)
     if scoring.plain(config, strategy):
-        loop = adapting.tuning_loop(config, model, steps=steps, rate=judging.tuned(Path(workdir)).get(strategy))
+        rate = judging.tuned(Path(workdir)).get(strategy)
+        if rate is None and adapting.tuning_grid(config):
+            warnings.warn(
+                f"{strategy!r} was trained without an inner loop, and how its users are tuned is not chosen yet: "
+                f"eval.py --workdir={workdir} chooses on validation users, until then it is done cautiously",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        loop = adapting.tuning_loop(config, model, steps=steps, rate=rate)
     else:
         loop = adapting.inner_loop(config, model, steps=steps)
     if not jax.tree.leaves(params.inner):
