@@ -97,10 +97,17 @@ def strategies(config: Config) -> list[str]:
 
 
 def config_for(source: str, model_name: str) -> Config:
-    """Every key of a config for a source and a model, with defaults; locked against unknown keys."""
+    """Every key of a config for a source and a model, with defaults; locked against unknown keys.
+
+    Episodes are judged on the whole of their support; another headline is refused.
+    """
     data = {"source": one_of("data.source", source, SOURCES), **SOURCES[source].options}
     chosen = {"name": one_of("model.name", model_name, MODELS), **MODELS[model_name].options}
-    return default(data, chosen)
+    config = default(data, chosen)
+    if "ways" in data:
+        support = data["ways"] * data["shots"]
+        config.evaluation.update(shots=(support,), headline_shots=support)
+    return config
 
 
 def saved_config(saved: Mapping[str, Any]) -> Config:
