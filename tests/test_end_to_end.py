@@ -68,6 +68,8 @@ def shrunk(path: Path, data: Callable[[], Path], made: Path) -> list[str]:
         changes |= {"model.hidden": 8, "data.path": str(roles(made)), "seeds": 1}
     if source in ("omniglot", "writers"):
         changes |= {"model.filters": 8}
+    if source == "omniglot":
+        changes |= {"evaluation.shots": (5,), "evaluation.headline_shots": 5}
     if source in runs.FOLDERS and "data.path" not in changes:
         changes |= {"data.path": str(data() / runs.FOLDERS[source]), "seeds": 1}
     return runs.overrides(source, **changes)
