@@ -39,7 +39,10 @@ class Stream(NamedTuple):
     title: str
     methods: Sequence[str]
     folds: Sequence[int] = (0,)
-    features: Sequence[str] = ()  # methods that begin with the features of prototypes, of prototypes-support if theirs
+    features: Sequence[str] = ()  # methods that begin with the features of prototypes, of the same form in BODIES
+
+
+BODIES = ("pool", "support")  # forms of a config that change the features
 
 
 STREAMS: dict[str, Stream] = {
@@ -54,10 +57,14 @@ STREAMS: dict[str, Stream] = {
         (
             *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil"),
             *("prototypes", "prototypes-support", "ridge", "maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
+            *("prototypes-pool", "meta_sgd-pool-means", "maml_plus_plus-pool-means", "proto_maml"),
+            *("maml-20way-drawn", "fomaml-20way-drawn", "maml-20way-pool", "maml_plus_plus-20way-pool-means"),
         ),
         features=(
             *("fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil", "ridge"),
-            *("maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
+            *("maml-20way", "fomaml-20way", "maml_plus_plus-20way", "proto_maml"),
+            *("meta_sgd-pool-means", "maml_plus_plus-pool-means"),
+            *("maml-20way-pool", "maml_plus_plus-20way-pool-means"),
         ),
     ),
     "writers": Stream(
@@ -149,7 +156,7 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
         change += [f"--config.data.fold={fold}"] if len(stream.folds) > 1 else []
         begun = []
         if method in stream.features:
-            donor = "prototypes-support" if method.endswith("-support") else "prototypes"
+            donor = "-".join(["prototypes", *(form for form in BODIES if form in method.split("-"))])
             features = out / f"{name}-{donor}-{fold}"
             own = run(f"{name}, {donor}, fold {fold}", f"configs/{name}.py:{donor}", features, [*change, *shared])
             before += own["seconds"]["train"]

@@ -2,23 +2,30 @@
 
 Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=FOLDER --workdir=runs/omniglot
           python eval.py --workdir=runs/omniglot
-          after the colon a method of metapers.experiment.METHODS: maml, fomaml, meta_sgd, maml_plus_plus, imaml,
-          reptile, anil, boil, biases, film, ridge, prototypes; with "-20way" behind it (omniglot.py:maml-20way) for
-          20 ways instead of 5; with "-support" for no transduction, features measured against the support set's.
+          after the colon a method of metapers.experiment.METHODS: maml, fomaml, meta_sgd, maml_plus_plus, proto_maml,
+          imaml, reptile, anil, boil, biases, film, ridge, prototypes; behind it any of FORMS with a dash before each,
+          omniglot.py:maml_plus_plus-20way-pool-means:
+            20way    20 ways instead of 5
+            pool     convolutions of stride 1 and max-pooling instead of stride 2
+            means    every user's head begins at the class means of his support (Proto-MAML), with any method
+            support  no transduction, features measured against the support set's
+            drawn    the whole length from drawn parameters (maml and fomaml with 20 ways)
           FOLDER holds the original archives images_background.zip and images_evaluation.zip.
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
 
-Shorter than the papers. maml, 5 ways: 30,000 outer steps of 16 episodes with a cosine from drawn parameters, where its
-paper has 60,000 of 32, at an outer rate of 5e-3 (theirs is 1e-3). prototypes: 18,000 steps of 8 episodes of 20 ways,
-more than they are judged on, as in Snell, Swersky, Zemel 2017. Every other method, and maml with 20 ways, is meant to
-begin with the features of a finished run of prototypes and takes few steps from there (LENGTHS), at small rates:
+Shorter than the papers. maml, 5 ways, and "drawn": 30,000 outer steps of 16 episodes with a cosine from drawn
+parameters, where its paper has 60,000 of 32 (of 16 with 20 ways) at an outer rate of 1e-3; here 5e-3, and 2e-3 with 20
+ways. prototypes: 18,000 steps of 8 episodes of 20 ways, more than they are judged on, as in Snell, Swersky, Zemel 2017.
+Every other method, and maml with 20 ways, is meant to begin with the features of a finished run of prototypes (of
+prototypes-pool, prototypes-support) and takes few steps from there (LENGTHS), at small rates:
 
     --config.start_from=runs/prototypes/strategies/naive/versions/0
 
 Where the head adapts, every user's begins at zero and that stays so, which is the zeroing trick (``model.head_scale``,
-a ``frozen`` group; reptile moves it): another head would pull good features about in the first inner step. These train
-with as many inner steps as they are judged after, reptile alone with fewer, as its paper has it.
+a ``frozen`` group; reptile moves it): another head would pull good features about in the first inner step. With
+"means" it begins at the class means instead. These train with as many inner steps as they are judged after, reptile
+alone with fewer, as its paper has it.
 
 Three query drawings of each class instead of one, in training and at test; grey images (``data.smooth``), theirs are
 black and white. What validation characters chose, and what was not swept: benchmarks/results/family_sweep.md.
@@ -36,29 +43,37 @@ OWN = {  # where a method is not as the others; imaml from its paper, of reptile
 }
 FROM_FEATURES = (1000, 8)  # outer steps, episodes in each
 LENGTHS = {"maml": (30000, 16), "prototypes": (18000, 8), "reptile": (2000, 8)}
-FORMS = ("5way", "20way", "support")
+FORMS = ("5way", "20way", "pool", "means", "support", "drawn")
+SAID = {"pool": "pooled", "means": "head from means", "support": "no transduction", "drawn": "from drawn parameters"}
 
 
 def get_config(method="maml"):
-    method, _, form = method.partition("-")
-    ways = 20 if one_of("form", form or "5way", FORMS) == "20way" else 5
+    method, *forms = method.split("-")
+    for form in forms:
+        one_of("form", form, FORMS)
+    ways = 20 if "20way" in forms else 5
     config = experiment.method_config("omniglot", "conv4", method)
     solved = config.learner.inner == "written"
-    config.name = f"Omniglot, {ways} ways, 1 shot: {method}{', no transduction' * (form == 'support')}"
+    config.name = ", ".join([f"Omniglot, {ways} ways, 1 shot: {method}", *(SAID[one] for one in forms if one in SAID)])
     config.strategies = ("naive",)  # one stage: nothing to forget
     config.bank = False  # an episode does not return
     config.data.update(ways=ways, queries=3, train_ways=20 if solved and ways == 5 else 0)
-    drawn = method == "prototypes" or method == "maml" and ways == 5
-    length, users = FROM_FEATURES if method == "maml" and not drawn else LENGTHS.get(method, FROM_FEATURES)
+    drawn = method == "prototypes" or "drawn" in forms or method == "maml" and ways == 5
+    length, users = LENGTHS.get("maml" if drawn and not solved else method, FROM_FEATURES)
+    length, users = (length, users) if drawn or method != "maml" else FROM_FEATURES
     config.update(steps=length, users=users, chunk=50, schedule="cosine")
-    if form == "support":
+    if "support" in forms:
         config.model.norm = "support"
+    config.model.pool = "pool" in forms
+    if "means" in forms:
+        config.model.prototypes = True
+    means = config.model.get("prototypes", False)
     # joint training through a head that stays at zero would learn nothing
     zeroed = not (drawn or solved or method == "joint") and config.learner.adapts in ("all", "head")
-    config.learner.update(inner_steps=5, inner_rate=0.4)
-    config.learner.update(OWN.get(method, {}))
+    config.learner.update(inner_steps=5, inner_rate=0.1 if means else 0.4)
+    config.learner.update({} if means or "drawn" in forms else OWN.get(method, {}))
     if ways == 20 and config.learner.inner == "gradient":  # 0.1: MAML's paper, where the head is drawn
-        config.learner.update(inner_steps=5, inner_rate=0.5 if zeroed else 0.1)
+        config.learner.update(inner_steps=5, inner_rate=0.5 if zeroed and not means else 0.1)
     config.learner.block = 1 if 20 in (ways, config.data.train_ways) else 4  # what stays in the cache is faster
     if config.learner.inner == "gradient":
         config.learner.unroll = min(5, config.learner.inner_steps)
@@ -66,7 +81,7 @@ def get_config(method="maml"):
         config.model.head_scale = 0.0
         config.optimizer.personal.name = "frozen"  # the head's start, which alone is of this group here
     for group in ("param", "inner") if zeroed else ("param", "personal", "inner"):
-        config.optimizer[group].rate = (2e-3 if solved else 5e-3) if drawn else 1e-4
+        config.optimizer[group].rate = (2e-3 if solved or ways == 20 else 5e-3) if drawn else 1e-4
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if solved else (0, 1, 3, 5)
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution
@@ -74,7 +89,7 @@ def get_config(method="maml"):
     if method == "reptile":  # its paper: the start moves by plain steps, and 50 inner ones at test
         steps = (*steps, 20, 50)
         for group in ("param", "personal"):
-            config.optimizer[group].update(name="sgd", rate=0.1 if form == "support" else 1.0)
+            config.optimizer[group].update(name="sgd", rate=0.1 if "support" in forms else 1.0)
     config.evaluation.update(
         metric="accuracy", shots=(ways,), steps=steps, headline_shots=ways, headline_steps=steps[-1]
     )

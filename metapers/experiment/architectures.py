@@ -166,7 +166,15 @@ MODELS: dict[str, Architecture] = {
         targets=("points",),
     ),
     "conv4": Architecture(
-        {"filters": 64, "norm": "batch", "groups": 8, "pool": False, "film": False, "head_scale": 1.0},
+        {
+            "filters": 64,
+            "norm": "batch",
+            "groups": 8,
+            "pool": False,
+            "film": False,
+            "head_scale": 1.0,
+            "prototypes": False,
+        },
         _conv4,
         inputs=("images",),
         targets=("classes",),

@@ -23,6 +23,7 @@ METHODS: dict[str, Method] = {
     "fomaml": Method({**_ALL, "first_order": True}),
     "meta_sgd": Method({**_ALL, "rates": "learned"}),
     "maml_plus_plus": Method({**_ALL, "name": "multi_step", "rates": "per_step"}),
+    "proto_maml": Method(_ALL, {"prototypes": True}),
     "imaml": Method({**_ALL, "inner": "implicit"}),
     "reptile": Method({**_ALL, "name": "reptile", "inner": "optimized", "inner_optimizer": "adam_plain"}),
     "anil": Method({"adapts": "head"}),

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metapers.base import Array, Batch, Key, Model
+from metapers.base import Array, Batch, Key, Model, hide
 from metapers.models import seam
 from metapers.models.kinds import Body, Head
 from metapers.models.layers import Conv3x3, Dense, FilmLayer, max_pool
 from metapers.models.norms import Norm, batch_norm
+from metapers.models.prototypes import linear
 
 USUAL = batch_norm()
 
@@ -27,9 +28,10 @@ class Conv4(nnx.Module):
         pool: bool,
         film: bool,
         head_scale: float,
+        prototypes: bool,
         rngs: nnx.Rngs,
     ):
-        self.pool, self.film, stride = pool, film, 1 if pool else 2
+        self.pool, self.film, self.prototypes, stride = pool, film, prototypes, 1 if pool else 2
         for i in range(4):
             below = channels if i == 0 else filters
             setattr(self, f"conv_{i}", Conv3x3(below, filters, rngs, stride=stride, kind=Body))
@@ -44,13 +46,15 @@ class Conv4(nnx.Module):
         return self.head(jnp.mean(x, (1, 2)))
 
     def write(self, support: Batch, *, key: Key | None = None) -> None:
-        x = support.inputs
-        for i in range(4):
+        x, measured = hide(support.inputs, support.mask), hasattr(self.norm_0, "write")
+        for i in range(4 if measured or self.prototypes else 0):
             norm, x = getattr(self, f"norm_{i}"), getattr(self, f"conv_{i}")(x)
-            if not hasattr(norm, "write"):
-                return
-            norm.write(x, support.mask)
+            if measured:
+                norm.write(x, support.mask)
             x = self._after(i, norm(x, support.mask))
+        if self.prototypes:
+            phi, start = jnp.mean(x, (1, 2)), (self.head.kernel[...], self.head.bias[...])
+            self.head.kernel[...], self.head.bias[...] = linear(phi, support.targets, support.mask, *start)
 
     def _after(self, i: int, x: Array) -> Array:
         x = getattr(self, f"film_{i}")(x) if self.film else x
@@ -67,6 +71,7 @@ def conv4(
     pool: bool = False,
     film: bool = False,
     head_scale: float = 1.0,
+    prototypes: bool = False,
     adapts: tuple[type[nnx.Variable], ...] = seam.EVERYTHING,
 ) -> Model:
     """images [n, height, width, channels] -> logits [n, ways]: 4 x (3x3 convolution, norm, relu), mean over space,
@@ -77,7 +82,10 @@ def conv4(
     after each norm. ``head_scale`` multiplies the drawn weights of the head. At 0 no gradient comes to the body in
     the first inner step of descent on cross-entropy, so a body that is good already is not pulled about by a head that
     knows nothing, and the head's weights become rate/n Σ_i f_i (y_i - 1/ways), f the features and y one-hot. A head of
-    zeros before every task is the zeroing trick of Kao, Chiu, Chen 2022 (arXiv:2106.15367).
+    zeros before every task is the zeroing trick of Kao, Chiu, Chen 2022 (arXiv:2106.15367). ``prototypes``: a user's
+    head begins where its logits are the distances to the class means of his support (``prototypes.linear``), whatever
+    it was; that is the model's ``write``, through which the meta-gradient passes: Proto-MAML, Triantafillou et al.
+    2020 (arXiv:1903.03096, section 3.3).
 
     ``norm``: ``batch_norm()`` unless said otherwise. With it predictions are *transductive*: the answer for one query
     depends on the other unmasked queries beside it, and a report on the model must say so (``norm.transductive``).
@@ -88,7 +96,7 @@ def conv4(
     (arXiv:1606.04080), section 4.1.1 (pooled).
 
     Raises:
-      ValueError: ways, filters or channels < 1; head_scale not finite or < 0; at the call, images too small to be
+      ValueError: ways, filters or channels < 1; head_scale not finite or < 0; prototypes with a head that is shared; at the call, images too small to be
         pooled four times.
     """
     for name, value in (("ways", ways), ("filters", filters), ("channels", channels)):
@@ -96,5 +104,8 @@ def conv4(
             raise ValueError(f"{name} must be >= 1, got {value}")
     if not (math.isfinite(head_scale) and head_scale >= 0):
         raise ValueError(f"head_scale must be finite and >= 0, got {head_scale}")
-    build = lambda rngs: Conv4(ways, filters, channels, norm, pool, film, head_scale, rngs)
+    if prototypes and not any(issubclass(Head, kind) for kind in adapts):
+        names = ", ".join(kind.__name__ for kind in adapts)
+        raise ValueError(f"prototypes must be False where adapts has no Head, whose start they are, got ({names})")
+    build = lambda rngs: Conv4(ways, filters, channels, norm, pool, film, head_scale, prototypes, rngs)
     return seam.model(build, (*adapts, *norm.keeps))

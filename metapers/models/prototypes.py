@@ -48,6 +48,25 @@ class Prototypes(nnx.Module):
         return jnp.where(some[:, None], means, jnp.zeros_like(means)), jnp.where(some, counts, jnp.zeros_like(counts))
 
 
+def linear(phi: Array, targets: Array, mask: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
+    """(kernel [features, ways], bias [ways]) whose logits are those of ``Prototypes`` for the examples, but for a
+    constant of each row: w_k = 2 c_k and b_k = -‖c_k‖², where gradient steps on a linear head may begin (Proto-MAML).
+
+    phi [n, features], of which none is negative, classes targets [n] where ``mask`` [n]; ``kernel`` and ``bias`` come
+    back as they are where there is no example. A class without one is at least ABSENT below every other.
+
+    Triantafillou et al. 2020 (arXiv:1903.03096, section 3.3).
+    """
+    wide = mask[:, None]
+    member = jnp.where(wide, one_hot(targets, len(bias), phi), jnp.zeros_like(phi, shape=(len(phi), len(bias))))
+    counts = jnp.sum(member, 0)
+    means = member.T @ jnp.where(wide, phi, jnp.zeros_like(phi)) / jnp.maximum(counts, 1)[:, None]
+    squares = jnp.sum(jnp.square(means), -1)
+    far = -jnp.max(squares) - ABSENT
+    some = jnp.any(mask)
+    return jnp.where(some, 2 * means.T, kernel), jnp.where(some, jnp.where(counts > 0, -squares, far), bias)
+
+
 def prototypes(ways: int) -> Callable[[int, nnx.Rngs], nnx.Module]:
     """The head of ``embedded`` for classes: ``Prototypes``.
 
