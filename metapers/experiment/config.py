@@ -12,6 +12,9 @@ Config = Any  # an ml_collections.ConfigDict: its keys are known at run time onl
 OPERATIONAL = ("checkpoint_every", "log_every", "profile", "progress", "tensorboard", "validate_every")
 """Top-level keys that cannot change a number: they may differ between a run and its resume."""
 
+PLACES = ("data.path", "start_from")
+"""Keys that name a place: what lies there is held against the run by its digest, so that a folder may be moved."""
+
 GROUPS = ("param", "table", "personal", "inner")
 """Groups of parameters with an optimizer of their own; any other goes with "param"."""
 
@@ -275,13 +278,14 @@ def binding(config: Config) -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    """Differences as "key: old -> new": (those that can change a number, the operational ones)."""
+    """Differences as "key: old -> new": (those that can change a number, the operational ones and the places)."""
     a, b = dict(leaves(old)), dict(leaves(new))
     binding_ones, operational = [], []
     for key in sorted(a.keys() | b.keys()):
         if a.get(key, "absent") != b.get(key, "absent"):
             text = f"{key}: {a.get(key, 'absent')!r} -> {b.get(key, 'absent')!r}"
-            (operational if key.split(".")[0] in OPERATIONAL else binding_ones).append(text)
+            free = key.split(".")[0] in OPERATIONAL or key in PLACES
+            (operational if free else binding_ones).append(text)
     return binding_ones, operational
 
 

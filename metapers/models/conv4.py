@@ -96,8 +96,8 @@ def conv4(
     (arXiv:1606.04080), section 4.1.1 (pooled).
 
     Raises:
-      ValueError: ways, filters or channels < 1; head_scale not finite or < 0; prototypes with a head that is shared; at the call, images too small to be
-        pooled four times.
+      ValueError: ways, filters or channels < 1; head_scale not finite or < 0; prototypes with a head that is
+        shared; at the call, images too small to be pooled four times.
     """
     for name, value in (("ways", ways), ("filters", filters), ("channels", channels)):
         if value < 1:
