@@ -16,6 +16,10 @@ PRODUCTS = "the matrix products alone"
 ON_DISK = "metapers, compiled program on disk"
 SCAN = "metapers, steps in the training scan"
 PROGRAM = "metapers, both in one program"
+EVERY_PROGRAM = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 PACKAGES = ["torch==2.13.0", "higher", "numpy"]
 
 
@@ -73,9 +77,8 @@ def every(case: Case, given: argparse.Namespace, peers: str | None, folder: path
         found.append(Contender(SCAN, [*own, "--chunk", str(case.chunk)]))
     if case.images:
         cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"compiled-{case.workload}")}
-        cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-        found.append(Contender(ON_DISK, own, cache, starts=True))
-        alone = ["-m", "benchmarks.products", "-w", case.workload, *split(TWO, given)]
+        found.append(Contender(ON_DISK, own, cache | EVERY_PROGRAM, starts=True))
+        alone = ["-m", "benchmarks.products", "-w", case.workload, *split(case, TWO, given)]
         found.append(Contender(PRODUCTS, [sys.executable, *alone]))
     if peers is None:
         return found
@@ -84,14 +87,14 @@ def every(case: Case, given: argparse.Namespace, peers: str | None, folder: path
 
 
 def ours(case: Case, given: argparse.Namespace) -> list[str]:
-    flags = split(case.ours, given)
+    flags = split(case, case.ours, given)
     return [sys.executable, "-m", "benchmarks.ours", "-w", case.workload, "-m", case.mode, *flags]
 
 
 def bare(case: Case, given: argparse.Namespace, reference: str) -> list[str]:
     """The yardstick; the outside one knows no single user."""
     script = ["-m", "benchmarks.yardstick"] if reference == "own" or case.mode == "one" else [reference]
-    return [sys.executable, *script, "-w", case.workload, "-m", case.mode, *split(case.bare, given)]
+    return [sys.executable, *script, "-w", case.workload, "-m", case.mode, *split(case, case.bare, given)]
 
 
 def peer(
@@ -110,9 +113,12 @@ def peer(
     return [python, "-m", "benchmarks.peers_torch", *flags, "--data", str(data), "--device", device]
 
 
-def split(flags: list[str], given: argparse.Namespace) -> list[str]:
-    """The flags without those for two CPU cores and their caches, where the device is another."""
-    return flags if given.device == "cpu" else flags_without(flags, ("--devices", "--blocks"))
+def split(case: Case, flags: list[str], given: argparse.Namespace) -> list[str]:
+    """The flags without those for two CPU cores and their caches, where the device is another; the images' steps, whose
+    kernels are long enough there, are not unrolled either, which compiles in a fifth of the time."""
+    if given.device == "cpu":
+        return flags
+    return flags_without(flags, ("--devices", "--blocks", *(["--unroll"] if case.images else [])))
 
 
 def flags_without(flags: list[str], names: tuple[str, ...]) -> list[str]:
@@ -121,11 +127,13 @@ def flags_without(flags: list[str], names: tuple[str, ...]) -> list[str]:
     return [flag for i, flag in enumerate(flags) if i not in left_out]
 
 
-def environment(device: str, bits: int = 32) -> dict[str, str]:
-    """Nobody finds a compiled program on disk, so that first steps compare; ``bits``: JAX's floats."""
+def environment(device: str, bits: int = 32, programs: str | None = None) -> dict[str, str]:
+    """Nobody finds a compiled program on disk, so that first steps compare, unless they lie in ``programs``; ``bits``:
+    JAX's floats."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     platforms = "cpu" if device == "cpu" else "cuda,cpu"
-    return kept | {"JAX_ENABLE_X64": str(int(bits == 64)), "JAX_PLATFORMS": platforms}
+    on_disk = {} if programs is None else {"JAX_COMPILATION_CACHE_DIR": programs, **EVERY_PROGRAM}
+    return kept | on_disk | {"JAX_ENABLE_X64": str(int(bits == 64)), "JAX_PLATFORMS": platforms}
 
 
 def peers_python(given: argparse.Namespace) -> str | None:

@@ -73,6 +73,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--make-peers-venv", metavar="DIR", type=pathlib.Path, help="make one there, if none is")
     parser.add_argument("--peers", nargs="*", choices=ALL, default=list(ALL))
     parser.add_argument("--wait-quiet", type=float, default=0.0, metavar="SECONDS", help=WAIT)
+    parser.add_argument("--programs", metavar="DIR", help="keep compiled programs there: first steps do not compare")
     parser.add_argument("--no-proof", action="store_true", help="skip the comparison of losses")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--dry", action="store_true", help="write no files")
@@ -148,7 +149,7 @@ def run(
     command: list[str], given: argparse.Namespace, bits: int = 32, more: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The last line that a command prints, read as JSON; RuntimeError with its own words if it fails."""
-    env = contenders.environment(given.device, bits) | dict(more or {})
+    env = contenders.environment(given.device, bits, given.programs) | dict(more or {})
     name = " ".join(map(machine.hidden, command))
     try:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=given.timeout)
