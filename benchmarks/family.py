@@ -42,7 +42,9 @@ class Stream(NamedTuple):
     features: Sequence[str] = ()  # methods that begin with the features of prototypes, of the same form in BODIES
 
 
-BODIES = ("pool", "support")  # forms of a config that change the features
+SHARED = ("--config.data.", "--config.seed=", "--config.seeds=", "--config.learner.block=", "--config.chunk=")
+"""What features have in common with the row that begins with them: data, seeds, and how a machine takes them."""
+BODIES = ("pool", "shift", "support")  # forms of a config that change the features
 
 
 STREAMS: dict[str, Stream] = {
@@ -57,13 +59,14 @@ STREAMS: dict[str, Stream] = {
         (
             *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil"),
             *("prototypes", "prototypes-support", "ridge", "maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
-            *("prototypes-pool", "meta_sgd-pool-means", "maml_plus_plus-pool-means", "proto_maml"),
+            *("prototypes-shift", "meta_sgd-shift-means", "maml_plus_plus-shift-means"),
+            *("prototypes-pool", "meta_sgd-pool-means", "maml_plus_plus-pool-means"),
             *("maml-20way-drawn", "fomaml-20way-drawn", "maml-20way-pool", "maml_plus_plus-20way-pool-means"),
         ),
         features=(
             *("fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil", "ridge"),
-            *("maml-20way", "fomaml-20way", "maml_plus_plus-20way", "proto_maml"),
-            *("meta_sgd-pool-means", "maml_plus_plus-pool-means"),
+            *("maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
+            *("meta_sgd-shift-means", "maml_plus_plus-shift-means", "meta_sgd-pool-means", "maml_plus_plus-pool-means"),
             *("maml-20way-pool", "maml_plus_plus-20way-pool-means"),
         ),
     ),
@@ -148,8 +151,7 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
     """The figures of one row: every fold trained and judged, folds pooled."""
     stream, before = STREAMS[name], 0.0
     config, folders, found = f"configs/{name}.py:{method}", [], []
-    # what features must have in common with the row that begins with them
-    shared = [one for one in overrides if one.startswith(("--config.data.", "--config.seed=", "--config.seeds="))]
+    shared = [one for one in overrides if one.startswith(SHARED)]
     for fold in stream.folds:
         folders.append(out / f"{name}-{method}-{fold}")
         change = [f"--config.data.path={data / stream.folder}"] if stream.folder else []
@@ -164,16 +166,24 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
         found.append(run(f"{name}, {method}, fold {fold}", config, folders[-1], [*change, *begun, *overrides]))
     together = pooled(folders, found, workdir.open_workdir(out / f"{name}-{method}")) if len(found) > 1 else found[0]
     command = ["benchmarks/family.py", *(["--data=FOLDER"] if stream.folder else []), f"--only={name}:{method}"]
-    return kept(together, shlex.join([*command, *overrides]), before)
+    return kept(together, shlex.join([*command, *overrides]), before, folders[0])
 
 
-def kept(told: dict[str, Any], command: str, before: float = 0.0) -> dict[str, Any]:
+def machine(folder: pathlib.Path | None) -> str:
+    """This one, on which runs are judged, and before it the accelerator that the run in the folder was trained on."""
+    here = f"{platform.system()}, {len(os.sched_getaffinity(0))} cores"
+    there = folder / "machine.json" if folder is not None else None
+    trained = json.loads(there.read_text()) if there is not None and there.exists() else {"platform": "cpu"}
+    return here if trained["platform"] == "cpu" else f"{trained['count']} x {trained['kind']}; judged on {here}"
+
+
+def kept(told: dict[str, Any], command: str, before: float = 0.0, folder: pathlib.Path | None = None) -> dict[str, Any]:
     """What the table shows of a summary, and how to get it again; ``before``: seconds that its features took."""
     head = told["headline"]
     return {
         "command": command,
         "revision": lineage.revision(),
-        "machine": f"{platform.system()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": machine(folder),
         "metric": head["metric"],
         "shots": head["shots"],
         "steps": head["steps"],

@@ -7,6 +7,7 @@ Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=F
           omniglot.py:maml_plus_plus-20way-pool-means:
             20way    20 ways instead of 5
             pool     convolutions of stride 1 and max-pooling instead of stride 2
+            shift    training drawings are moved by up to two pixels, as those of nobody who is judged are
             means    every user's head begins at the class means of his support (Proto-MAML), with any method
             support  no transduction, features measured against the support set's
             drawn    the whole length from drawn parameters (maml and fomaml with 20 ways)
@@ -43,8 +44,14 @@ OWN = {  # where a method is not as the others; imaml from its paper, of reptile
 }
 FROM_FEATURES = (1000, 8)  # outer steps, episodes in each
 LENGTHS = {"maml": (30000, 16), "prototypes": (18000, 8), "reptile": (2000, 8)}
-FORMS = ("5way", "20way", "pool", "means", "support", "drawn")
-SAID = {"pool": "pooled", "means": "head from means", "support": "no transduction", "drawn": "from drawn parameters"}
+FORMS = ("5way", "20way", "pool", "shift", "means", "support", "drawn")
+SAID = {
+    "pool": "pooled",
+    "shift": "drawings moved",
+    "means": "head from means",
+    "support": "no transduction",
+    "drawn": "from drawn parameters",
+}
 
 
 def get_config(method="maml"):
@@ -65,6 +72,7 @@ def get_config(method="maml"):
     if "support" in forms:
         config.model.norm = "support"
     config.model.pool = "pool" in forms
+    config.data.shift = 2 if "shift" in forms else 0
     if "means" in forms:
         config.model.prototypes = True
     means = config.model.get("prototypes", False)
