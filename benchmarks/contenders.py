@@ -78,7 +78,7 @@ def every(case: Case, given: argparse.Namespace, peers: str | None, folder: path
     if case.images:
         cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / f"compiled-{case.workload}")}
         found.append(Contender(ON_DISK, own, cache | EVERY_PROGRAM, starts=True))
-        alone = ["-m", "benchmarks.products", "-w", case.workload, *split(case, TWO, given)]
+        alone = ["-m", "benchmarks.products", "-w", case.workload, *split(TWO, given)]
         found.append(Contender(PRODUCTS, [sys.executable, *alone]))
     if peers is None:
         return found
@@ -87,14 +87,14 @@ def every(case: Case, given: argparse.Namespace, peers: str | None, folder: path
 
 
 def ours(case: Case, given: argparse.Namespace) -> list[str]:
-    flags = split(case, case.ours, given)
+    flags = split(case.ours, given)
     return [sys.executable, "-m", "benchmarks.ours", "-w", case.workload, "-m", case.mode, *flags]
 
 
 def bare(case: Case, given: argparse.Namespace, reference: str) -> list[str]:
     """The yardstick; the outside one knows no single user."""
     script = ["-m", "benchmarks.yardstick"] if reference == "own" or case.mode == "one" else [reference]
-    return [sys.executable, *script, "-w", case.workload, "-m", case.mode, *split(case, case.bare, given)]
+    return [sys.executable, *script, "-w", case.workload, "-m", case.mode, *split(case.bare, given)]
 
 
 def peer(
@@ -113,12 +113,9 @@ def peer(
     return [python, "-m", "benchmarks.peers_torch", *flags, "--data", str(data), "--device", device]
 
 
-def split(case: Case, flags: list[str], given: argparse.Namespace) -> list[str]:
-    """The flags without those for two CPU cores and their caches, where the device is another; the images' steps, whose
-    kernels are long enough there, are not unrolled either, which compiles in a fifth of the time."""
-    if given.device == "cpu":
-        return flags
-    return flags_without(flags, ("--devices", "--blocks", *(["--unroll"] if case.images else [])))
+def split(flags: list[str], given: argparse.Namespace) -> list[str]:
+    """The flags without those for two CPU cores and their caches, where the device is another."""
+    return flags if given.device == "cpu" else flags_without(flags, ("--devices", "--blocks"))
 
 
 def flags_without(flags: list[str], names: tuple[str, ...]) -> list[str]:

@@ -44,7 +44,7 @@ class Stream(NamedTuple):
 
 SHARED = ("--config.data.", "--config.seed=", "--config.seeds=", "--config.learner.block=", "--config.chunk=")
 """What features have in common with the row that begins with them: data, seeds, and how a machine takes them."""
-BODIES = ("pool", "shift", "support")  # forms of a config that change the features
+BODIES = ("pool", "support")  # forms of a config that change the features
 
 
 STREAMS: dict[str, Stream] = {
@@ -59,14 +59,13 @@ STREAMS: dict[str, Stream] = {
         (
             *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil"),
             *("prototypes", "prototypes-support", "ridge", "maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
-            *("prototypes-shift", "meta_sgd-shift-means", "maml_plus_plus-shift-means"),
             *("prototypes-pool", "meta_sgd-pool-means", "maml_plus_plus-pool-means"),
             *("maml-20way-drawn", "fomaml-20way-drawn", "maml-20way-pool", "maml_plus_plus-20way-pool-means"),
         ),
         features=(
             *("fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil", "ridge"),
             *("maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
-            *("meta_sgd-shift-means", "maml_plus_plus-shift-means", "meta_sgd-pool-means", "maml_plus_plus-pool-means"),
+            *("meta_sgd-pool-means", "maml_plus_plus-pool-means"),
             *("maml-20way-pool", "maml_plus_plus-20way-pool-means"),
         ),
     ),

@@ -7,7 +7,6 @@ Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=F
           omniglot.py:maml_plus_plus-20way-pool-means:
             20way    20 ways instead of 5
             pool     convolutions of stride 1 and max-pooling instead of stride 2
-            shift    training drawings are moved by up to two pixels, as those of nobody who is judged are
             means    every user's head begins at the class means of his support (Proto-MAML), with any method
             support  no transduction, features measured against the support set's
             drawn    the whole length from drawn parameters (maml and fomaml with 20 ways)
@@ -43,11 +42,11 @@ OWN = {  # where a method is not as the others; imaml from its paper, of reptile
     "reptile": {"inner_optimizer": "sgd", "inner_rate": 0.02, "minibatch": 10},
 }
 FROM_FEATURES = (1000, 8)  # outer steps, episodes in each
-LENGTHS = {"maml": (30000, 16), "prototypes": (18000, 8), "reptile": (2000, 8)}
-FORMS = ("5way", "20way", "pool", "shift", "means", "support", "drawn")
+FROM_MEANS = (200, 8)  # more gain nothing on validation characters
+LENGTHS = {"drawn": (30000, 16), "prototypes": (18000, 8), "reptile": (2000, 8)}
+FORMS = ("5way", "20way", "pool", "means", "support", "drawn")
 SAID = {
     "pool": "pooled",
-    "shift": "drawings moved",
     "means": "head from means",
     "support": "no transduction",
     "drawn": "from drawn parameters",
@@ -65,17 +64,18 @@ def get_config(method="maml"):
     config.strategies = ("naive",)  # one stage: nothing to forget
     config.bank = False  # an episode does not return
     config.data.update(ways=ways, queries=3, train_ways=20 if solved and ways == 5 else 0)
+    means = "means" in forms or method == "proto_maml"
     drawn = method == "prototypes" or "drawn" in forms or method == "maml" and ways == 5
-    length, users = LENGTHS.get("maml" if drawn and not solved else method, FROM_FEATURES)
-    length, users = (length, users) if drawn or method != "maml" else FROM_FEATURES
+    if drawn:
+        length, users = LENGTHS["prototypes" if solved else "drawn"]
+    else:
+        length, users = LENGTHS.get(method, FROM_MEANS if means and ways == 5 else FROM_FEATURES)
     config.update(steps=length, users=users, chunk=50, schedule="cosine")
     if "support" in forms:
         config.model.norm = "support"
     config.model.pool = "pool" in forms
-    config.data.shift = 2 if "shift" in forms else 0
-    if "means" in forms:
+    if means:
         config.model.prototypes = True
-    means = config.model.get("prototypes", False)
     # joint training through a head that stays at zero would learn nothing
     zeroed = not (drawn or solved or method == "joint") and config.learner.adapts in ("all", "head")
     config.learner.update(inner_steps=5, inner_rate=0.1 if means else 0.4)

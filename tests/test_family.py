@@ -197,27 +197,44 @@ def test_a_row_from_features_makes_them_first_and_says_so_with_their_minutes(kep
 
 def test_every_omniglot_row_that_its_config_does_not_train_from_drawn_parameters_gets_features():
     stream = family.STREAMS["omniglot"]
-    assert set(stream.methods) - set(stream.features) == {"maml", "prototypes", "prototypes-support"}
+    assert set(stream.methods) - set(stream.features) == {
+        *("maml", "maml-20way-drawn", "fomaml-20way-drawn"),
+        *("prototypes", "prototypes-support", "prototypes-pool"),
+    }
 
 
-def test_what_sees_no_other_query_begins_with_features_that_were_learned_so(kept_in, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [("reptile-support", "support"), ("maml_plus_plus-20way-pool-means", "pool")],
+)
+def test_a_row_begins_with_features_that_were_learned_in_its_own_form(method, form, kept_in, monkeypatch):
     called = []
     monkeypatch.setattr(family, "run", lambda *given: called.append(given) or summary())
-    sys.argv += [f"--data={kept_in}", "--only=omniglot:reptile-support"]
+    sys.argv += [f"--data={kept_in}", f"--only=omniglot:{method}"]
     assert family.main() == 0
     (_, donor, features, _), (_, _, _, given) = called
-    assert donor.endswith(":prototypes-support") and features.name == "omniglot-prototypes-support-0"
+    assert donor.endswith(f":prototypes-{form}") and features.name == f"omniglot-prototypes-{form}-0"
     assert f"--config.start_from={features}/strategies/naive/versions/0" in given
 
 
 def test_features_have_the_data_and_the_seeds_of_the_row_that_begins_with_them(kept_in, monkeypatch):
     called = []
     monkeypatch.setattr(family, "run", lambda *given: called.append(given) or summary())
-    common = ["--config.data.smooth=False", "--config.seeds=5"]
+    common = ["--config.data.smooth=False", "--config.seeds=5", "--config.learner.block=0", "--config.chunk=500"]
     sys.argv += [f"--data={kept_in}", "--only=omniglot:ridge", *common, "--config.steps=7"]
     assert family.main() == 0
     (_, _, _, donor), (_, _, _, given) = called
-    assert donor[-2:] == common and given[-3:] == [*common, "--config.steps=7"]
+    assert donor[-4:] == common and given[-5:] == [*common, "--config.steps=7"]
+
+
+def test_a_row_says_on_which_accelerator_it_was_trained(tmp_path):
+    here = family.machine(None)
+    assert family.machine(tmp_path) == here and here.endswith(" cores")
+    (tmp_path / "machine.json").write_text(json.dumps({"kind": "cpu", "platform": "cpu", "count": 2}))
+    assert family.machine(tmp_path) == here
+    (tmp_path / "machine.json").write_text(json.dumps({"kind": "NVIDIA H100", "platform": "gpu", "count": 1}))
+    assert family.machine(tmp_path) == f"1 x NVIDIA H100; judged on {here}"
+    assert family.kept(summary(), "", 0.0, tmp_path)["machine"] == family.machine(tmp_path)
 
 
 def test_data_must_be_given_where_a_chosen_row_reads_files(kept_in, capsys):

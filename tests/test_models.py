@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from metapers import base, models, trees
+from metapers import base, inner, models, trees
 from metapers.models import layers, seam
+from metapers.scores import objectives
 
 KEY = jax.random.key(0)
 
@@ -395,6 +396,55 @@ def test_under_a_head_of_zeros_the_first_step_moves_the_head_alone_towards_its_c
     assert_close(-slope["head"]["bias"], towards.sum(0), 1e-10)
 
 
+def test_a_head_from_class_means_answers_as_prototypes_do():
+    whole, solved = models.conv4(3, 4, prototypes=True), models.embedded(models.conv_body(4), models.prototypes(3))
+    params, theirs = whole.init(KEY), solved.init(KEY)
+    body = {name: leaf for name, leaf in params.personal.items() if name != "head"}
+    theirs = theirs._replace(shared={"body": body})
+    x, targets = rows(7, 9, 9, 1), jnp.array([0, 1, 2, 1, 0, 2, 1])
+    support = base.Batch(x.at[6].set(jnp.nan), targets, jnp.arange(7) < 6)  # padding is not read
+    params = params._replace(personal=whole.write(params, support, None))
+    theirs = theirs._replace(personal=solved.write(theirs, support, None))
+    queries, mask = rows(4, 9, 9, 1, seed=5), jnp.ones(4, bool)
+    ours = jax.nn.log_softmax(whole.apply(params, queries, mask, None))
+    assert_close(ours, jax.nn.log_softmax(solved.apply(theirs, queries, mask, None)), 1e-10)
+    assert np.ptp(ours) > 1e-3
+    assert_close(body, {name: leaf for name, leaf in params.personal.items() if name != "head"}, 0)
+
+
+def test_a_class_without_an_example_is_far_below_and_no_example_at_all_leaves_the_head():
+    model = models.conv4(3, 4, prototypes=True, head_scale=0.7)
+    params, x = model.init(KEY), rows(4, 9, 9, 1)
+    two = model.write(params, base.Batch(x, jnp.array([0, 2, 2, 0]), jnp.ones(4, bool)), None)
+    logits = model.apply(params._replace(personal=two), rows(5, 9, 9, 1, seed=8), jnp.ones(5, bool), None)
+    assert np.all(logits[:, 1] <= np.minimum(logits[:, 0], logits[:, 2]) - 30)
+    none = model.write(params, base.Batch(x, jnp.zeros(4, int), jnp.zeros(4, bool)), None)
+    assert_close(none, params.personal, 0)
+
+
+def test_the_meta_gradient_passes_through_the_head_from_class_means():
+    model, objective = models.conv4(2, 3, prototypes=True), objectives.cross_entropy()
+    loss_fn, params = base.example_loss(model, objective), perturbed(model.init(KEY))
+    support = base.Batch(rows(4, 9, 9, 1), jnp.array([0, 1, 0, 1]), jnp.ones(4, bool))
+    query = base.Batch(rows(4, 9, 9, 1, seed=9), jnp.array([1, 1, 0, 0]), jnp.ones(4, bool))
+    loop = inner.gradient(loss_fn, 2, 0.1, write=model.write)
+
+    def outer(personal):
+        adapted, _ = loop.adapt(params._replace(personal=personal), support, None)
+        return base.masked_mean(loss_fn(adapted, query, None), query.mask)
+
+    outer = jax.jit(outer)
+    slope, (name, place) = jax.grad(outer)(params.personal), (("conv_1", "kernel"), (1, 1, 0, 2))
+    moved = lambda by: (
+        params.personal
+        | {name[0]: params.personal[name[0]] | {name[1]: params.personal[name[0]][name[1]].at[place].add(by)}}
+    )
+    found = (outer(moved(1e-5)) - outer(moved(-1e-5))) / 2e-5
+    np.testing.assert_allclose(slope[name[0]][name[1]][place], found, rtol=1e-6)
+    assert abs(found) > 1e-4
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope["head"]))  # where the head was says nothing
+
+
 @pytest.mark.parametrize("tables", [False, True])
 @pytest.mark.parametrize("statistics", [False, True])
 def test_recommender_by_hand(tables, statistics):
@@ -459,6 +509,10 @@ def test_recommender_starts_near_the_statistics_with_named_groups():
         (lambda: models.conv4(2, 0), "filters must be >= 1, got 0"),
         (lambda: models.conv4(2, 3, head_scale=-1.0), "head_scale must be finite and >= 0, got -1.0"),
         (lambda: models.conv4(2, 3, head_scale=float("inf")), "head_scale must be finite and >= 0, got inf"),
+        (
+            lambda: models.conv4(2, 3, prototypes=True, adapts=models.ADAPTS["body"]),
+            r"prototypes must be False where adapts has no Head, whose start they are, got \(Body\)",
+        ),
         (lambda: models.recommender(5, 0), "genres must be >= 1, got 0"),
         (lambda: models.recommender(0, 5), "items must be >= 1, got 0"),
     ],

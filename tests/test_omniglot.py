@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from metapers import keys
-from metapers.experiment import assembly, config_for
+from metapers.experiment import assembly, config_for, judging, train
+from metapers.experiment import config as configs
 from metapers.experiment.catalogue import SOURCES
 from metapers.tasks import omniglot_origins
 from metapers.tasks.omniglot import omniglot
@@ -267,6 +268,24 @@ def test_provenance_says_what_was_cut():
     assert (about["source"], about["version"], about["size"], about["smooth"]) == ("hand-made", "7", 5, True)
     assert about["characters"] == {"train": 9, "validation": 4, "test": 6} and about["split_seed"] == 0
     assert about["splits"]["train"] == [{"users": 5, "examples": 30, "classes": 36}]
+
+
+def test_a_run_goes_on_where_its_drawings_were_moved_and_not_with_others(tmp_path, capsys):
+    config = config_for("omniglot", "conv4")
+    config.data.update(path=str(folders(tmp_path / "here")), size=16, classes=(2, 1, 1), ways=2, episodes=2)
+    config.evaluation.update(metric="accuracy", shots=(2,), headline_shots=2, steps=(0, 1), headline_steps=1)
+    config.update(strategies=("naive",), steps=1, users=1, chunk=1, bank=False, tensorboard=False)
+    config.model.filters = 2
+    train(config, tmp_path / "run")
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = configs.merged(config, {"data.path": str(tmp_path / "there")})
+    train(moved, tmp_path / "run")
+    assert f"resumed with another data.path: '{tmp_path / 'here'}' -> '{tmp_path / 'there'}'" in capsys.readouterr().out
+    assert judging.opened(tmp_path / "run").data.path == moved.data.path
+    for drawing in (tmp_path / "there").rglob("*_01.png"):
+        drawing.write_bytes(png(ink(6, 3)))
+    with pytest.raises(ValueError, match="was started on other data: SHA-256"):
+        train(moved, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("asked", "trained", "outputs"), [(0, 2, 2), (4, 4, 4)])

@@ -51,6 +51,15 @@ def test_the_rate_of_the_products_is_between_the_slowest_and_the_fastest(monkeyp
     assert len(told["products"]) == 11  # three kinds of four convolutions, but no gradient of the images
 
 
+def test_compiled_programs_lie_on_disk_only_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "somewhere")
+    assert not any("CACHE" in name for name in contenders.environment("gpu"))
+    kept = contenders.environment("gpu", programs="there")
+    assert kept["JAX_COMPILATION_CACHE_DIR"] == "there" and kept.items() >= contenders.EVERY_PROGRAM.items()
+    assert kept["JAX_PLATFORMS"] == "cuda,cpu" and kept["JAX_ENABLE_X64"] == "0"
+    assert speed.arguments(["--programs", "there"]).programs == "there" and speed.arguments([]).programs is None
+
+
 def test_ratios_are_of_one_round():
     row = summary("yardstick", [100.0, 400.0, 200.0], [100.0, 100.0, 190.0])
     assert row["ratio"] == 0.95 and row["ratio_low"] == 0.25 and row["ratio_high"] == 1.0

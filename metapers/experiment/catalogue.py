@@ -167,7 +167,6 @@ SOURCES: dict[str, Source] = {
             "split_seed": 0,
             "ways": 5,
             "train_ways": 0,  # of the tasks to train on; 0: as many
-            "shift": 0,  # pixels by which their drawings are moved at most
             "shots": 1,
             "queries": 1,
             "rotations": (0, 1, 2, 3),

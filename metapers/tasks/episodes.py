@@ -26,7 +26,6 @@ def episodes(
     episodes: int = 600,
     examples: int | None = None,
     train_ways: int | None = None,
-    shift: int = 0,
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> Stream:
@@ -46,24 +45,19 @@ def episodes(
     split are divided over the stages in order and as evenly as can be; an episode lives in one stage, and a window of
     stages gives each stage episodes in proportion to its classes. ``train_ways``: tasks to train on have so many
     classes instead, as prototypical networks are trained on harder episodes than they are judged on (Snell, Swersky,
-    Zemel 2017, arXiv:1703.05175, section 2.6); ``classes`` in the provenance is the larger of the two. ``shift``:
-    every drawing of a training task is moved by up to so many pixels, down or up and to either side, all equally
-    likely, and what comes in at the edges is 0; nobody is judged on moved drawings. ``about`` replaces source and
-    version in the provenance and adds to it.
+    Zemel 2017, arXiv:1703.05175, section 2.6); ``classes`` in the provenance is the larger of the two. ``about``
+    replaces source and version in the provenance and adds to it.
 
     Raises:
-      ValueError: for sizes below 1, a shift below 0 or not below the images' height and width, rotations that are not
-        distinct or not 0..3, images that do not fit together, are not finite, or are not square where a rotation needs
-        it, a stage with fewer classes than ``ways`` (or ``train_ways``), fewer drawings than an episode needs, or a
-        window outside the stages.
+      ValueError: for sizes below 1, rotations that are not distinct or not 0..3, images that do not fit together, are
+        not finite, or are not square where a rotation needs it, a stage with fewer classes than ``ways`` (or
+        ``train_ways``), fewer drawings than an episode needs, or a window outside the stages.
     """
     rounds = shots + queries if examples is None else examples
     harder = ways if train_ways is None else train_ways
     sizes = {"ways": ways, "train_ways": harder, "shots": shots, "queries": queries, "examples": rounds}
     _check_sizes(**sizes, stages=stages, episodes=episodes, rotations=rotations)
     pools = {split: _pool(images, split, stages, tuple(rotations)) for split in SPLITS}
-    if not 0 <= shift < min(pools["train"].images.shape[2:4]):
-        raise ValueError(f"shift must be in [0, {min(pools['train'].images.shape[2:4])}), got {shift}")
     for split in SPLITS[:2]:
         _check_pool(split, pools[split], pools["train"], "ways", ways, rounds)
     for name, size in (("ways", ways), ("train_ways", harder)):
@@ -95,7 +89,7 @@ def episodes(
     told |= {"ways": ways, "shots": shots, "queries": queries, "rotations": [int(turn) for turn in rotations]}
     told |= {"classes": max(ways, harder)} | ({} if train_ways is None else {"train_ways": train_ways})
     provenance = told | {"seed": seed} | _counts(pools, fixed, stages, episodes)
-    family = _family(pools["train"], harder, shots, queries, len(names), shift)
+    family = _family(pools["train"], harder, shots, queries, len(names))
     return Stream(family, held_out, stages, names, provenance, training)
 
 
@@ -219,7 +213,7 @@ def _counts(pools: dict[str, _Pool], fixed: dict[str, _Fixed], stages: int, epis
     }
 
 
-def _family(pool: _Pool, ways: int, shots: int, queries: int, first: int, shift: int) -> TaskFamily:
+def _family(pool: _Pool, ways: int, shots: int, queries: int, first: int) -> TaskFamily:
     stages, turns, drawings = len(pool.bounds) - 1, len(pool.rotations), pool.images.shape[1]
     bounds = pool.bounds * turns
     most, rounds = int(np.diff(bounds).max()), shots + queries
@@ -245,7 +239,6 @@ def _family(pool: _Pool, ways: int, shots: int, queries: int, first: int, shift:
         which = _distinct(drawn[2 + most :].reshape(ways, drawings), jnp.ones((ways, drawings), bool), rounds)
         images = data["images"][turned[:, None] // turns, which]  # [ways, rounds, height, width, channels]
         images = jnp.swapaxes(_turn(images, (turned % turns)[:, None], pool.rotations), 0, 1)
-        images = _moved(images, shift, jax.random.fold_in(key, 1)) if shift else images
         inputs = _float(images).reshape(rounds * ways, *images.shape[2:])
         targets = jnp.tile(jnp.arange(ways, dtype=jnp.int32), rounds)
         mask, cut = jnp.ones_like(targets, bool), shots * ways
@@ -279,15 +272,6 @@ def _turn(images: Array, turn: Array, rotations: tuple[int, ...]) -> Array:
     for place, quarter in enumerate(rotations[1:], 1):
         turned = jnp.where(wide == place, jnp.rot90(images, quarter, axes=(-3, -2)), turned)
     return turned
-
-
-def _moved(images: Array, most: int, key: Key) -> Array:
-    # images [..., height, width, channels], each by its own rows and columns in -most..most
-    whole = jnp.reshape(images, (-1, *images.shape[-3:]))
-    drawn = jax.random.bits(key, (len(whole), 2), jnp.uint32) % jnp.uint32(2 * most + 1)
-    padded = jnp.pad(whole, ((0, 0), (most, most), (most, most), (0, 0)))
-    cut = lambda one, by: jax.lax.dynamic_slice(one, (by[0], by[1], 0), whole.shape[1:])
-    return jnp.reshape(jax.vmap(cut)(padded, drawn.astype(jnp.int32)), images.shape)
 
 
 def _float(images: Array) -> Array:

@@ -22,7 +22,6 @@ def omniglot(
     episodes: int = 600,
     examples: int | None = None,
     train_ways: int | None = None,
-    shift: int = 0,
     seed: int = 0,
 ) -> Stream:
     """Episodes of handwritten characters: inputs [size, size, 1] with ink 1 and paper 0, targets 0..ways-1.
@@ -66,7 +65,6 @@ def omniglot(
         episodes=episodes,
         examples=examples,
         train_ways=train_ways,
-        shift=shift,
         seed=seed,
         about=about,
     )
