@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 Config = Any  # an ml_collections.ConfigDict: its keys are known at run time only
 
-OPERATIONAL = ("checkpoint_every", "log_every", "profile", "progress", "tensorboard", "validate_every")
+OPERATIONAL = ("checkpoint_every", "log_every", "name", "profile", "progress", "tensorboard", "validate_every")
 """Top-level keys that cannot change a number: they may differ between a run and its resume."""
 
 PLACES = ("data.path", "start_from")
