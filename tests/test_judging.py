@@ -43,6 +43,16 @@ def test_the_records_hold_every_version_every_shot_every_step_and_the_baselines(
     assert all(row["returning"] for row in rows if row["start"] == "banked")
 
 
+def test_a_run_without_a_versions_validation_records_is_refused_before_anybody_is_judged(small_run, tmp_path):
+    shutil.copytree(small_run, tmp_path / "run")
+    lost = tmp_path / "run" / "records" / "validation-naive-1.parquet"
+    before = uses(tmp_path / "run")
+    lost.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{lost} is missing, which training writes with version 1 of naive"):
+        judging.judge(tmp_path / "run")
+    assert uses(tmp_path / "run") == before
+
+
 def test_the_initialisation_is_the_same_for_all_and_a_static_model_never_changes(small_run):
     rows = records.read_file(small_run / "records" / "test.parquet").to_pylist()
 

@@ -49,7 +49,8 @@ def judge(
     to ``test_uses.jsonl``.
 
     Raises:
-      FileNotFoundError: if the folder holds no run, or not the version asked for.
+      FileNotFoundError: if the folder holds no run, or not the version asked for, or not what training wrote of the
+        validation users with a version.
       ValueError: for an unknown strategy, or shots or steps out of range.
       CorruptVersion: if a version is not what was saved.
       WorkdirInUse: if another process trains or judges there.
@@ -58,6 +59,8 @@ def judge(
     config = opened(folder)
     found = existing(folder, config, strategy, version)
     part = strategy is not None or version is not None
+    if split == "test" and not part:
+        whole(folder, found)
     with workdir.lock(folder), lineage.compile_clock() as clock:
         scorer = scoring.scorer(assembly.parts(config), shots=shots, steps=steps)
         log_use(folder, split, strategy, version)
@@ -137,6 +140,18 @@ def existing(folder: Path, config: Config, strategy: str | None, version: int | 
     if not found:
         raise FileNotFoundError(f"no strategy of {folder} has a version {version}")
     return found
+
+
+def whole(folder: Path, found: dict[str, list[int]]) -> None:
+    """Refuses a run that has lost a version's validation records, which choose what the report shows."""
+    for name, numbers in found.items():
+        for number in numbers:
+            path = Path(folder) / "records" / f"validation-{name}-{number}.parquet"
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} is missing, which training writes with version {number} of {name}: "
+                    f"copy the run's whole folder, or judge a part of it (--strategy={name})"
+                )
 
 
 def of_strategy(
