@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from metapers import keys
-from metapers.experiment import assembly, config_for, judging, train
+from metapers.experiment import assembly, config_for, judging, scoring, train
 from metapers.experiment import config as configs
 from metapers.experiment.catalogue import SOURCES
 from metapers.tasks import omniglot_origins
@@ -268,6 +268,18 @@ def test_provenance_says_what_was_cut():
     assert (about["source"], about["version"], about["size"], about["smooth"]) == ("hand-made", "7", 5, True)
     assert about["characters"] == {"train": 9, "validation": 4, "test": 6} and about["split_seed"] == 0
     assert about["splits"]["train"] == [{"users": 5, "examples": 30, "classes": 36}]
+
+
+def test_nobody_is_judged_on_a_support_that_shows_some_classes_more_often_than_others(tmp_path):
+    config = config_for("omniglot", "conv4")
+    config.data.update(path=str(folders(tmp_path)), size=16, classes=(2, 1, 1), ways=2, shots=2, queries=1, episodes=2)
+    config.evaluation.update(metric="accuracy", shots=(4,), headline_shots=4)
+    parts = assembly.parts(config)
+    assert scoring.scorer(parts, shots=(2,)).shots == (2, 4)
+    with pytest.raises(ValueError, match="shots must be multiples of data.ways = 2, got 3"):
+        scoring.scorer(parts, shots=(3,))
+    with pytest.raises(ValueError, match="shots must be <= 4, the most of the run's config, got 6"):
+        scoring.scorer(parts, shots=(6,))
 
 
 def test_a_run_goes_on_where_its_drawings_were_moved_and_not_with_others(tmp_path, capsys):

@@ -104,8 +104,9 @@ def config_for(source: str, model_name: str) -> Config:
     data = {"source": one_of("data.source", source, SOURCES), **SOURCES[source].options}
     chosen = {"name": one_of("model.name", model_name, MODELS), **MODELS[model_name].options}
     config = default(data, chosen)
-    if "ways" in data:
-        support = data["ways"] * data["shots"]
+    ways = SOURCES[source].ways(data)
+    if ways:
+        support = ways * data["shots"]
         config.evaluation.update(shots=(support,), headline_shots=support)
     return config
 

@@ -20,6 +20,7 @@ class Source(NamedTuple):
     joint: bool = True  # one model may answer for all users; False where every task names its classes anew
     inputs: str = "vectors"  # or "films", "points", "images", "characters": what a model must take
     targets: str = "numbers"  # or "points", "classes", "characters": what it must say
+    ways: Callable[[Mapping[str, Any]], int] = lambda options: 0  # of episodes: classes, an example of each in turn
     files: Callable[[Mapping[str, Any]], bool] = lambda options: False  # whether data.path must name where they lie
 
 
@@ -180,6 +181,7 @@ SOURCES: dict[str, Source] = {
         joint=False,
         inputs="images",
         targets="classes",
+        ways=lambda options: options["ways"],
         files=_from_folder,
     ),
     "writers": Source(

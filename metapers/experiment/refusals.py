@@ -201,8 +201,9 @@ def _agree(config: Config) -> None:
         one, other = given[clash.key], given.get(clash.other)
         if one in clash.values and other in clash.of_other:
             raise ValueError(f"{clash.key} must not be {one!r} with {clash.other} {other!r}: {clash.because}")
-    if "ways" in config.data:
-        _episodes(config)
+    ways = SOURCES[config.data.source].ways(config.data)
+    if ways:
+        _episodes(config, ways)
     learner = config.learner
     if learner.keep == "if_it_moves" and not learner.least_move > 0:
         raise ValueError(
@@ -221,9 +222,9 @@ def _agree(config: Config) -> None:
         )
 
 
-def _episodes(config: Config) -> None:
+def _episodes(config: Config, ways: int) -> None:
     # An episode's support comes first, a drawing of each class after the other, and what follows is its query.
-    ways, support, chosen = config.data.ways, config.data.ways * config.data.shots, config.evaluation
+    support, chosen = ways * config.data.shots, config.evaluation
     if chosen.headline_shots != support or max(chosen.shots) > support:
         raise ValueError(
             f"evaluation.headline_shots must be data.ways * data.shots = {support}, and evaluation.shots at most that, "

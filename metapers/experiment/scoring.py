@@ -14,6 +14,7 @@ from metapers import evaluate, held_out, keys, models, records
 from metapers.base import Array, Cohort, InnerLoop, Params, Stream, Tree
 from metapers.experiment import adapting, starting
 from metapers.experiment.assembly import STRATEGIES, Parts
+from metapers.experiment.catalogue import SOURCES
 from metapers.experiment.config import Config
 from metapers.scores.cohorts import sign
 
@@ -188,8 +189,13 @@ def _one_program(config: Config) -> bool:
 
 
 def horizon(parts: Parts, shots: tuple[int, ...]) -> int:
-    """Where queries begin: after the config's largest support, whatever shots are asked for; ValueError beyond it."""
-    most = max(parts.config.evaluation.shots)
+    """Where queries begin: after the config's largest support, whatever shots are asked for; ValueError beyond it, and
+    for so many of an episode that some class would have more of them than another."""
+    most, data = max(parts.config.evaluation.shots), parts.config.data
+    ways = SOURCES[data.source].ways(data)
+    uneven = [one for one in shots if ways and one % ways]
+    if uneven:
+        raise ValueError(f"shots must be multiples of data.ways = {ways}, got {uneven[0]}")
     if max(shots) > most:
         raise ValueError(f"shots must be <= {most}, the most of the run's config, got {max(shots)}")
     return most
