@@ -140,9 +140,16 @@ PUBLISHED = {  # the papers' figures where the task is theirs, in the units of t
     ("omniglot", "reptile"): "97.7",
     ("omniglot", "reptile-support"): "95.4",
     ("omniglot", "prototypes"): "98.8",
+    ("omniglot", "prototypes-pool"): "98.8",
+    ("omniglot", "meta_sgd-pool-means"): "99.53 ± 0.26",
+    ("omniglot", "maml_plus_plus-pool-means"): "99.47",
     ("omniglot", "maml-20way"): "95.8 ± 0.3",
+    ("omniglot", "maml-20way-drawn"): "95.8 ± 0.3",
+    ("omniglot", "maml-20way-pool"): "95.8 ± 0.3",
     ("omniglot", "fomaml-20way"): "89.4 ± 0.5",
+    ("omniglot", "fomaml-20way-drawn"): "89.4 ± 0.5",
     ("omniglot", "maml_plus_plus-20way"): "97.65",
+    ("omniglot", "maml_plus_plus-20way-pool-means"): "97.65",
 }
 
 
@@ -238,7 +245,7 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
     tuned, start = others.get("joint_fine_tuned"), has_start(method)
     cells = [
         f"`{name}.py:{method}`{'*' if one['transductive'] else ''}, seeds {len(one['seeds'])}{changed(one)}"
-        f"{', from features' if 'features' in one['seconds'] else ''}",
+        f"{', from features' if 'features' in one['seconds'] else ''}{elsewhere(one)}",
         str(one["shots"]),
         f"**{shown(one, ours['mean'])}**",
         f"{shown(one, ours['low'])} – {shown(one, ours['high'])}",
@@ -256,6 +263,12 @@ def hurt(one: dict[str, Any]) -> str:
     """The share of users whom adapting hurt, and how many diverged and were judged at their start."""
     lost = one.get("diverged", 0)  # rows of before it was counted: nobody, as anybody stopped the evaluation
     return f"{one['hurt']:.1%}" + (f", {lost} diverged" if lost else "")
+
+
+def elsewhere(one: dict[str, Any]) -> str:
+    """On which accelerator a row was trained; "" for the processor that judged it."""
+    trained, there, _ = one["machine"].partition("; judged on ")
+    return f", on {trained}" if there else ""
 
 
 def changed(one: dict[str, Any]) -> str:

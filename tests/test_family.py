@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import family
 from metapers import experiment
+from metapers.experiment import adapting
 from tests.test_end_to_end import config_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -234,7 +235,10 @@ def test_a_row_says_on_which_accelerator_it_was_trained(tmp_path):
     assert family.machine(tmp_path) == here
     (tmp_path / "machine.json").write_text(json.dumps({"kind": "NVIDIA H100", "platform": "gpu", "count": 1}))
     assert family.machine(tmp_path) == f"1 x NVIDIA H100; judged on {here}"
-    assert family.kept(summary(), "", 0.0, tmp_path)["machine"] == family.machine(tmp_path)
+    row = family.kept(summary(), "", 0.0, tmp_path)
+    assert row["machine"] == family.machine(tmp_path)
+    assert ", on 1 x NVIDIA H100 |" in family.line("omniglot", "maml", row)
+    assert ", on " not in family.line("omniglot", "maml", row | {"machine": here})
 
 
 def test_data_must_be_given_where_a_chosen_row_reads_files(kept_in, capsys):
@@ -254,6 +258,7 @@ def test_every_row_is_a_method_that_its_config_takes(name):
         parts = method.split("-")
         assert {*parts} & {*experiment.METHODS, "gradient"}  # the last is MovieLens' own
         assert made.data.source == {"ratings": "movielens"}.get(name, name)
+        assert made.learner.inner_rate <= max(adapting.TUNING_RATES)  # fine-tuning the joint model may go as far
         shots = [int(part) for part in parts if part.isdigit()]
         assert not shots or shots == [made.evaluation.headline_shots]
         assert name != "sinusoid" or (made.data.support, made.data.query) == (made.evaluation.headline_shots,) * 2

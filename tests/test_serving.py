@@ -1,5 +1,7 @@
 """A version in the hands of a notebook: the numbers it gives are the numbers of the records."""
 
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -80,6 +82,10 @@ def test_a_run_of_joint_training_is_tuned_at_the_rate_that_was_chosen_and_cautio
     monkeypatch.setattr(judging, "tuned", lambda folder: {})
     with pytest.warns(RuntimeWarning, match="'naive' was trained without an inner loop, and how its"):
         assert (rates := load()) and all((leaf == adapting.CAUTIOUS).all() for leaf in rates)
+    monkeypatch.setattr(adapting, "tuning_grid", lambda config: ())  # nothing to choose, and so nothing to tell
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load()
 
 
 def only(rows, **where):

@@ -36,6 +36,7 @@ class Conv4(nnx.Module):
             below = channels if i == 0 else filters
             setattr(self, f"conv_{i}", Conv3x3(below, filters, rngs, stride=stride, kind=Body))
             setattr(self, f"norm_{i}", norm.build(filters))
+            self.measures = hasattr(getattr(self, f"norm_{i}"), "write")
             if film:
                 setattr(self, f"film_{i}", FilmLayer(filters))
         self.head = Dense(filters, ways, rngs, kind=Head, scale=head_scale)
@@ -46,10 +47,10 @@ class Conv4(nnx.Module):
         return self.head(jnp.mean(x, (1, 2)))
 
     def write(self, support: Batch, *, key: Key | None = None) -> None:
-        x, measured = hide(support.inputs, support.mask), hasattr(self.norm_0, "write")
-        for i in range(4 if measured or self.prototypes else 0):
+        x = hide(support.inputs, support.mask)
+        for i in range(4 if self.measures or self.prototypes else 0):
             norm, x = getattr(self, f"norm_{i}"), getattr(self, f"conv_{i}")(x)
-            if measured:
+            if self.measures:
                 norm.write(x, support.mask)
             x = self._after(i, norm(x, support.mask))
         if self.prototypes:
