@@ -155,7 +155,7 @@ PUBLISHED = {  # the papers' figures where the task is theirs, in the units of t
 
 def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides: list[str]) -> dict[str, Any]:
     """The figures of one row: every fold trained and judged, folds pooled."""
-    stream, before = STREAMS[name], 0.0
+    stream, before, features = STREAMS[name], 0.0, None
     config, folders, found = f"configs/{name}.py:{method}", [], []
     shared = [one for one in overrides if one.startswith(SHARED)]
     for fold in stream.folds:
@@ -172,24 +172,33 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
         found.append(run(f"{name}, {method}, fold {fold}", config, folders[-1], [*change, *begun, *overrides]))
     together = pooled(folders, found, workdir.open_workdir(out / f"{name}-{method}")) if len(found) > 1 else found[0]
     command = ["benchmarks/family.py", *(["--data=FOLDER"] if stream.folder else []), f"--only={name}:{method}"]
-    return kept(together, shlex.join([*command, *overrides]), before, folders[0])
+    return kept(together, shlex.join([*command, *overrides]), before, machine(folders[0], features))
 
 
-def machine(folder: pathlib.Path | None) -> str:
-    """This one, on which runs are judged, and before it the accelerator that the run in the folder was trained on."""
+def machine(folder: pathlib.Path | None, features: pathlib.Path | None = None) -> str:
+    """This one, on which runs are judged, after the accelerator that the run in the folder was trained on, or else the
+    features with which it began."""
     here = f"{platform.system()}, {len(os.sched_getaffinity(0))} cores"
-    there = folder / "machine.json" if folder is not None else None
-    trained = json.loads(there.read_text()) if there is not None and there.exists() else {"platform": "cpu"}
-    return here if trained["platform"] == "cpu" else f"{trained['count']} x {trained['kind']}; judged on {here}"
+    if own := accelerator(folder):
+        return f"{own}; judged on {here}"
+    return f"features on {theirs}; {here}" if (theirs := accelerator(features)) else here
 
 
-def kept(told: dict[str, Any], command: str, before: float = 0.0, folder: pathlib.Path | None = None) -> dict[str, Any]:
-    """What the table shows of a summary, and how to get it again; ``before``: seconds that its features took."""
+def accelerator(folder: pathlib.Path | None) -> str:
+    """What the run in the folder was trained on; "" for a processor, or without a folder."""
+    path = folder / "machine.json" if folder is not None else None
+    told = json.loads(path.read_text()) if path is not None and path.exists() else {"platform": "cpu"}
+    return "" if told["platform"] == "cpu" else f"{told['count']} x {told['kind']}"
+
+
+def kept(told: dict[str, Any], command: str, before: float = 0.0, where: str = "") -> dict[str, Any]:
+    """What the table shows of a summary, and how to get it again; ``before``: seconds of its features;
+    ``where``: what ``machine`` says."""
     head = told["headline"]
     return {
         "command": command,
         "revision": lineage.revision(),
-        "machine": machine(folder),
+        "machine": where or machine(None),
         "metric": head["metric"],
         "shots": head["shots"],
         "steps": head["steps"],
@@ -266,9 +275,9 @@ def hurt(one: dict[str, Any]) -> str:
 
 
 def elsewhere(one: dict[str, Any]) -> str:
-    """On which accelerator a row was trained; "" for the processor that judged it."""
-    trained, there, _ = one["machine"].partition("; judged on ")
-    return f", on {trained}" if there else ""
+    """On which accelerator a row, or its features, were trained; "" for the processor that judged it."""
+    trained, there, _ = one["machine"].partition("; ")
+    return "" if not there else f", {trained}" if trained.startswith("features") else f", on {trained}"
 
 
 def changed(one: dict[str, Any]) -> str:
