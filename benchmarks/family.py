@@ -176,16 +176,16 @@ def row(name: str, method: str, data: pathlib.Path, out: pathlib.Path, overrides
 
 
 def machine(folder: pathlib.Path | None, features: pathlib.Path | None = None) -> str:
-    """This one, on which runs are judged, after the accelerator that the run in the folder was trained on, or else the
-    features with which it began."""
+    """The host, which has judged the run, after the accelerator on which the run in the folder began, or else the
+    features that it began with."""
     here = f"{platform.system()}, {len(os.sched_getaffinity(0))} cores"
     if own := accelerator(folder):
-        return f"{own}; judged on {here}"
+        return f"{own}; host at evaluation: {here}"
     return f"features on {theirs}; {here}" if (theirs := accelerator(features)) else here
 
 
 def accelerator(folder: pathlib.Path | None) -> str:
-    """What the run in the folder was trained on; "" for a processor, or without a folder."""
+    """What the run in the folder began on; "" for a processor, or without a folder."""
     path = folder / "machine.json" if folder is not None else None
     told = json.loads(path.read_text()) if path is not None and path.exists() else {"platform": "cpu"}
     return "" if told["platform"] == "cpu" else f"{told['count']} x {told['kind']}"

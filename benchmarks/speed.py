@@ -42,7 +42,7 @@ def main() -> int:
         "command": machine.command_line("speed.py"),
         "workloads": {},
     }
-    results |= {"rounds": given.rounds, "rounds_done": 0}
+    results |= {"rounds": given.rounds, "rounds_done": 0, "programs": given.programs is not None}
     with tempfile.TemporaryDirectory() as folder:
         kept = pathlib.Path(folder)
         for name in given.workloads:

@@ -7,9 +7,10 @@ Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=F
           omniglot.py:maml_plus_plus-20way-pool-means:
             20way    20 ways instead of 5
             pool     convolutions of stride 1 and max-pooling instead of stride 2
-            means    every user's head begins at the class means of his support (Proto-MAML), with any method
+            means    every user's head begins at the class means of his support (Proto-MAML), with any method whose head
+                     takes gradient steps
             support  no transduction, features measured against the support set's
-            drawn    the whole length from drawn parameters (maml and fomaml with 20 ways)
+            drawn    with 20 ways: maml or fomaml at whole length from drawn parameters
           FOLDER holds the original archives images_background.zip and images_evaluation.zip.
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
@@ -42,7 +43,7 @@ OWN = {  # where a method is not as the others; imaml from its paper, of reptile
     "reptile": {"inner_optimizer": "sgd", "inner_rate": 0.02, "minibatch": 10},
 }
 FROM_FEATURES = (1000, 8)  # outer steps, episodes in each
-FROM_MEANS = (200, 8)  # more gain nothing on validation characters
+FROM_MEANS = (200, 8)  # on validation characters as good as 1,000
 LENGTHS = {"drawn": (30000, 16), "prototypes": (18000, 8), "reptile": (2000, 8)}
 FORMS = ("5way", "20way", "pool", "means", "support", "drawn")
 SAID = {
@@ -57,6 +58,8 @@ def get_config(method="maml"):
     method, *forms = method.split("-")
     for form in forms:
         one_of("form", form, FORMS)
+    if len({*forms} - {"5way", "20way"}) + ("5way" in forms or "20way" in forms) < len(forms):
+        raise ValueError(f"forms must be named once, and one number of ways, got {forms}")
     ways = 20 if "20way" in forms else 5
     config = experiment.method_config("omniglot", "conv4", method)
     solved = config.learner.inner == "written"
@@ -65,7 +68,11 @@ def get_config(method="maml"):
     config.bank = False  # an episode does not return
     config.data.update(ways=ways, queries=3, train_ways=20 if solved and ways == 5 else 0)
     means = "means" in forms or method == "proto_maml"
-    drawn = method == "prototypes" or "drawn" in forms or method == "maml" and ways == 5
+    if means and (config.learner.inner != "gradient" or config.learner.adapts not in ("all", "head")):
+        raise ValueError(f"form 'means' needs a method whose head takes gradient steps, got {method!r}")
+    if "drawn" in forms and (ways != 20 or means or method not in ("maml", "fomaml")):
+        raise ValueError(f"form 'drawn' is of maml and fomaml with 20 ways, got {method!r} with {forms}")
+    drawn = method == "prototypes" or "drawn" in forms or method == "maml" and ways == 5 and not means
     if drawn:
         length, users = LENGTHS["prototypes" if solved else "drawn"]
     else:
@@ -79,7 +86,7 @@ def get_config(method="maml"):
     # joint training through a head that stays at zero would learn nothing
     zeroed = not (drawn or solved or method == "joint") and config.learner.adapts in ("all", "head")
     config.learner.update(inner_steps=5, inner_rate=0.1 if means else 0.4)
-    config.learner.update({} if means or "drawn" in forms else OWN.get(method, {}))
+    config.learner.update({} if means else OWN.get(method, {}))
     if ways == 20 and config.learner.inner == "gradient":  # 0.1: MAML's paper, where the head is drawn
         config.learner.update(inner_steps=5, inner_rate=0.5 if zeroed and not means else 0.1)
     config.learner.block = 1 if 20 in (ways, config.data.train_ways) else 4  # what stays in the cache is faster

@@ -235,7 +235,7 @@ def test_a_row_says_on_which_accelerator_it_was_trained(tmp_path):
     (tmp_path / "machine.json").write_text(json.dumps({"kind": "cpu", "platform": "cpu", "count": 2}))
     assert family.machine(tmp_path) == here
     (tmp_path / "machine.json").write_text(json.dumps({"kind": "NVIDIA H100", "platform": "gpu", "count": 1}))
-    assert family.machine(tmp_path) == f"1 x NVIDIA H100; judged on {here}"
+    assert family.machine(tmp_path) == f"1 x NVIDIA H100; host at evaluation: {here}"
     (tmp_path / "row").mkdir()
     late = family.kept(summary(), "", 0.0, family.machine(tmp_path / "row", tmp_path))
     assert late["machine"] == f"features on 1 x NVIDIA H100; {here}"

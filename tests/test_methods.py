@@ -36,7 +36,8 @@ PERSONAL = {  # what adapts, on the dense backbone: leaves of the personal part
 
 
 def built(backbone, method):
-    config = experiment.method_config(SOURCES[backbone], backbone, method)
+    source = "omniglot" if method == "proto_maml" else SOURCES[backbone]  # where no joint model has a head of its own
+    config = experiment.method_config(source, backbone, method)
     config.model.update({key: 8 for key in ("filters", "embed") if key in config.model})
     if "hidden" in config.model:
         config.model.hidden = (8,) if backbone == "mlp" else 8

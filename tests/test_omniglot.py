@@ -294,10 +294,17 @@ def test_a_run_goes_on_where_its_drawings_were_moved_and_not_with_others(tmp_pat
     train(moved, tmp_path / "run")
     assert f"resumed with another data.path: '{tmp_path / 'here'}' -> '{tmp_path / 'there'}'" in capsys.readouterr().out
     assert judging.opened(tmp_path / "run").data.path == moved.data.path
+    assert configs.binding(config) == configs.binding(moved) != configs.binding(configs.merged(config, {"seed": 1}))
+    told = (tmp_path / "run" / "provenance.json").rename(tmp_path / "provenance.json")
+    with pytest.raises(ValueError, match="provenance.json is missing, which says on what data the run in"):
+        train(moved, tmp_path / "run")
+    told.rename(tmp_path / "run" / "provenance.json")
     for drawing in (tmp_path / "there").rglob("*_01.png"):
         drawing.write_bytes(png(ink(6, 3)))
     with pytest.raises(ValueError, match="was started on other data: SHA-256"):
         train(moved, tmp_path / "run")
+    with pytest.raises(ValueError, match="was started on other data: SHA-256"):
+        judging.judge(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("asked", "trained", "outputs"), [(0, 2, 2), (4, 4, 4)])

@@ -1,6 +1,8 @@
 """What a config may not say is refused before data are read, in one line that names key, value and bound; what
 nothing reads is told."""
 
+import re
+
 import pytest
 
 from metapers import experiment
@@ -84,6 +86,8 @@ def test_training_tells_every_key_that_nothing_reads(tmp_path):
         (("sinusoid", "solved"), {"learner.inner": "written", "model.head": "bayes", "model.nearest": 3},
          ("model.nearest", 3, "model.head", "bayes", "'neighbours'")),
         (("writers", "conv4"), {"model.groups": 4}, ("model.groups", 4, "model.norm", "batch", "'group'")),
+        (("omniglot", "conv4"), {"model.prototypes": True, "learner.adapts": "all", "learner.inner": "none"} | STILL,
+         ("model.prototypes", True, "learner.inner", "none", "'gradient' or 'optimized' or 'implicit'")),
         (("movielens", "recommender"), {"data.history": 8},
          ("data.history", 8, "model.name", "recommender", "'rating_gru' or 'rating_transformer'")),
     ],
@@ -330,7 +334,7 @@ def test_omniglot_judges_each_method_after_the_steps_it_trains_with_where_they_a
     assert module.get_config("maml").evaluation.headline_steps == 5
     wide = module.get_config("fomaml-20way")
     assert (wide.data.ways, wide.evaluation.headline_shots, wide.learner.inner_steps) == (20, 20, 5)
-    with pytest.raises(ValueError, match=r"form must be one of \['20way', '5way', 'support'\], got '20'"):
+    with pytest.raises(ValueError, match=r"form must be one of \['20way', '5way', 'drawn', 'means', .*\], got '20'"):
         module.get_config("maml-20")
     assert module.get_config("reptile-support").model.norm == "support"
     solved = module.get_config("prototypes").data
@@ -356,3 +360,53 @@ def test_a_method_that_a_config_has_not_is_told_with_those_it_has():
     module = config_of(runs.ROOT / "configs" / "movielens.py")
     with pytest.raises(ValueError, match=r"method must be one of \['anil', 'bayes', .*\], got 'boil'"):
         module.get_config("boil")
+
+
+FORMS = (
+    "",
+    "20way",
+    "pool",
+    "means",
+    "support",
+    "20way-means",
+    "20way-pool-means",
+    "20way-drawn",
+    "drawn",
+    "pool-pool",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_every_method_of_omniglot_is_a_config_that_holds_or_is_refused_by_name(form):
+    module = config_of(runs.ROOT / "configs" / "omniglot.py")
+    for method in sorted(
+        experiment.METHODS.keys() - {"cavia", "lora", "bayes", "neighbours"}
+    ):  # conv4 has no such form
+        name = f"{method}-{form}" if form else method
+        try:
+            config = module.get_config(name)
+        except ValueError as error:
+            assert re.search(
+                "^form(s must be named once|.* of maml and fomaml|.* needs a method whose head)", str(error)
+            )
+            assert form in ("drawn", "pool-pool", "20way-drawn") or "means" in form
+            continue
+        configs.check(config)
+        chosen = config.learner
+        assert config.model.get("prototypes", False) == ("means" in form or method == "proto_maml")
+        assert config.model.pool == ("pool" in form) and config.data.ways == (20 if "20way" in form else 5)
+        assert "means" not in form or chosen.inner == "gradient" and chosen.adapts in ("all", "head")
+        assert method != "reptile" or chosen.inner_optimizer == "sgd"
+    with pytest.raises(ValueError, match="form must be one of .*, got 'means_'; did you mean 'means'"):
+        module.get_config("maml-means_")
+
+
+def test_a_head_from_class_means_may_stand_beside_other_layers_that_adapt():
+    config = config_for("omniglot", "conv4")
+    for adapts in ("all", "head+biases", "body+head"):
+        configs.check(configs.merged(config, {"model.prototypes": True, "learner.adapts": adapts}))
+    with pytest.raises(ValueError, match="prototypes must be False where adapts has no Head"):
+        configs.check(configs.merged(config, {"model.prototypes": True, "learner.adapts": "biases"}))
+    shared = configs.merged(config_for("writers", "conv4"), {"model.prototypes": True, "learner.adapts": "all"})
+    with pytest.raises(ValueError, match="model.prototypes must be False with data.source 'writers', whose users have"):
+        configs.check(shared)

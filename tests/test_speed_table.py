@@ -83,6 +83,8 @@ def test_goals_and_verdicts():
         "MISSED",
     ]
     heavy = summary("torch.func", [100.0], [100.0], peak_rss_mb=2000.0)
+    kept = speed_table.goals("W2-5w1s", [ours | {"first_step_s": 3.0}], programs=True)
+    assert kept == ["- first step, compiled: not judged, the program lay on disk"]
     disk = summary(contenders.ON_DISK, [1.0], [100.0], first_step_s=7.0)
     lines = speed_table.goals("W2-5w1s", [ours, heavy, disk])
     assert [line.split(", ")[-1] for line in lines] == ["MISSED", "met", "MISSED", "met"]

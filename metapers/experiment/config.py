@@ -273,8 +273,9 @@ def _completed(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def binding(config: Config) -> dict[str, Any]:
-    """The part of a config that can change a number: all but the operational keys."""
-    return {key: inner for key, inner in plain(config).items() if key not in OPERATIONAL}
+    """The part of a config that can change a number: all but the operational keys and the places."""
+    there = merged(config, {key: "" for key in PLACES if key in dict(leaves(config))})
+    return {key: inner for key, inner in plain(there).items() if key not in OPERATIONAL}
 
 
 def differences(old: Config, new: Config) -> tuple[list[str], list[str]]:

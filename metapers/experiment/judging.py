@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from metapers import baselines, evaluate, held_out, records, store, workdir
 from metapers.base import Cohort, Params, Tree
-from metapers.experiment import adapting, assembly, lineage, printing, scoring, summary
+from metapers.experiment import adapting, assembly, lineage, printing, resuming, scoring, summary
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES
 from metapers.experiment.config import Config
@@ -51,7 +51,7 @@ def judge(
     Raises:
       FileNotFoundError: if the folder holds no run, or not the version asked for, or not what training wrote of the
         validation users with a version.
-      ValueError: for an unknown strategy, or shots or steps out of range.
+      ValueError: for an unknown strategy, shots or steps out of range, or other data than the run was started on.
       CorruptVersion: if a version is not what was saved.
       WorkdirInUse: if another process trains or judges there.
     """
@@ -62,7 +62,9 @@ def judge(
     if split == "test" and not part:
         whole(folder, found)
     with workdir.lock(folder), lineage.compile_clock() as clock:
-        scorer = scoring.scorer(assembly.parts(config), shots=shots, steps=steps)
+        parts = assembly.parts(config)
+        resuming.same_data(parts, Path(folder))
+        scorer = scoring.scorer(parts, shots=shots, steps=steps)
         log_use(folder, split, strategy, version)
         table = scored(folder, scorer, found, split, part)
         if part or split != "test":

@@ -45,6 +45,7 @@ READERS: tuple[Reader, ...] = (
     Reader("learner.rates learner.backward learner.unroll", "learner.inner", ("gradient",)),
     Reader("learner.first_order learner.shrink learner.pull", "learner.inner", ("gradient", "optimized")),
     Reader("learner.adapts", "learner.inner", _DESCENDED),
+    Reader("model.prototypes", "learner.inner", tuple(name for name in _DESCENDED if name != "none")),
     Reader("learner.keep", "learner.inner", _MOVING),
     Reader("learner.keep", "learner.name", _ADAPTING),
     Reader("learner.folds", "learner.keep", ("if_it_helps", "gated")),
@@ -155,6 +156,9 @@ def _builds(config: Config) -> None:
 def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:
     assembly.adapts(config.learner.adapts)  # the names are known
     whole = config.model.to_dict()
+    whole |= (
+        {"prototypes": False} if "prototypes" in whole else {}
+    )  # whether the head is among them is asked by the model
     build = MODELS[whole.pop("name")].build
     build(dict(whole), sizes, models.ADAPTS["all"])  # what else is wrong is not the layer set's
 
@@ -204,6 +208,11 @@ def _agree(config: Config) -> None:
     ways = SOURCES[config.data.source].ways(config.data)
     if ways:
         _episodes(config, ways)
+    if config.model.get("prototypes", False) and SOURCES[config.data.source].joint:
+        raise ValueError(
+            f"model.prototypes must be False with data.source {config.data.source!r}, whose users have their classes "
+            "in common: the head that joint training learns would be thrown away before it is fine-tuned"
+        )
     learner = config.learner
     if learner.keep == "if_it_moves" and not learner.least_move > 0:
         raise ValueError(

@@ -52,8 +52,11 @@ def another_machine(parts: Parts, folder: Path) -> list[str]:
 
 
 def same_data(parts: Parts, folder: Path) -> None:
-    """Refuses with a ValueError data, or a version to start from, other than those that the run in the folder has."""
+    """Refuses with a ValueError data, or a version to start from, other than those that the run in the folder has; and
+    a run that has lost what would tell."""
     path, now = folder / "provenance.json", lineage.origin(parts)
+    if not path.exists() and (folder / "config.json").exists():
+        raise ValueError(f"{path} is missing, which says on what data the run in {folder} was started")
     if path.exists():
         was = json.loads(path.read_text())
         if was["sha256"] != now["sha256"]:

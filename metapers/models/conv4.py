@@ -86,7 +86,7 @@ def conv4(
     zeros before every task is the zeroing trick of Kao, Chiu, Chen 2022 (arXiv:2106.15367). ``prototypes``: a user's
     head begins where its logits are the distances to the class means of his support (``prototypes.linear``), whatever
     it was; that is the model's ``write``, through which the meta-gradient passes: Proto-MAML, Triantafillou et al.
-    2020 (arXiv:1903.03096, section 3.3).
+    2020 (arXiv:1903.03096, section 3.3). So a user who returns keeps his body and begins with a new head.
 
     ``norm``: ``batch_norm()`` unless said otherwise. With it predictions are *transductive*: the answer for one query
     depends on the other unmasked queries beside it, and a report on the model must say so (``norm.transductive``).
