@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from metapers import experiment, keys
@@ -36,8 +37,7 @@ PERSONAL = {  # what adapts, on the dense backbone: leaves of the personal part
 
 
 def built(backbone, method):
-    source = "omniglot" if method == "proto_maml" else SOURCES[backbone]  # where no joint model has a head of its own
-    config = experiment.method_config(source, backbone, method)
+    config = experiment.method_config(SOURCES[backbone], backbone, method)
     config.model.update({key: 8 for key in ("filters", "embed") if key in config.model})
     if "hidden" in config.model:
         config.model.hidden = (8,) if backbone == "mlp" else 8
@@ -166,3 +166,16 @@ def test_a_model_that_tells_its_variance_is_judged_by_likelihood_and_its_baselin
     outputs = {"mean": jnp.zeros(2), "variance": jnp.ones(2)}
     assert "nll" in adapting.objective(config).scores(outputs, jnp.zeros(2), jnp.ones(2, bool))
     assert "nll" not in adapting.plain_objective(config).scores(jnp.zeros(2), jnp.zeros(2), jnp.ones(2, bool))
+
+
+def test_a_joint_model_is_tuned_under_the_head_that_it_has_learned_and_not_one_from_class_means():
+    config, model = built("conv4", "proto_maml")
+    params = model.init(keys.root(0))
+    x = jax.random.normal(keys.root(1), (4, 16, 16, 1))
+    support = Batch(x, jnp.array([0, 1, 2, 0]), jnp.ones(4, bool))
+    ours, theirs = adapting.inner_loop(config, model, steps=1), adapting.tuning_loop(config, model, steps=1, rate=1e-9)
+    moved, _ = ours.adapt(params._replace(inner=ours.init(params)), support, None)
+    tuned, _ = theirs.adapt(params._replace(inner=theirs.init(params)), support, None)
+    own = params.personal["head"]["kernel"]
+    np.testing.assert_allclose(tuned.personal["head"]["kernel"], own, atol=1e-7)
+    assert np.abs(moved.personal["head"]["kernel"] - own).max() > 1e-2

@@ -407,6 +407,3 @@ def test_a_head_from_class_means_may_stand_beside_other_layers_that_adapt():
         configs.check(configs.merged(config, {"model.prototypes": True, "learner.adapts": adapts}))
     with pytest.raises(ValueError, match="prototypes must be False where adapts has no Head"):
         configs.check(configs.merged(config, {"model.prototypes": True, "learner.adapts": "biases"}))
-    shared = configs.merged(config_for("writers", "conv4"), {"model.prototypes": True, "learner.adapts": "all"})
-    with pytest.raises(ValueError, match="model.prototypes must be False with data.source 'writers', whose users have"):
-        configs.check(shared)

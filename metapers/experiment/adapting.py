@@ -10,6 +10,7 @@ from metapers.base import InnerLoop, Model, Objective
 from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
 from metapers.experiment.config import Config, one_of
+from metapers.inner.support_loss import Write
 
 INNER_LOOPS = ("gradient", "none", "written", "optimized", "implicit")
 INNER_OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
@@ -136,11 +137,19 @@ def tuning_loop(config: Config, built: Model, *, steps: int, rate: float | None 
         made = inner.written(built.write, steps)
         return inner.tempered(made, rate or 1.0) if head.weighed else made
     kind = inner.log_per_parameter if config.learner.rates == "log" else inner.per_parameter
-    return gradient_loop(config, built, kind(rate or CAUTIOUS), steps, config.learner.first_order)
+    write = _under_own_head(built.write) if config.model.get("prototypes", False) else built.write
+    return gradient_loop(config, built, kind(rate or CAUTIOUS), steps, config.learner.first_order, write=write)
 
 
-def gradient_loop(config: Config, built: Model, rate: Any, steps: int, first_order: bool) -> InnerLoop:
-    """Gradient steps at given rates, all else as in ``config.learner``."""
+def _under_own_head(write: Write) -> Write:
+    # joint training has learned a head: tuned is that one, not one from class means in its place
+    return lambda params, support, key: write(params, support, key) | {"head": params.personal["head"]}
+
+
+def gradient_loop(
+    config: Config, built: Model, rate: Any, steps: int, first_order: bool, *, write: Write | None = None
+) -> InnerLoop:
+    """Gradient steps at given rates, all else as in ``config.learner``; ``write`` in place of the model's."""
     chosen = config.learner
     return inner.gradient(
         base.example_loss(built, objective(config)),
@@ -149,7 +158,7 @@ def gradient_loop(config: Config, built: Model, rate: Any, steps: int, first_ord
         first_order=first_order,
         shrink=chosen.shrink,
         pull=chosen.pull,
-        write=built.write,
+        write=write or built.write,
         unroll=chosen.unroll,
         **BACKWARDS[one_of("learner.backward", chosen.backward, BACKWARDS)],
     )

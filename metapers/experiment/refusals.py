@@ -208,11 +208,6 @@ def _agree(config: Config) -> None:
     ways = SOURCES[config.data.source].ways(config.data)
     if ways:
         _episodes(config, ways)
-    if config.model.get("prototypes", False) and SOURCES[config.data.source].joint:
-        raise ValueError(
-            f"model.prototypes must be False with data.source {config.data.source!r}, whose users have their classes "
-            "in common: the head that joint training learns would be thrown away before it is fine-tuned"
-        )
     learner = config.learner
     if learner.keep == "if_it_moves" and not learner.least_move > 0:
         raise ValueError(

@@ -158,10 +158,17 @@ class Scorer(NamedTuple):
 
 
 def scorer(parts: Parts, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] = ()) -> Scorer:
-    """The scorer of a config; ``shots`` and ``steps`` instead of the config's. Step 0 and the headline always count."""
+    """The scorer of a config; ``shots`` and ``steps`` instead of the config's. Step 0 and the headline always count.
+
+    Raises ValueError for more shots than the config has, or so many of an episode that its classes differ in number.
+    """
     chosen = parts.config.evaluation
     shots = tuple(sorted({*(shots or chosen.shots), chosen.headline_shots}))
     steps = tuple(sorted({0, *(steps or chosen.steps), chosen.headline_steps}))
+    ways = SOURCES[parts.config.data.source].ways(parts.config.data)
+    uneven = [one for one in shots if ways and one % ways]
+    if uneven:
+        raise ValueError(f"shots must be multiples of data.ways = {ways}, got {uneven[0]}")
     known, block = horizon(parts, shots), parts.config.learner.block
 
     def curves(tunes: bool, shots: tuple[int, ...], read: tuple[int, ...]) -> Callable[..., records.Curves]:
@@ -189,13 +196,8 @@ def _one_program(config: Config) -> bool:
 
 
 def horizon(parts: Parts, shots: tuple[int, ...]) -> int:
-    """Where queries begin: after the config's largest support, whatever shots are asked for; ValueError beyond it, and
-    for so many of an episode that some class would have more of them than another."""
-    most, data = max(parts.config.evaluation.shots), parts.config.data
-    ways = SOURCES[data.source].ways(data)
-    uneven = [one for one in shots if ways and one % ways]
-    if uneven:
-        raise ValueError(f"shots must be multiples of data.ways = {ways}, got {uneven[0]}")
+    """Where queries begin: after the config's largest support, whatever shots are asked for; ValueError beyond it."""
+    most = max(parts.config.evaluation.shots)
     if max(shots) > most:
         raise ValueError(f"shots must be <= {most}, the most of the run's config, got {max(shots)}")
     return most

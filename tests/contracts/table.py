@@ -234,7 +234,7 @@ MODELS: Rows = [
         lambda: (models.conv4(2, 4, norm=models.group_norm(2), pool=True), numbers(4, 16, 16, 1)),
     ),
     ("conv4, a head of zeros", lambda: (models.conv4(2, 4, head_scale=0.0), numbers(4, 10, 10, 1))),
-    ("conv4, a head from means", lambda: (models.conv4(2, 4, prototypes=True), numbers(4, 10, 10, 1))),
+    ("conv4, mixed, a head from means", lambda: (models.conv4(2, 4, prototypes=True), numbers(4, 10, 10, 1))),
     ("conv4, by layer", lambda: (models.conv4(2, 4, norm=models.layer_norm()), numbers(4, 10, 10, 1))),
     ("conv4, by the support", lambda: (models.conv4(2, 4, norm=models.support_norm()), numbers(4, 10, 10, 1))),
     ("conv4, film without norm", lambda: (models.conv4(2, 4, norm=models.no_norm(), film=True), numbers(4, 10, 10, 1))),
