@@ -58,7 +58,7 @@ def get_config(method="maml"):
     method, *forms = method.split("-")
     for form in forms:
         one_of("form", form, FORMS)
-    if len({*forms} - {"5way", "20way"}) + ("5way" in forms or "20way" in forms) < len(forms):
+    if len({*forms}) < len(forms) or {"5way", "20way"} <= {*forms}:
         raise ValueError(f"forms must be named once, and one number of ways, got {forms}")
     ways = 20 if "20way" in forms else 5
     config = experiment.method_config("omniglot", "conv4", method)

@@ -156,9 +156,8 @@ def _builds(config: Config) -> None:
 def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:
     assembly.adapts(config.learner.adapts)  # the names are known
     whole = config.model.to_dict()
-    whole |= (
-        {"prototypes": False} if "prototypes" in whole else {}
-    )  # whether the head is among them is asked by the model
+    if "prototypes" in whole:  # that they need a head which adapts is for the model to say
+        whole["prototypes"] = False
     build = MODELS[whole.pop("name")].build
     build(dict(whole), sizes, models.ADAPTS["all"])  # what else is wrong is not the layer set's
 

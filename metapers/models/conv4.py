@@ -11,13 +11,44 @@ from metapers.models import seam
 from metapers.models.kinds import Body, Head
 from metapers.models.layers import Conv3x3, Dense, FilmLayer, max_pool
 from metapers.models.norms import Norm, batch_norm
-from metapers.models.prototypes import linear
+from metapers.models.prototypes import as_linear
 
 USUAL = batch_norm()
 
 
-class Conv4(nnx.Module):
-    """``conv_<i>``, ``norm_<i>`` (``film_<i>``) for i in 0..3, then ``head``."""
+class ConvBody(nnx.Module):
+    """``conv_<i>``, ``norm_<i>`` (``film_<i>``) for i in 0..3, relu after each, and the mean over space."""
+
+    def __init__(self, filters: int, channels: int, norm: Norm, pool: bool, rngs: nnx.Rngs, film: bool = False):
+        self.pool, self.film, self.features, stride = pool, film, filters, 1 if pool else 2
+        for i in range(4):
+            below = channels if i == 0 else filters
+            setattr(self, f"conv_{i}", Conv3x3(below, filters, rngs, stride=stride, kind=Body))
+            setattr(self, f"norm_{i}", norm.build(filters))
+            if film:
+                setattr(self, f"film_{i}", FilmLayer(filters))
+
+    def __call__(self, x: Array, mask: Array) -> Array:
+        return self._run(x, mask, writing=False)
+
+    def write(self, x: Array, mask: Array) -> Array:
+        """Measure the statistics of the rows where a norm keeps them; returns the features under them."""
+        return self._run(x, mask, writing=True)
+
+    def _run(self, x: Array, mask: Array, writing: bool) -> Array:
+        for i in range(4):
+            norm, x = getattr(self, f"norm_{i}"), getattr(self, f"conv_{i}")(x)
+            if writing and hasattr(norm, "write"):
+                norm.write(x, mask)
+            x = norm(x, mask)
+            x = getattr(self, f"film_{i}")(x) if self.film else x
+            # relu and maximum may change places: after the pool there is a quarter to do
+            x = jax.nn.relu(max_pool(x) if self.pool else x)
+        return jnp.mean(x, (1, 2))
+
+
+class Conv4(ConvBody):
+    """The layers of ``ConvBody``, then ``head``."""
 
     def __init__(
         self,
@@ -31,36 +62,17 @@ class Conv4(nnx.Module):
         prototypes: bool,
         rngs: nnx.Rngs,
     ):
-        self.pool, self.film, self.prototypes, stride = pool, film, prototypes, 1 if pool else 2
-        for i in range(4):
-            below = channels if i == 0 else filters
-            setattr(self, f"conv_{i}", Conv3x3(below, filters, rngs, stride=stride, kind=Body))
-            setattr(self, f"norm_{i}", norm.build(filters))
-            self.measures = hasattr(getattr(self, f"norm_{i}"), "write")
-            if film:
-                setattr(self, f"film_{i}", FilmLayer(filters))
-        self.head = Dense(filters, ways, rngs, kind=Head, scale=head_scale)
+        super().__init__(filters, channels, norm, pool, rngs, film)
+        self.head, self.prototypes = Dense(filters, ways, rngs, kind=Head, scale=head_scale), prototypes
 
     def __call__(self, x: Array, *, mask: Array, key: Key | None = None) -> Array:
-        for i in range(4):
-            x = self._after(i, getattr(self, f"norm_{i}")(getattr(self, f"conv_{i}")(x), mask))
-        return self.head(jnp.mean(x, (1, 2)))
+        return self.head(super().__call__(x, mask))
 
     def write(self, support: Batch, *, key: Key | None = None) -> None:
-        x = hide(support.inputs, support.mask)
-        for i in range(4 if self.measures or self.prototypes else 0):
-            norm, x = getattr(self, f"norm_{i}"), getattr(self, f"conv_{i}")(x)
-            if self.measures:
-                norm.write(x, support.mask)
-            x = self._after(i, norm(x, support.mask))
+        phi = super().write(hide(support.inputs, support.mask), support.mask)
         if self.prototypes:
-            phi, start = jnp.mean(x, (1, 2)), (self.head.kernel[...], self.head.bias[...])
-            self.head.kernel[...], self.head.bias[...] = linear(phi, support.targets, support.mask, *start)
-
-    def _after(self, i: int, x: Array) -> Array:
-        x = getattr(self, f"film_{i}")(x) if self.film else x
-        # relu and maximum may change places: after the pool there is a quarter to do
-        return jax.nn.relu(max_pool(x) if self.pool else x)
+            start = self.head.kernel[...], self.head.bias[...]
+            self.head.kernel[...], self.head.bias[...] = as_linear(phi, support.targets, support.mask, *start)
 
 
 def conv4(
@@ -83,10 +95,12 @@ def conv4(
     after each norm. ``head_scale`` multiplies the drawn weights of the head. At 0 no gradient comes to the body in
     the first inner step of descent on cross-entropy, so a body that is good already is not pulled about by a head that
     knows nothing, and the head's weights become rate/n Σ_i f_i (y_i - 1/ways), f the features and y one-hot. A head of
-    zeros before every task is the zeroing trick of Kao, Chiu, Chen 2022 (arXiv:2106.15367). ``prototypes``: a user's
-    head begins where its logits are the distances to the class means of his support (``prototypes.linear``), whatever
-    it was; that is the model's ``write``, through which the meta-gradient passes: Proto-MAML, Triantafillou et al.
-    2020 (arXiv:1903.03096, section 3.3). So a user who returns keeps his body and begins with a new head.
+    zeros before every task is the zeroing trick of Kao, Chiu, Chen 2022 (arXiv:2106.15367).
+
+    ``prototypes``: a user's head begins where its logits are -‖f - c‖² to the class means c of his support, but for a
+    constant of each row (``prototypes.as_linear``), whatever it was. That is the model's ``write``, through which the
+    meta-gradient passes: Proto-MAML, Triantafillou et al. 2020 (arXiv:1903.03096, section 3.3). So a user who returns
+    keeps his body and begins with a new head.
 
     ``norm``: ``batch_norm()`` unless said otherwise. With it predictions are *transductive*: the answer for one query
     depends on the other unmasked queries beside it, and a report on the model must say so (``norm.transductive``).

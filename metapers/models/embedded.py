@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Batch, Key, Model, Tree, hide
 from metapers.models import seam
+from metapers.models.conv4 import ConvBody
 from metapers.models.kinds import Body
-from metapers.models.layers import Conv3x3, Dense, max_pool
+from metapers.models.layers import Dense
 from metapers.models.norms import Norm, batch_norm
 
 MakeBody = Callable[[nnx.Rngs], Any]  # -> a module (inputs, mask) -> phi [n, features], with ``features`` an attribute
@@ -48,33 +48,6 @@ class DenseBody(nnx.Module):
         for i in range(self.depth):
             x = self.activation(getattr(self, f"dense_{i}")(x))
         return x
-
-
-class ConvBody(nnx.Module):
-    """``conv_<i>``, ``norm_<i>`` for i in 0..3, relu after each, and the mean over space."""
-
-    def __init__(self, filters: int, channels: int, norm: Norm, pool: bool, rngs: nnx.Rngs):
-        self.pool, self.features, stride = pool, filters, 1 if pool else 2
-        for i in range(4):
-            inputs = channels if i == 0 else filters
-            setattr(self, f"conv_{i}", Conv3x3(inputs, filters, rngs, stride=stride, kind=Body))
-            setattr(self, f"norm_{i}", norm.build(filters))
-
-    def __call__(self, x: Array, mask: Array) -> Array:
-        return self._run(x, mask, writing=False)
-
-    def write(self, x: Array, mask: Array) -> None:
-        """Measure the statistics of the rows where a norm keeps them."""
-        self._run(x, mask, writing=True)
-
-    def _run(self, x: Array, mask: Array, writing: bool) -> Array:
-        for i in range(4):
-            norm, x = getattr(self, f"norm_{i}"), getattr(self, f"conv_{i}")(x)
-            if writing and hasattr(norm, "write"):
-                norm.write(x, mask)
-            x = norm(x, mask)
-            x = jax.nn.relu(max_pool(x) if self.pool else x)
-        return jnp.mean(x, (1, 2))
 
 
 def embedded(body: MakeBody, head: MakeHead) -> Model:

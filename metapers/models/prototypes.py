@@ -35,11 +35,10 @@ class Prototypes(nnx.Module):
     def write(self, phi: Array, targets: Array, mask: Array) -> None:
         """Take the examples phi [n, features], classes [n] where ``mask`` [n] into the means of their classes."""
         means, before = self._seen()
-        wide = mask[:, None]
-        member = jnp.where(wide, one_hot(targets, len(before), phi), jnp.zeros_like(phi, shape=(len(phi), len(before))))
-        counts = before + jnp.sum(member, 0)
-        total = before[:, None] * means + member.T @ jnp.where(wide, phi, jnp.zeros_like(phi))
-        self.means[...], self.counts[...] = total / jnp.maximum(counts, 1)[:, None], counts
+        total, more = _sums(phi, targets, mask, len(before))
+        counts = before + more
+        self.means[...] = (before[:, None] * means + total) / jnp.maximum(counts, 1)[:, None]
+        self.counts[...] = counts
 
     def _seen(self) -> tuple[Array, Array]:
         # A mean of no examples is nothing, whatever stands there: no learner's gradient reaches an empty start.
@@ -48,7 +47,7 @@ class Prototypes(nnx.Module):
         return jnp.where(some[:, None], means, jnp.zeros_like(means)), jnp.where(some, counts, jnp.zeros_like(counts))
 
 
-def linear(phi: Array, targets: Array, mask: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
+def as_linear(phi: Array, targets: Array, mask: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
     """(kernel [features, ways], bias [ways]) whose logits are those of ``Prototypes`` for the examples, but for a
     constant of each row: w_k = 2 c_k and b_k = -‖c_k‖², where gradient steps on a linear head may begin (Proto-MAML).
 
@@ -57,14 +56,19 @@ def linear(phi: Array, targets: Array, mask: Array, kernel: Array, bias: Array) 
 
     Triantafillou et al. 2020 (arXiv:1903.03096, section 3.3).
     """
-    wide = mask[:, None]
-    member = jnp.where(wide, one_hot(targets, len(bias), phi), jnp.zeros_like(phi, shape=(len(phi), len(bias))))
-    counts = jnp.sum(member, 0)
-    means = member.T @ jnp.where(wide, phi, jnp.zeros_like(phi)) / jnp.maximum(counts, 1)[:, None]
+    total, counts = _sums(phi, targets, mask, len(bias))
+    means = total / jnp.maximum(counts, 1)[:, None]
     squares = jnp.sum(jnp.square(means), -1)
-    far = -jnp.max(squares) - ABSENT
+    far = -jnp.max(squares) - ABSENT  # no logit of features >= 0 is below -max ‖c‖²
     some = jnp.any(mask)
     return jnp.where(some, 2 * means.T, kernel), jnp.where(some, jnp.where(counts > 0, -squares, far), bias)
+
+
+def _sums(phi: Array, targets: Array, mask: Array, ways: int) -> tuple[Array, Array]:
+    # (sum of the features, number of examples) of each class, [ways, features] and [ways]
+    wide = mask[:, None]
+    member = jnp.where(wide, one_hot(targets, ways, phi), jnp.zeros_like(phi, shape=(len(phi), ways)))
+    return member.T @ jnp.where(wide, phi, jnp.zeros_like(phi)), jnp.sum(member, 0)
 
 
 def prototypes(ways: int) -> Callable[[int, nnx.Rngs], nnx.Module]:
