@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import family
-from metapers import experiment
+from metapers import experiment, workdir
 from metapers.experiment import adapting
 from tests.test_end_to_end import config_of
 
@@ -213,7 +213,10 @@ def test_a_row_begins_with_features_that_were_learned_in_its_own_form(method, fo
     called = []
     monkeypatch.setattr(family, "run", lambda *given: called.append(given) or summary())
     sys.argv += [f"--data={kept_in}", f"--only=omniglot:{method}"]
+    there = workdir.open_workdir(kept_in / "runs" / f"omniglot-prototypes-{form}-0")
+    workdir.write_json(there / "machine.json", {"kind": "GPU", "platform": "gpu", "count": 1})
     assert family.main() == 0
+    assert family.known()[f"omniglot:{method}"]["machine"] == f"features on 1 x GPU; {family.machine(None)}"
     (_, donor, features, _), (_, _, _, given) = called
     assert donor.endswith(f":prototypes-{form}") and features.name == f"omniglot-prototypes-{form}-0"
     assert f"--config.start_from={features}/strategies/naive/versions/0" in given

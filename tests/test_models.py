@@ -443,6 +443,9 @@ def test_the_meta_gradient_passes_through_the_head_from_class_means():
     np.testing.assert_allclose(slope[name[0]][name[1]][place], found, rtol=1e-6)
     assert abs(found) > 1e-4
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(slope["head"]))  # where the head was says nothing
+    padded = base.Batch(support.inputs.at[3].set(jnp.nan), support.targets, jnp.arange(4) < 3)
+    means = lambda personal: jnp.sum(model.write(params._replace(personal=personal), padded, None)["head"]["kernel"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(means)(params.personal)))
 
 
 @pytest.mark.parametrize("tables", [False, True])

@@ -401,6 +401,37 @@ def test_every_form_of_every_method_of_omniglot_is_a_config_that_holds_or_is_ref
         module.get_config("maml-means_")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("maml-pool-pool", r"forms must be named once, and one number of ways, got \['pool', 'pool'\]"),
+        ("maml-5way-20way", r"forms must be named once, and one number of ways, got \['5way', '20way'\]"),
+        ("maml-drawn", r"form 'drawn' is of maml and fomaml with 20 ways, got 'maml' with \['drawn'\]"),
+        ("anil-20way-drawn", "form 'drawn' is of maml and fomaml with 20 ways, got 'anil' with"),
+        ("maml-20way-means-drawn", "form 'drawn' is of maml and fomaml with 20 ways, got 'maml' with"),
+        ("reptile-means", "form 'means' needs a method whose head takes gradient steps, got 'reptile'"),
+        ("film-means", "form 'means' needs a method whose head takes gradient steps, got 'film'"),
+    ],
+)
+def test_forms_of_omniglot_that_do_not_go_together_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        config_of(runs.ROOT / "configs" / "omniglot.py").get_config(name)
+
+
+def test_from_class_means_with_5_ways_training_is_short_and_drawn_parameters_are_trained_at_full_length():
+    module = config_of(runs.ROOT / "configs" / "omniglot.py")
+    names = (
+        "meta_sgd",
+        "meta_sgd-means",
+        "maml-means",
+        "proto_maml",
+        "meta_sgd-20way-means",
+        "maml-20way-drawn",
+        "maml",
+    )
+    assert [module.get_config(name).steps for name in names] == [1000, 200, 200, 200, 1000, 30000, 30000]
+
+
 def test_a_head_from_class_means_may_stand_beside_other_layers_that_adapt():
     config = config_for("omniglot", "conv4")
     for adapts in ("all", "head+biases", "body+head"):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -137,11 +138,31 @@ def test_what_was_timed_is_kept_when_a_later_round_breaks_off(tmp_path, monkeypa
         speed.main()
     kept = json.loads((tmp_path / "speed_cpu.json").read_text())
     rows = {row["name"]: row for row in kept["workloads"]["W1"]["contenders"]}
-    assert kept["rounds_done"] == 2 and len(rows["metapers"]["runs"]) == 2
+    assert kept["programs"] is False and kept["rounds_done"] == 2 and len(rows["metapers"]["runs"]) == 2
     assert rows["higher"]["error"] == "no such peer" and len(rows["higher"]["runs"]) == 1  # not tried again
     page = (tmp_path / "speed_cpu.md").read_text()
     assert "**Unfinished: 2 of 3 rounds are complete.**" in page and "| higher | failed |" in page
     assert sorted(path.name for path in tmp_path.iterdir()) == ["speed_cpu.json", "speed_cpu.md"]
+
+
+def test_a_page_of_programs_that_lay_on_disk_judges_no_compile_time():
+    row = summary("metapers", [100.0], [100.0])
+    workloads = {"W2-5w1s": {"agreement": [], "contenders": [row]}}
+    page = {"machine": told(), "command": "c", "rounds": 1, "rounds_done": 1, "workloads": workloads}
+    assert "first step, compiled, s: at most 20: 1, met" in speed_table.report(page)  # kept before there was a choice
+    assert "first step, compiled: not judged" in speed_table.report(page | {"programs": True})
+
+
+def test_a_run_finds_its_programs_where_they_are_kept(monkeypatch):
+    seen = {}
+
+    def ended(command, env, **_):
+        seen.update(env)
+        return SimpleNamespace(returncode=0, stdout='{"loss": 1.0}\n')
+
+    monkeypatch.setattr(speed.subprocess, "run", ended)
+    assert speed.run(["true"], speed.arguments(["--programs", "there"])) == {"loss": 1.0}
+    assert seen["JAX_COMPILATION_CACHE_DIR"] == "there"
 
 
 def told():
