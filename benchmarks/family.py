@@ -42,8 +42,10 @@ class Stream(NamedTuple):
     features: Sequence[str] = ()  # methods that begin with the features of prototypes, of the same form in BODIES
 
 
-SHARED = ("--config.data.", "--config.seed=", "--config.seeds=", "--config.learner.block=", "--config.chunk=")
-"""What features have in common with the row that begins with them: data, seeds, and how a machine takes them."""
+MACHINE = ("devices", "learner.block", "chunk")
+"""Keys that say how a machine takes the work: no number changes by more than rounding."""
+SHARED = ("--config.data.", "--config.seed=", "--config.seeds=", *(f"--config.{key}=" for key in MACHINE))
+"""What features have in common with the row that begins with them."""
 BODIES = ("pool", "support")  # forms of a config that change the features
 
 
@@ -283,8 +285,9 @@ def elsewhere(one: dict[str, Any]) -> str:
 def changed(one: dict[str, Any]) -> str:
     """What a row's command set otherwise than its config does, of what can change a number by more than rounding."""
     given = [part.removeprefix("--config.") for part in shlex.split(one["command"]) if part.startswith("--config.")]
-    told = [part for part in given if part.split("=")[0].split(".")[0] not in (*OPERATIONAL, "devices")]
-    return "".join(f", `{part}`" for part in told)
+    keys = [part.split("=")[0] for part in given]
+    silent = [key in MACHINE or key.split(".")[0] in OPERATIONAL for key in keys]
+    return "".join(f", `{part}`" for part, quiet in zip(given, silent, strict=True) if not quiet)
 
 
 def grid(figures: dict[str, dict[str, Any]]) -> str:

@@ -229,6 +229,8 @@ def test_features_have_the_data_and_the_seeds_of_the_row_that_begins_with_them(k
     sys.argv += [f"--data={kept_in}", "--only=omniglot:ridge", *common, "--config.steps=7"]
     assert family.main() == 0
     (_, _, _, donor), (_, _, _, given) = called
+    (row,) = family.known().values()
+    assert family.changed(row) == ", `data.smooth=False`, `seeds=5`, `steps=7`"  # the others change no number
     assert donor[-4:] == common and given[-5:] == [*common, "--config.steps=7"]
 
 
