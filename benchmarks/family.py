@@ -277,9 +277,11 @@ def hurt(one: dict[str, Any]) -> str:
 
 
 def elsewhere(one: dict[str, Any]) -> str:
-    """On which accelerator a row, or its features, were trained; "" for the processor that judged it."""
+    """On which accelerator a row was trained, or, after "from features", those; "" for the processor that judged it."""
     trained, there, _ = one["machine"].partition("; ")
-    return "" if not there else f", {trained}" if trained.startswith("features") else f", on {trained}"
+    if not there:
+        return ""
+    return trained.removeprefix("features") if trained.startswith("features") else f", on {trained}"
 
 
 def changed(one: dict[str, Any]) -> str:

@@ -242,9 +242,9 @@ def test_a_row_says_on_which_accelerator_it_was_trained(tmp_path):
     (tmp_path / "machine.json").write_text(json.dumps({"kind": "NVIDIA H100", "platform": "gpu", "count": 1}))
     assert family.machine(tmp_path) == f"1 x NVIDIA H100; host at evaluation: {here}"
     (tmp_path / "row").mkdir()
-    late = family.kept(summary(), "", 0.0, family.machine(tmp_path / "row", tmp_path))
+    late = family.kept(summary(), "", 60.0, family.machine(tmp_path / "row", tmp_path))
     assert late["machine"] == f"features on 1 x NVIDIA H100; {here}"
-    assert ", features on 1 x NVIDIA H100 |" in family.line("omniglot", "maml", late)
+    assert ", from features on 1 x NVIDIA H100 |" in family.line("omniglot", "maml", late)
     row = family.kept(summary(), "", 0.0, family.machine(tmp_path, tmp_path))
     assert row["machine"] == family.machine(tmp_path)
     assert ", on 1 x NVIDIA H100 |" in family.line("omniglot", "maml", row)
