@@ -57,7 +57,9 @@ CASES = {
     "W1": Case("W1", "train", "sinusoid MLP, outer step", WHOLE, WHOLE, ALL, 50),
     "W3": Case("W3", "train", "recommender MLP, outer step", MANY, TWO, ALL, 10),
     "W3-adapt": Case("W3", "adapt", "recommender MLP, adapting alone, users/s", TWO, TWO, ALL),
-    "one-user": Case("W3", "one", "recommender MLP, one user adapted and predicted for, warm", [], [], (FUNC, HIGHER)),
+    "one-user": Case(
+        "W3", "one", "recommender MLP, one user adapted and predicted, warm", WHOLE, WHOLE, (FUNC, HIGHER)
+    ),
     "W2-5w1s": Case("W2-5w1s", "train", "four convolutions, 5 ways, outer step", FEW, IMAGES, (FUNC, HIGHER), 2),
     "W2-20w1s": Case("W2-20w1s", "train", "four convolutions, 20 ways, outer step", FEW, IMAGES, (FUNC, HIGHER), 2),
 }

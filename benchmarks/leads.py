@@ -103,7 +103,7 @@ def main() -> int:
 def once(name: str, lead: Lead, given: argparse.Namespace) -> dict[str, float]:
     """One run: tasks per second, seconds to the first step, memory, and how many cores others used meanwhile."""
     limits = ["--steps", str(given.steps), "--max-s", str(given.max_s)]
-    machine.wait_quiet(given.wait_quiet, QUIET)
+    machine.wait_quiet(given.wait_quiet, QUIET * machine.cores())
     with machine.Others() as others:
         told = speed.run([*command(name, lead), *limits], given)
     return {key: told[key] for key in ("tasks_per_s", "first_step_s", "peak_rss_mb")} | {"others": others.cores}
@@ -121,7 +121,7 @@ def report(results: dict[str, Any]) -> str:
         "",
         "Tasks per second: median of the rounds (lowest to highest). Ratio: to the step as it is in the same round, "
         "median; one round of one step and another differ by up to a fifth on a shared machine. Others: cores busy "
-        f"with other work meanwhile; above {QUIET} a figure is no finding.",
+        f"with other work meanwhile; above {QUIET:.0%} of all a figure is no finding.",
     ]
     for name, rows in results["workloads"].items():
         parts += ["", f"## {name}: {CASES[name].title}", "", *HEAD]

@@ -27,7 +27,7 @@ def describe(root: pathlib.Path) -> dict[str, Any]:
         "revision": revision.strip(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "device": os.environ.get("JAX_PLATFORMS", "cpu"),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in TOLD},
@@ -50,6 +50,11 @@ def keep(out: pathlib.Path, name: str, results: dict[str, Any], report: str) -> 
         beside = out / f".{name}.{ending}"
         beside.write_text(text)
         os.replace(beside, out / f"{name}.{ending}")
+
+
+def cores() -> int:
+    """How many of them this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Others:

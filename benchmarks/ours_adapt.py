@@ -60,7 +60,7 @@ def one_user(work: Workload, path: str, *, unroll: int = 1) -> Callable[[], floa
     served = Served(cast(Any, None), model, objectives.squared_error(), params, {}, {}, loop)
 
     def calls() -> float:
-        after = jax.tree.map(lambda leaf: leaf[-1], served.adapt(support_x, support_y))
+        after = served.adapt(support_x, support_y, step=-1)
         return float(np.asarray(served.predict(query_x, after))[0, 0])
 
     @jax.jit

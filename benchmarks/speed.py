@@ -128,7 +128,7 @@ def one_round(
             continue
         if contender.starts and not turn:  # the first start fills the disk
             run([*contender.command, "--steps", "1", "--max-s", "0"], given, more=contender.environment)
-        machine.wait_quiet(given.wait_quiet, speed_table.QUIET)
+        machine.wait_quiet(given.wait_quiet, speed_table.QUIET * machine.cores())
         asked = ["--steps", "1", "--max-s", "0"] if contender.starts else limits
         with machine.Others() as others:
             try:

@@ -60,6 +60,38 @@ def test_a_user_who_diverges_is_served_the_start_with_a_warning(small_run):
         path = served.adapt(np.full((3, width), 1e200), np.ones(3))
     for leaf, start in zip(jax.tree.leaves(path), jax.tree.leaves(served.params.personal), strict=True):
         np.testing.assert_array_equal(leaf, np.broadcast_to(start, leaf.shape))
+    with pytest.warns(RuntimeWarning, match="at entry -1: the start in its place"):
+        last = served.adapt(np.full((3, width), 1e200), np.ones(3), step=-1)
+    for leaf, start in zip(jax.tree.leaves(last), jax.tree.leaves(served.params.personal), strict=True):
+        np.testing.assert_array_equal(leaf, start)
+
+
+@pytest.mark.parametrize("step", [-1, 0, 2, 5, -6])
+def test_one_entry_is_that_of_the_path(small_run, step):
+    served = experiment.load(small_run)
+    width = served.lineage["sizes"]["width"]
+    support = np.random.default_rng(0).normal(size=(3, width)), np.ones(3)
+    path, one = served.adapt(*support), served.adapt(*support, step=step)
+    for leaf, whole in zip(jax.tree.leaves(one), jax.tree.leaves(path), strict=True):
+        np.testing.assert_allclose(leaf, whole[step], rtol=1e-12)
+    assert not np.allclose(jax.tree.leaves(path)[0][0], jax.tree.leaves(path)[0][2])
+
+
+@pytest.mark.parametrize("step", [6, -7])
+def test_an_entry_that_the_path_does_not_have_is_refused(small_run, step):
+    served = experiment.load(small_run)
+    with pytest.raises(ValueError, match=f"step must be between -6 and 5, got {step}"):
+        served.adapt(np.zeros((3, served.lineage["sizes"]["width"])), np.ones(3), step=step)
+
+
+def test_adapting_one_user_and_predicting_are_two_programs_with_no_operation_beside_them(small_run, caplog):
+    served = experiment.load(small_run)
+    width = served.lineage["sizes"]["width"]
+    jax.clear_caches()  # so that every operation compiles, and is told
+    with jax.log_compiles():
+        served.predict(np.zeros((2, width)), served.adapt(np.zeros((3, width)), np.ones(3), step=-1))
+    told = [record.getMessage().split()[1] for record in caplog.records if record.getMessage().startswith("Compiling")]
+    assert told == ["jit(_path)", "jit(<lambda>)"]
 
 
 def test_the_steps_of_the_headline_are_served_where_training_took_fewer(small_run, monkeypatch):

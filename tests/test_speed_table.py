@@ -69,25 +69,27 @@ def test_ratios_are_of_one_round():
 
 def test_goals_and_verdicts():
     ours, theirs = summary("metapers", [100.0], [100.0]), summary("torch.func", [20.0], [100.0])
-    (line,) = speed_table.goals("W1", [ours, theirs])
+    (line,) = speed_table.goals("W1", [ours, theirs], 2)
     assert line == "- at least 8 x torch.func: 5.00, MISSED"
-    (line,) = speed_table.goals("W1", [ours, theirs | {"ratio_high": 8.1}])
+    (line,) = speed_table.goals("W1", [ours, theirs | {"ratio_high": 8.1}], 2)
     assert line == "- at least 8 x torch.func: 5.00, missed, met in some rounds"
-    (line,) = speed_table.goals("W1", [ours, theirs | {"ratio": 8.0}])
+    (line,) = speed_table.goals("W1", [ours, theirs | {"ratio": 8.0}], 2)
     assert line == "- at least 8 x torch.func: 8.00, met"
-    (line,) = speed_table.goals("W1", [ours | {"others": 0.3}, theirs | {"ratio": 8.0}])
+    (line,) = speed_table.goals("W1", [ours | {"others": 0.3}, theirs | {"ratio": 8.0}], 2)
     assert line.endswith("not judged: the machine was busy with other work")
+    (line,) = speed_table.goals("W1", [ours | {"others": 0.3}, theirs | {"ratio": 8.0}], 16)
+    assert line.endswith("met")
     scan = summary(contenders.SCAN, [150.0], [100.0])
-    assert speed_table.goals("W1", [ours, theirs, scan])[0].endswith("MISSED; 7.50 in the training scan")
-    assert [line.split(", ")[-1] for line in speed_table.goals("one-user", [ours | {"ms_p99": 3.5}])] == [
+    assert speed_table.goals("W1", [ours, theirs, scan], 2)[0].endswith("MISSED; 7.50 in the training scan")
+    assert [line.split(", ")[-1] for line in speed_table.goals("one-user", [ours | {"ms_p99": 3.5}], 2)] == [
         "met",
         "MISSED",
     ]
     heavy = summary("torch.func", [100.0], [100.0], peak_rss_mb=2000.0)
-    kept = speed_table.goals("W2-5w1s", [ours | {"first_step_s": 3.0}], programs=True)
+    kept = speed_table.goals("W2-5w1s", [ours | {"first_step_s": 3.0}], 2, programs=True)
     assert kept == ["- first step, compiled: not judged, the program lay on disk"]
     disk = summary(contenders.ON_DISK, [1.0], [100.0], first_step_s=7.0)
-    lines = speed_table.goals("W2-5w1s", [ours, heavy, disk])
+    lines = speed_table.goals("W2-5w1s", [ours, heavy, disk], 2)
     assert [line.split(", ")[-1] for line in lines] == ["MISSED", "met", "MISSED", "met"]
 
 

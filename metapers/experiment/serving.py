@@ -16,7 +16,7 @@ from metapers.experiment import adapting, assembly, judging, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
 from metapers.experiment.config import Config
-from metapers.inner.path import entries
+from metapers.inner.path import entries, entry, length
 
 
 class Served(NamedTuple):
@@ -30,31 +30,34 @@ class Served(NamedTuple):
     bank: Mapping[str, Any]  # personal [rows, ...], stage [rows]; one seed's
     inner_loop: InnerLoop
 
-    def adapt(self, inputs: Tree, targets: Tree, *, start: Tree | None = None) -> Tree:
-        """One user's path over the inner steps on a support set: personal [steps + 1, ...], the start first.
+    def adapt(self, inputs: Tree, targets: Tree, *, start: Tree | None = None, step: int | None = None) -> Tree:
+        """One user's path over the inner steps on a support set: personal [steps + 1, ...], the start first; or, with
+        ``step``, the personal parameters [...] of that entry alone (-1: after the last), which takes less time.
 
         ``inputs`` leaves [n, ...], ``targets`` [n, ...]; ``start``: personal parameters instead of the version's
         start, as a row of ``bank``. Where the user diverged (``inner.path``) an entry is the start instead, with a
-        RuntimeWarning. Compiles once for each n. ValueError for an empty or ragged support.
+        RuntimeWarning. Compiles once for each n, and step. ValueError for an empty or ragged support, and for a step
+        that the path does not have.
         """
         count = _rows("inputs", inputs)
         if count == 0 or _rows("targets", targets) != count:
             raise ValueError(f"inputs and targets must hold the same number of examples >= 1, got {count}")
         params = self.params if start is None else self.params._replace(personal=start)
-        support = Batch(_arrays(inputs), _arrays(targets), jnp.ones(count, bool))
-        path, diverged = _adapt(self.model, self.inner_loop, params, support)
+        support = Batch(_arrays(inputs), _arrays(targets), np.ones(count, bool))
+        found, diverged = _adapt(self.model, self.inner_loop, step, params, support)
         if (lost := np.flatnonzero(diverged)).size:
+            where = f"after {lost[0]} of {diverged.size - 1} inner steps" if step is None else f"at entry {step}"
             warnings.warn(
-                f"adapting diverged after {lost[0]} of {diverged.size - 1} inner steps: the start in their place",
+                f"adapting diverged {where}: the start in {'their' if step is None else 'its'} place",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return path
+        return found
 
     def predict(self, inputs: Tree, personal: Tree | None = None) -> Array:
         """Outputs [n, ...] for ``inputs`` [n, ...] with one user's ``personal`` parameters, or the start's."""
         params = self.params if personal is None else self.params._replace(personal=personal)
-        return _apply(self.model.apply, params, _arrays(inputs), jnp.ones(_rows("inputs", inputs), bool))
+        return _apply(self.model.apply, params, _arrays(inputs), np.ones(_rows("inputs", inputs), bool))
 
     def stream(self) -> Stream:
         """The stream that the run was trained on, read again from its source."""
@@ -112,12 +115,19 @@ def _rows(name: str, tree: Tree) -> int:
 
 
 def _arrays(tree: Tree) -> Tree:
-    return jax.tree.map(jnp.asarray, tree)
+    # what lies on the host goes to the device with the call: a transfer of its own for each leaf takes longer
+    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tree)
 
 
-def _path(model: Model, inner_loop: InnerLoop, params: Params, support: Batch) -> tuple[Tree, Array]:
-    return entries(model, params, support, inner_loop.adapt(params, support, None)[1])
+def _path(model: Model, inner_loop: InnerLoop, step: int | None, params: Params, support: Batch) -> tuple[Tree, Array]:
+    path = inner_loop.adapt(params, support, None)[1]
+    if step is None:
+        return entries(model, params, support, path)
+    last = length(path) - 1
+    if not -last - 1 <= step <= last:
+        raise ValueError(f"step must be between {-last - 1} and {last}, got {step}")
+    return entry(model, params, support, path, step % (last + 1))
 
 
-_adapt = jax.jit(_path, static_argnums=(0, 1))
+_adapt = jax.jit(_path, static_argnums=(0, 1, 2))
 _apply = jax.jit(lambda apply, params, inputs, mask: apply(params, inputs, mask, None), static_argnums=0)

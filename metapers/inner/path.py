@@ -23,5 +23,9 @@ def entry(model: Model, params: Params, support: Batch, path: Tree, step: Array 
 
 def entries(model: Model, params: Params, support: Batch, path: Tree) -> tuple[Tree, Array]:
     """(path, diverged [steps + 1]): every entry as ``entry`` reads it; leaves [steps + 1, ...]."""
-    length = min((leaf.shape[0] for leaf in jax.tree.leaves(path)), default=1)
-    return jax.vmap(lambda step: entry(model, params, support, path, step))(jnp.arange(length))
+    return jax.vmap(lambda step: entry(model, params, support, path, step))(jnp.arange(length(path)))
+
+
+def length(path: Tree) -> int:
+    """How many entries a path [steps + 1, ...] has: 1, the start, where nothing is personal."""
+    return min((leaf.shape[0] for leaf in jax.tree.leaves(path)), default=1)
