@@ -15,7 +15,7 @@ FUNC, COMPILED, HIGHER = "torch.func", "torch.func + compile", "higher"
 PRODUCTS = "the matrix products alone"
 ON_DISK = "metapers, compiled program on disk"
 SCAN = "metapers, steps in the training scan"
-PROGRAM = "metapers, both in one program"
+CALLS = "metapers, adapted, then predicted"
 EVERY_PROGRAM = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -74,7 +74,7 @@ def every(case: Case, given: argparse.Namespace, peers: str | None, folder: path
     own = ours(case, given)
     found = [Contender("metapers", own), Contender("yardstick", bare(case, given, given.reference))]
     if case.mode == "one":
-        found.append(Contender(PROGRAM, [*own, "--path", "program"]))
+        found.append(Contender(CALLS, [*own, "--path", "calls"]))
     if case.chunk:
         found.append(Contender(SCAN, [*own, "--chunk", str(case.chunk)]))
     if case.images:

@@ -46,7 +46,7 @@ MACHINE = ("devices", "learner.block", "chunk")
 """Keys that say how a machine takes the work: no number changes by more than rounding."""
 SHARED = ("--config.data.", "--config.seed=", "--config.seeds=", *(f"--config.{key}=" for key in MACHINE))
 """What features have in common with the row that begins with them."""
-BODIES = ("pool", "support")  # forms of a config that change the features
+BODIES = ("pool", "short", "support")  # forms of a config that change the features
 
 
 STREAMS: dict[str, Stream] = {
@@ -62,12 +62,14 @@ STREAMS: dict[str, Stream] = {
             *("maml", "fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil"),
             *("prototypes", "prototypes-support", "ridge", "maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
             *("prototypes-pool", "meta_sgd-pool-means", "maml_plus_plus-pool-means"),
+            *("prototypes-pool-short", "meta_sgd-pool-short-means", "maml_plus_plus-pool-short-means"),
             *("maml-20way-drawn", "fomaml-20way-drawn", "maml-20way-pool", "maml_plus_plus-20way-pool-means"),
         ),
         features=(
             *("fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil", "ridge"),
             *("maml-20way", "fomaml-20way", "maml_plus_plus-20way"),
             *("meta_sgd-pool-means", "maml_plus_plus-pool-means"),
+            *("meta_sgd-pool-short-means", "maml_plus_plus-pool-short-means"),
             *("maml-20way-pool", "maml_plus_plus-20way-pool-means"),
         ),
     ),
@@ -145,6 +147,9 @@ PUBLISHED = {  # the papers' figures where the task is theirs, in the units of t
     ("omniglot", "prototypes-pool"): "98.8",
     ("omniglot", "meta_sgd-pool-means"): "99.53 ± 0.26",
     ("omniglot", "maml_plus_plus-pool-means"): "99.47",
+    ("omniglot", "prototypes-pool-short"): "98.8",
+    ("omniglot", "meta_sgd-pool-short-means"): "99.53 ± 0.26",
+    ("omniglot", "maml_plus_plus-pool-short-means"): "99.47",
     ("omniglot", "maml-20way"): "95.8 ± 0.3",
     ("omniglot", "maml-20way-drawn"): "95.8 ± 0.3",
     ("omniglot", "maml-20way-pool"): "95.8 ± 0.3",

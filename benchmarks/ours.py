@@ -129,7 +129,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unroll", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=0)
     parser.add_argument("--chunk", type=int, default=1)
-    parser.add_argument("--path", choices=[ours_adapt.SERVED, ours_adapt.PROGRAM], default=ours_adapt.SERVED)
+    parser.add_argument("--path", choices=[ours_adapt.TOGETHER, ours_adapt.CALLS], default=ours_adapt.TOGETHER)
     parser.add_argument("--repeated", action="store_true")
     return parser.parse_args(words)
 

@@ -16,7 +16,7 @@ from metapers.base import Batch, InnerLoop, LossFn, Params, Tree, example_loss, 
 from metapers.experiment.serving import Served
 from metapers.scores import objectives
 
-SERVED, PROGRAM = "served", "program"
+TOGETHER, CALLS = "together", "calls"
 
 
 def loop_of(work: Workload, unroll: int) -> tuple[LossFn, InnerLoop]:
@@ -54,22 +54,16 @@ def everybody(work: Workload, *, devices: int = 1, unroll: int = 1) -> tuple[Cal
 
 def one_user(work: Workload, path: str, *, unroll: int = 1) -> Callable[[], float]:
     """A function that adapts the first user to a support set on the host and returns the first of the predictions
-    for that user's query, on the host: ``served``, the calls that the README shows; ``program``, both in one."""
+    for that user's query, on the host: ``together``, one call; ``calls``, two, as for a user who is kept."""
     model, (_, loop), params = ours.model_of(work), loop_of(work, unroll), ours.params_of(work)
     support_x, support_y, query_x, _ = (np.asarray(part[0]) for part in work.data)
     served = Served(cast(Any, None), model, objectives.squared_error(), params, {}, {}, loop)
+
+    def together() -> float:
+        return float(served.adapt_and_predict(support_x, support_y, query_x)[0, 0])
 
     def calls() -> float:
         after = served.adapt(support_x, support_y, step=-1)
         return float(np.asarray(served.predict(query_x, after))[0, 0])
 
-    @jax.jit
-    def adapt_and_predict(params: Params, support: Batch, inputs: jax.Array, mask: jax.Array) -> jax.Array:
-        return model.apply(loop.adapt(params, support, None)[0], inputs, mask, None)
-
-    support, mask = Batch(support_x, support_y, np.ones(len(support_x), bool)), np.ones(len(query_x), bool)
-
-    def program() -> float:
-        return float(np.asarray(adapt_and_predict(params, support, query_x, mask))[0, 0])
-
-    return {SERVED: calls, PROGRAM: program}[path]
+    return {TOGETHER: together, CALLS: calls}[path]

@@ -130,7 +130,7 @@ def test_adapting_alone_gives_the_same_users_as_bare_jax(devices):
     assert abs(proof() - before) > 1e-3 * before  # the steps were taken
 
 
-@pytest.mark.parametrize("path", [ours_adapt.SERVED, ours_adapt.PROGRAM])
+@pytest.mark.parametrize("path", [ours_adapt.TOGETHER, ours_adapt.CALLS])
 def test_one_user_is_predicted_the_same_as_in_bare_jax(path):
     work = smaller("W3", 2, 10)
     told = yardstick.one_user(work)()

@@ -39,25 +39,33 @@ class Served(NamedTuple):
         RuntimeWarning. Compiles once for each n, and step. ValueError for an empty or ragged support, and for a step
         that the path does not have.
         """
-        count = _rows("inputs", inputs)
-        if count == 0 or _rows("targets", targets) != count:
-            raise ValueError(f"inputs and targets must hold the same number of examples >= 1, got {count}")
-        params = self.params if start is None else self.params._replace(personal=start)
-        support = Batch(_arrays(inputs), _arrays(targets), np.ones(count, bool))
+        params, support = self._support(inputs, targets, start)
         found, diverged = _adapt(self.model, self.inner_loop, step, params, support)
-        if (lost := np.flatnonzero(diverged)).size:
-            where = f"after {lost[0]} of {diverged.size - 1} inner steps" if step is None else f"at entry {step}"
-            warnings.warn(
-                f"adapting diverged {where}: the start in {'their' if step is None else 'its'} place",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        _tell(diverged, step)
         return found
 
     def predict(self, inputs: Tree, personal: Tree | None = None) -> Array:
         """Outputs [n, ...] for ``inputs`` [n, ...] with one user's ``personal`` parameters, or the start's."""
         params = self.params if personal is None else self.params._replace(personal=personal)
         return _apply(self.model.apply, params, _arrays(inputs), np.ones(_rows("inputs", inputs), bool))
+
+    def adapt_and_predict(
+        self, inputs: Tree, targets: Tree, query: Tree, *, start: Tree | None = None, step: int = -1
+    ) -> Array:
+        """Outputs [m, ...] for ``query`` [m, ...] of a user who is adapted to a support set as by ``adapt`` and not
+        kept: one program, so the least time from examples to answers. Compiles once for each n, m and step."""
+        params, support = self._support(inputs, targets, start)
+        rows = _arrays(query), np.ones(_rows("query", query), bool)
+        found, diverged = jax.device_get(_answer(self.model, self.inner_loop, step, params, support, *rows))
+        _tell(diverged, step)
+        return found
+
+    def _support(self, inputs: Tree, targets: Tree, start: Tree | None) -> tuple[Params, Batch]:
+        count = _rows("inputs", inputs)
+        if count == 0 or _rows("targets", targets) != count:
+            raise ValueError(f"inputs and targets must hold the same number of examples >= 1, got {count}")
+        params = self.params if start is None else self.params._replace(personal=start)
+        return params, Batch(_arrays(inputs), _arrays(targets), np.ones(count, bool))
 
     def stream(self) -> Stream:
         """The stream that the run was trained on, read again from its source."""
@@ -129,5 +137,23 @@ def _path(model: Model, inner_loop: InnerLoop, step: int | None, params: Params,
     return entry(model, params, support, path, step % (last + 1))
 
 
+def _outputs(
+    model: Model, inner_loop: InnerLoop, step: int, params: Params, support: Batch, inputs: Tree, mask: Array
+) -> tuple[Array, Array]:
+    personal, diverged = _path(model, inner_loop, step, params, support)
+    return model.apply(params._replace(personal=personal), inputs, mask, None), diverged
+
+
+def _tell(diverged: Array, step: int | None) -> None:
+    if (lost := np.flatnonzero(diverged)).size:
+        where = f"after {lost[0]} of {diverged.size - 1} inner steps" if step is None else f"at entry {step}"
+        warnings.warn(
+            f"adapting diverged {where}: the start in {'their' if step is None else 'its'} place",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 _adapt = jax.jit(_path, static_argnums=(0, 1, 2))
+_answer = jax.jit(_outputs, static_argnums=(0, 1, 2))
 _apply = jax.jit(lambda apply, params, inputs, mask: apply(params, inputs, mask, None), static_argnums=0)
