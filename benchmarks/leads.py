@@ -85,7 +85,7 @@ def main() -> int:
     if given.rounds < 1:
         parser.error(f"--rounds must be >= 1, got {given.rounds}")
     results: dict[str, Any] = {
-        "machine": machine.describe(ROOT),
+        "machine": machine.describe(),
         "command": machine.command_line("leads.py"),
         "workloads": {name: {lead.name: [] for lead in LEADS[name]} for name in given.workloads},
     }

@@ -7,24 +7,25 @@ import os
 import pathlib
 import platform
 import resource
-import subprocess
 import sys
 import time
 from importlib import metadata
 from typing import Any
 
+from metapers.experiment import lineage
+
 TOLD = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def describe(root: pathlib.Path) -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """Date, revision, processor, cores, device and versions."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     told = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":")[1].strip() for line in told if line.startswith("model name")]
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True).stdout
+    commit, *changes = (lineage.revision() or "").split("+")
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "revision": revision.strip(),
+        "revision": "+".join([commit[:7], *changes]),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": models[0] if models else platform.processor(),
         "cores": cores(),

@@ -34,7 +34,7 @@ def main() -> int:
     given = arguments()
     ways = [(how, blocks) for blocks, how in itertools.product([0, *given.blocks], ("plain", "remat", "mixed"))]
     rows: list[dict[str, Any]] = [{"name": name_of(*way), "runs": []} for way in ways]
-    told = machine.describe(ROOT) | {"device": given.device}
+    told = machine.describe() | {"device": given.device}
     results = {"machine": told, "command": machine.command_line("memory.py"), "sizes": asked(given), "rows": rows}
     with tempfile.TemporaryDirectory() as folder:
         for bits, small in ((64, True), (32, given.small)):

@@ -162,7 +162,7 @@ def run(
 
 def about(given: argparse.Namespace, peers: str | None) -> dict[str, Any]:
     """The machine and all versions, the peers' too."""
-    told = machine.describe(ROOT) | {"device": "cpu"}
+    told = machine.describe() | {"device": "cpu"}
     if given.device != "cpu":
         ask = "import jax, json; print(json.dumps({'kind': jax.devices()[0].device_kind}))"
         told["device"] = run([sys.executable, "-c", ask], given)["kind"]

@@ -137,7 +137,9 @@ def goals(name: str, rows: list[dict[str, Any]], cores: int, programs: bool = Fa
             again = by_name[ON_DISK]
             lines.append(at_most("first step, compiled program on disk, s", again["first_step_s"], AGAIN, again))
         if FUNC in by_name:
-            lines.append(at_most("peak memory, MB (torch.func's)", ours["peak_rss_mb"], by_name[FUNC]["peak_rss_mb"]))
+            device = all(row.get("device_peak_mb") is not None for row in (ours, by_name[FUNC]))
+            field, where = ("device_peak_mb", " on the device") if device else ("peak_rss_mb", "")
+            lines.append(at_most(f"peak memory{where}, MB (torch.func's)", ours[field], by_name[FUNC][field]))
     return lines
 
 

@@ -201,13 +201,17 @@ def test_every_omniglot_row_that_its_config_does_not_train_from_drawn_parameters
     stream = family.STREAMS["omniglot"]
     assert set(stream.methods) - set(stream.features) == {
         *("maml", "maml-20way-drawn", "fomaml-20way-drawn"),
-        *("prototypes", "prototypes-support", "prototypes-pool"),
+        *("prototypes", "prototypes-support", "prototypes-pool", "prototypes-pool-short"),
     }
 
 
 @pytest.mark.parametrize(
     ("method", "form"),
-    [("reptile-support", "support"), ("maml_plus_plus-20way-pool-means", "pool")],
+    [
+        ("reptile-support", "support"),
+        ("maml_plus_plus-20way-pool-means", "pool"),
+        ("meta_sgd-pool-short-means", "pool-short"),
+    ],
 )
 def test_a_row_begins_with_features_that_were_learned_in_its_own_form(method, form, kept_in, monkeypatch):
     called = []

@@ -370,8 +370,10 @@ FORMS = (
     "support",
     "20way-means",
     "20way-pool-means",
+    "pool-short-means",
     "20way-drawn",
     "drawn",
+    "short",
     "pool-pool",
 )
 
@@ -387,9 +389,10 @@ def test_every_form_of_every_method_of_omniglot_is_a_config_that_holds_or_is_ref
             config = module.get_config(name)
         except ValueError as error:
             assert re.search(
-                "^form(s must be named once|.* of maml and fomaml|.* needs a method whose head)", str(error)
+                "^form(s must be named once|.* of maml and fomaml|.* needs a method whose head|.* goes with 'pool')",
+                str(error),
             )
-            assert form in ("drawn", "pool-pool", "20way-drawn") or "means" in form
+            assert form in ("drawn", "pool-pool", "20way-drawn", "short") or "means" in form
             continue
         configs.check(config)
         chosen = config.learner
@@ -409,6 +412,8 @@ def test_every_form_of_every_method_of_omniglot_is_a_config_that_holds_or_is_ref
         ("maml-drawn", r"form 'drawn' is of maml and fomaml with 20 ways, got 'maml' with \['drawn'\]"),
         ("anil-20way-drawn", "form 'drawn' is of maml and fomaml with 20 ways, got 'anil' with"),
         ("maml-20way-means-drawn", "form 'drawn' is of maml and fomaml with 20 ways, got 'maml' with"),
+        ("prototypes-short", r"form 'short' goes with 'pool' and not with 'drawn', got \['short'\]"),
+        ("maml-20way-pool-short-drawn", "form 'short' goes with 'pool' and not with 'drawn', got"),
         ("reptile-means", "form 'means' needs a method whose head takes gradient steps, got 'reptile'"),
         ("film-means", "form 'means' needs a method whose head takes gradient steps, got 'film'"),
     ],

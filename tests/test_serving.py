@@ -84,14 +84,34 @@ def test_an_entry_that_the_path_does_not_have_is_refused(small_run, step):
         served.adapt(np.zeros((3, served.lineage["sizes"]["width"])), np.ones(3), step=step)
 
 
-def test_adapting_one_user_and_predicting_are_two_programs_with_no_operation_beside_them(small_run, caplog):
+@pytest.mark.parametrize("step", [-1, 1])
+def test_adapted_and_answered_at_once_is_adapted_and_then_answered(small_run, step):
     served = experiment.load(small_run)
     width = served.lineage["sizes"]["width"]
+    support, query = (np.random.default_rng(0).normal(size=(3, width)), np.ones(3)), np.eye(width)[:2]
+    start = jax.tree.map(lambda leaf: leaf + 0.1, served.params.personal)
+    for more in ({}, {"start": start}):
+        then = served.predict(query, served.adapt(*support, step=step, **more))
+        np.testing.assert_allclose(served.adapt_and_predict(*support, query, step=step, **more), then, rtol=1e-12)
+    assert not np.allclose(then, served.predict(query, served.adapt(*support, step=step)))
+    with pytest.warns(RuntimeWarning, match=f"at entry {step}: the start in its place") as told:
+        lost = served.adapt_and_predict(np.full((3, width), 1e200), np.ones(3), query, step=step)
+    assert told[0].filename == __file__
+    np.testing.assert_allclose(lost, served.predict(query), rtol=1e-12)
+    with pytest.raises(ValueError, match="same number of examples >= 1, got 0"):
+        served.adapt_and_predict(np.zeros((0, width)), np.zeros(0), query)
+
+
+def test_one_user_takes_a_program_or_two_and_no_operation_beside_them(small_run, caplog):
+    served = experiment.load(small_run)
+    width = served.lineage["sizes"]["width"]
+    support, query = (np.zeros((3, width)), np.ones(3)), np.zeros((2, width))
     jax.clear_caches()  # so that every operation compiles, and is told
     with jax.log_compiles():
-        served.predict(np.zeros((2, width)), served.adapt(np.zeros((3, width)), np.ones(3), step=-1))
+        served.predict(query, served.adapt(*support, step=-1))
+        served.adapt_and_predict(*support, query)
     told = [record.getMessage().split()[1] for record in caplog.records if record.getMessage().startswith("Compiling")]
-    assert told == ["jit(_path)", "jit(<lambda>)"]
+    assert told == ["jit(_path)", "jit(<lambda>)", "jit(_outputs)"]
 
 
 def test_the_steps_of_the_headline_are_served_where_training_took_fewer(small_run, monkeypatch):

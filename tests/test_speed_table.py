@@ -91,6 +91,11 @@ def test_goals_and_verdicts():
     disk = summary(contenders.ON_DISK, [1.0], [100.0], first_step_s=7.0)
     lines = speed_table.goals("W2-5w1s", [ours, heavy, disk], 2)
     assert [line.split(", ")[-1] for line in lines] == ["MISSED", "met", "MISSED", "met"]
+    on = [ours | {"device_peak_mb": 20.0}, heavy | {"device_peak_mb": 10.0}]
+    assert (
+        speed_table.goals("W2-5w1s", on, 2)[-1]
+        == "- peak memory on the device, MB (torch.func's): at most 10: 20, MISSED"
+    )
 
 
 def test_a_table_has_every_contender_and_dashes_for_what_is_not_known():

@@ -47,7 +47,7 @@ class Served(NamedTuple):
     def predict(self, inputs: Tree, personal: Tree | None = None) -> Array:
         """Outputs [n, ...] for ``inputs`` [n, ...] with one user's ``personal`` parameters, or the start's."""
         params = self.params if personal is None else self.params._replace(personal=personal)
-        return _apply(self.model.apply, params, _arrays(inputs), np.ones(_rows("inputs", inputs), bool))
+        return _apply(self.model.apply, params, _arrays(inputs), _whole(_rows("inputs", inputs)))
 
     def adapt_and_predict(
         self, inputs: Tree, targets: Tree, query: Tree, *, start: Tree | None = None, step: int = -1
@@ -55,7 +55,7 @@ class Served(NamedTuple):
         """Outputs [m, ...] for ``query`` [m, ...] of a user who is adapted to a support set as by ``adapt`` and not
         kept: one program, so the least time from examples to answers. Compiles once for each n, m and step."""
         params, support = self._support(inputs, targets, start)
-        rows = _arrays(query), np.ones(_rows("query", query), bool)
+        rows = _arrays(query), _whole(_rows("query", query))
         found, diverged = jax.device_get(_answer(self.model, self.inner_loop, step, params, support, *rows))
         _tell(diverged, step)
         return found
@@ -65,7 +65,7 @@ class Served(NamedTuple):
         if count == 0 or _rows("targets", targets) != count:
             raise ValueError(f"inputs and targets must hold the same number of examples >= 1, got {count}")
         params = self.params if start is None else self.params._replace(personal=start)
-        return params, Batch(_arrays(inputs), _arrays(targets), np.ones(count, bool))
+        return params, Batch(_arrays(inputs), _arrays(targets), _whole(count))
 
     def stream(self) -> Stream:
         """The stream that the run was trained on, read again from its source."""
@@ -125,6 +125,11 @@ def _rows(name: str, tree: Tree) -> int:
 def _arrays(tree: Tree) -> Tree:
     # what lies on the host goes to the device with the call: a transfer of its own for each leaf takes longer
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tree)
+
+
+def _whole(rows: int) -> Any:
+    """A mask on the host, which hides nothing."""
+    return np.ones(rows, bool)
 
 
 def _path(model: Model, inner_loop: InnerLoop, step: int | None, params: Params, support: Batch) -> tuple[Tree, Array]:
