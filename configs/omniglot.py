@@ -76,9 +76,11 @@ def get_config(method="maml"):
     if "drawn" in forms and (ways != 20 or means or method not in ("maml", "fomaml")):
         raise ValueError(f"form 'drawn' is of maml and fomaml with 20 ways, got {method!r} with {forms}")
     short = "short" in forms
-    if short and ("pool" not in forms or "drawn" in forms):
-        raise ValueError(f"form 'short' goes with 'pool' and not with 'drawn', got {forms}")
     drawn = method == "prototypes" or "drawn" in forms or method == "maml" and ways == 5 and not means
+    if short and ("pool" not in forms or drawn and not solved):
+        raise ValueError(
+            f"form 'short' is of features and what begins with them, with 'pool', got {method!r} with {forms}"
+        )
     if drawn:
         length, users = LENGTHS[("short" if short else "prototypes") if solved else "drawn"]
     else:

@@ -2,7 +2,7 @@
 
 Command:  python train.py --config=configs/sinusoid.py --workdir=runs/sinusoid && python eval.py --workdir=runs/sinusoid
           after a colon a method of metapers.experiment.METHODS and the shots: sinusoid.py:meta_sgd-5 (docs/results.md)
-Minutes:  about 4 on 2 cores.
+Minutes:  about 4 on one core.
 
 Expected: 600 test users, five seeds, MSE after one step on 10 examples 0.47 [0.43, 0.51] (0.50 on validation users;
 3.1 before adapting; the network without an inner loop, fine-tuned, 2.55). Published: 0.77 +- 0.11 after 70,000

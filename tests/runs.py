@@ -86,8 +86,9 @@ def overrides(source: str, **changes: Any) -> list[str]:
 
 
 def child(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """``python ARGUMENTS`` in the checkout as a newcomer would call it, on the CPU, its compilations kept."""
-    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "COLUMNS": "200"}
+    """``python ARGUMENTS`` in the checkout as a newcomer would call it, on the CPU, its compilations kept, and
+    optimized as users' are."""
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "COLUMNS": "200"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, text=True, env=environment, **(pipes | options))

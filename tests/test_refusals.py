@@ -374,6 +374,7 @@ FORMS = (
     "20way-drawn",
     "drawn",
     "short",
+    "pool-short",
     "pool-pool",
 )
 
@@ -389,10 +390,12 @@ def test_every_form_of_every_method_of_omniglot_is_a_config_that_holds_or_is_ref
             config = module.get_config(name)
         except ValueError as error:
             assert re.search(
-                "^form(s must be named once|.* of maml and fomaml|.* needs a method whose head|.* goes with 'pool')",
+                "^form(s must be named once|.* of maml and fomaml|.* needs a method whose head|.* of pooled features)",
                 str(error),
             )
-            assert form in ("drawn", "pool-pool", "20way-drawn", "short") or "means" in form
+            assert (
+                form in ("drawn", "pool-pool", "20way-drawn", "short") or "means" in form or name == "maml-pool-short"
+            )
             continue
         configs.check(config)
         chosen = config.learner
@@ -412,8 +415,9 @@ def test_every_form_of_every_method_of_omniglot_is_a_config_that_holds_or_is_ref
         ("maml-drawn", r"form 'drawn' is of maml and fomaml with 20 ways, got 'maml' with \['drawn'\]"),
         ("anil-20way-drawn", "form 'drawn' is of maml and fomaml with 20 ways, got 'anil' with"),
         ("maml-20way-means-drawn", "form 'drawn' is of maml and fomaml with 20 ways, got 'maml' with"),
-        ("prototypes-short", r"form 'short' goes with 'pool' and not with 'drawn', got \['short'\]"),
-        ("maml-20way-pool-short-drawn", "form 'short' goes with 'pool' and not with 'drawn', got"),
+        ("prototypes-short", "form 'short' is of pooled features and what begins with them, got 'prototypes' with"),
+        ("maml-20way-pool-short-drawn", "form 'short' is of pooled features and what begins with them, got 'maml'"),
+        ("maml-pool-short", "form 'short' is of pooled features and what begins with them, got 'maml'"),
         ("reptile-means", "form 'means' needs a method whose head takes gradient steps, got 'reptile'"),
         ("film-means", "form 'means' needs a method whose head takes gradient steps, got 'film'"),
     ],
@@ -435,6 +439,11 @@ def test_from_class_means_with_5_ways_training_is_short_and_drawn_parameters_are
         "maml",
     )
     assert [module.get_config(name).steps for name in names] == [1000, 200, 200, 200, 1000, 30000, 30000]
+    short, whole = (module.get_config(name) for name in ("prototypes-pool-short", "prototypes-pool"))
+    assert (short.steps, whole.steps) == (4500, 18000) and short.optimizer.param.rate > whole.optimizer.param.rate
+    for name in ("maml-20way-pool", "meta_sgd-pool-means", "ridge-pool"):  # what begins with them is the same
+        short, whole = module.get_config(f"{name}-short"), module.get_config(name)
+        assert short.steps == whole.steps and short.optimizer == whole.optimizer
 
 
 def test_a_head_from_class_means_may_stand_beside_other_layers_that_adapt():

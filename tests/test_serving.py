@@ -56,11 +56,12 @@ def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, s
 def test_a_user_who_diverges_is_served_the_start_with_a_warning(small_run):
     served = experiment.load(small_run)
     width = served.lineage["sizes"]["width"]
-    with pytest.warns(RuntimeWarning, match="after 1 of 5 inner steps: the start in their place"):
+    with pytest.warns(RuntimeWarning, match="after 1 of 5 inner steps: the start in their place") as told:
         path = served.adapt(np.full((3, width), 1e200), np.ones(3))
+    assert told[0].filename == __file__
     for leaf, start in zip(jax.tree.leaves(path), jax.tree.leaves(served.params.personal), strict=True):
         np.testing.assert_array_equal(leaf, np.broadcast_to(start, leaf.shape))
-    with pytest.warns(RuntimeWarning, match="at entry -1: the start in its place"):
+    with pytest.warns(RuntimeWarning, match="by the last inner step: the start in its place"):
         last = served.adapt(np.full((3, width), 1e200), np.ones(3), step=-1)
     for leaf, start in zip(jax.tree.leaves(last), jax.tree.leaves(served.params.personal), strict=True):
         np.testing.assert_array_equal(leaf, start)
@@ -94,12 +95,16 @@ def test_adapted_and_answered_at_once_is_adapted_and_then_answered(small_run, st
         then = served.predict(query, served.adapt(*support, step=step, **more))
         np.testing.assert_allclose(served.adapt_and_predict(*support, query, step=step, **more), then, rtol=1e-12)
     assert not np.allclose(then, served.predict(query, served.adapt(*support, step=step)))
-    with pytest.warns(RuntimeWarning, match=f"at entry {step}: the start in its place") as told:
+    word = {-1: "the last inner step", 1: "inner step 1"}[step]
+    with pytest.warns(RuntimeWarning, match=f"by {word}: the start in its place") as told:
         lost = served.adapt_and_predict(np.full((3, width), 1e200), np.ones(3), query, step=step)
     assert told[0].filename == __file__
     np.testing.assert_allclose(lost, served.predict(query), rtol=1e-12)
+    assert isinstance(lost, np.ndarray)
     with pytest.raises(ValueError, match="same number of examples >= 1, got 0"):
         served.adapt_and_predict(np.zeros((0, width)), np.zeros(0), query)
+    with pytest.raises(ValueError, match="step must be an entry of the path, -1 for the last, got None"):
+        served.adapt_and_predict(*support, query, step=None)
 
 
 def test_one_user_takes_a_program_or_two_and_no_operation_beside_them(small_run, caplog):

@@ -51,9 +51,12 @@ class Served(NamedTuple):
 
     def adapt_and_predict(
         self, inputs: Tree, targets: Tree, query: Tree, *, start: Tree | None = None, step: int = -1
-    ) -> Array:
-        """Outputs [m, ...] for ``query`` [m, ...] of a user who is adapted to a support set as by ``adapt`` and not
-        kept: one program, so the least time from examples to answers. Compiles once for each n, m and step."""
+    ) -> np.ndarray:
+        """Outputs [m, ...], on the host, for ``query`` [m, ...] of a user who is adapted to a support set as by
+        ``adapt``, which says what is warned of and raised, and not kept: one program, so the least time from examples
+        to answers. Compiles once for each n, m and step."""
+        if step is None:
+            raise ValueError("step must be an entry of the path, -1 for the last, got None")
         params, support = self._support(inputs, targets, start)
         rows = _arrays(query), _whole(_rows("query", query))
         found, diverged = jax.device_get(_answer(self.model, self.inner_loop, step, params, support, *rows))
@@ -151,7 +154,8 @@ def _outputs(
 
 def _tell(diverged: Array, step: int | None) -> None:
     if (lost := np.flatnonzero(diverged)).size:
-        where = f"after {lost[0]} of {diverged.size - 1} inner steps" if step is None else f"at entry {step}"
+        one = "by the last inner step" if step == -1 else f"by inner step {step}"
+        where = f"after {lost[0]} of {diverged.size - 1} inner steps" if step is None else one
         warnings.warn(
             f"adapting diverged {where}: the start in {'their' if step is None else 'its'} place",
             RuntimeWarning,
