@@ -78,9 +78,7 @@ def get_config(method="maml"):
     short = "short" in forms
     drawn = method == "prototypes" or "drawn" in forms or method == "maml" and ways == 5 and not means
     if short and ("pool" not in forms or drawn and not solved):
-        raise ValueError(
-            f"form 'short' is of features and what begins with them, with 'pool', got {method!r} with {forms}"
-        )
+        raise ValueError(f"form 'short' is of pooled features and what begins with them, got {method!r} with {forms}")
     if drawn:
         length, users = LENGTHS[("short" if short else "prototypes") if solved else "drawn"]
     else:
