@@ -188,6 +188,20 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
     assert len(tried) == len(adapting.tuning_grid(config)) and all(note.startswith("joint, tuned at") for note in tried)
 
 
+def test_a_rate_at_the_upper_end_of_those_that_were_tried_is_told(copy):
+    config, said = judging.opened(copy), []
+    scorer, table = scoring.scorer(assembly.parts(config)), records.read_file(copy / "records" / "test.parquet")
+    grid, before = adapting.tuning_grid(config), (copy / judging.TUNED).read_text()
+    for place in (0, -2, -1):
+        (copy / judging.TUNED).write_text(json.dumps({"joint": grid[place], "continual": grid[-1]}))
+        said.append([])
+        judging.told(copy, scorer, table, {"train": 1.0, "evaluate": 1.0, "compile": 0.0}, said[-1].append)
+    (copy / judging.TUNED).write_text(before)
+    edges = [[line for line in lines if "the largest that was tried" in line] for lines in said]
+    assert edges[:2] == [[], []]
+    assert edges[2] == ["\njoint is tuned at 3, the largest that was tried: past it, it may be better than it is here"]
+
+
 def test_a_rate_at_which_a_validation_user_diverges_is_not_chosen(small_run, monkeypatch):
     scorer = scoring.scorer(assembly.parts(judging.opened(small_run)))
     params = judging.load_params(small_run, "joint", 2)

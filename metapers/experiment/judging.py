@@ -109,6 +109,9 @@ def told(folder: Path, scorer: Scorer, table: pa.Table, seconds: dict[str, float
     workdir.write_json(folder / "summary.json", found)
     report = write_report(folder, found, table, configs.plain(config))
     say(printing.text(found))
+    for name, rate in tuned(folder).items():
+        if rate == max(rates_to_try(scorer, name), default=None):
+            say(f"\n{name} is tuned at {rate:g}, the largest that was tried: past it, it may be better than it is here")
     say(f"\nsummary: {folder / 'summary.json'}\nreport:  {report}")
     return found
 
