@@ -143,6 +143,14 @@ def test_users_in_blocks_and_unrolled_steps_change_no_loss():
     np.testing.assert_allclose(losses(ours.stepper(work, blocks=2, unroll=5)), losses(ours.stepper(work)), rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("told", "kept"), [("0123456789ab+changes", "0123456+changes"), ("0123456789ab", "0123456"), (None, "")]
+)
+def test_a_page_names_its_revision_and_whether_there_were_changes(told, kept, monkeypatch):
+    monkeypatch.setattr(machine.lineage, "revision", lambda: told)
+    assert machine.describe()["revision"] == kept
+
+
 def test_what_others_do_is_told_apart_from_our_own_work(monkeypatch):
     everybody, ours, clock = iter([100.0, 109.0]), iter([40.0, 44.0]), iter([7.0, 17.0])
     monkeypatch.setattr(machine, "busy_seconds", lambda: next(everybody))

@@ -78,6 +78,14 @@ def test_one_entry_is_that_of_the_path(small_run, step):
     assert not np.allclose(jax.tree.leaves(path)[0][0], jax.tree.leaves(path)[0][2])
 
 
+@pytest.mark.parametrize("step", [0, -6])
+def test_the_start_never_diverged_however_its_entry_is_named(small_run, step):
+    served = experiment.load(small_run)
+    one = served.adapt(np.full((3, served.lineage["sizes"]["width"]), 1.7e308), np.ones(3), step=step)  # no warning
+    for leaf, start in zip(jax.tree.leaves(one), jax.tree.leaves(served.params.personal), strict=True):
+        np.testing.assert_array_equal(leaf, start)
+
+
 @pytest.mark.parametrize("step", [6, -7])
 def test_an_entry_that_the_path_does_not_have_is_refused(small_run, step):
     served = experiment.load(small_run)
