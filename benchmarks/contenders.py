@@ -53,10 +53,11 @@ IMAGES = ["--conv", "patches", *TWO, *WHOLE]
 ALL = (FUNC, COMPILED, HIGHER)
 # Users in blocks: what a block keeps for the way back stays in the cache.
 MANY, FEW = [*TWO, *WHOLE, "--blocks", "32"], [*TWO, *WHOLE, "--blocks", "2"]
+CACHED = [*TWO, *WHOLE, "--blocks", "8"]
 CASES = {
     "W1": Case("W1", "train", "sinusoid MLP, outer step", WHOLE, WHOLE, ALL, 50),
     "W3": Case("W3", "train", "recommender MLP, outer step", MANY, TWO, ALL, 10),
-    "W3-adapt": Case("W3", "adapt", "recommender MLP, adapting alone, users/s", TWO, TWO, ALL),
+    "W3-adapt": Case("W3", "adapt", "recommender MLP, adapting alone, users/s", CACHED, TWO, ALL),
     "one-user": Case(
         "W3", "one", "recommender MLP, one user adapted and predicted, warm", WHOLE, WHOLE, (FUNC, HIGHER)
     ),

@@ -5,7 +5,7 @@
     python benchmarks/leads.py --workloads W1 --rounds 3 --wait-quiet 60
 
 Leads that the library has no other form of (a convolution that is not patches x weights) are measured in bare JAX
-(`yardstick.py`); W1's 25 users cannot be split over two devices. Each run is a process of its own, in turns; tasks per
+(`yardstick.py`). Each run is a process of its own, in turns; tasks per
 second are medians over the rounds, and the ratio is to the step as it is, in the same round. Written after every round:
 benchmarks/results/leads_cpu.json and .md.
 """
@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:  # run as a script
     sys.path.insert(0, str(ROOT))
 
 from benchmarks import machine, speed  # noqa: E402
-from benchmarks.contenders import CASES, flags_without  # noqa: E402
+from benchmarks.contenders import CASES, TWO, flags_without  # noqa: E402
 from benchmarks.speed_table import QUIET, number  # noqa: E402
 
 
@@ -48,8 +48,9 @@ def blocks(*sizes: int) -> list[Lead]:
 
 
 LEADS = {
-    "W1": [AS_IS, ROLLED, REPEATED, *blocks(5), BARE],
+    "W1": [AS_IS, Lead("two devices", given=tuple(TWO)), ROLLED, REPEATED, *blocks(5), BARE],
     "W3": [AS_IS, ONE_DEVICE, ROLLED, REPEATED, *blocks(0, 8, 16, 64), BARE],
+    "W3-adapt": [AS_IS, ONE_DEVICE, ROLLED, *blocks(0, 2, 4, 16, 64), BARE],
     "W2-5w1s": [
         AS_IS,
         ONE_DEVICE,

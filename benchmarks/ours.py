@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import timing, workloads
 from benchmarks.workloads import Examples, Workload
 from metapers import aggregate, inner, keys, learners, models, stage
+from metapers.aggregate.sums import pad
 from metapers.base import Batch, Learner, Model, Objective, Params, Task, TaskFamily, example_loss
 from metapers.scores import objectives
 
@@ -52,8 +53,8 @@ def params_of(work: Workload) -> Params:
     return Params({}, personal, {})
 
 
-def tasks_of(work: Workload) -> tuple[Task, jax.Array]:
-    """The workload's tasks, no example and no user masked."""
+def tasks_of(work: Workload, multiple: int = 1) -> tuple[Task, jax.Array]:
+    """The workload's tasks, no example masked; users who are masked fill their number up to a multiple."""
 
     def batch(x: jax.Array, y: jax.Array) -> Batch:
         return Batch(x, y, jnp.ones(y.shape[:2], bool))
@@ -61,7 +62,8 @@ def tasks_of(work: Workload) -> tuple[Task, jax.Array]:
     data: Examples = work.data
     support, query = batch(data.support_x, data.support_y), batch(data.query_x, data.query_y)
     users = jnp.arange(work.tasks, dtype=jnp.int32)
-    return Task(support, query, users, {"stage": jnp.zeros_like(users)}), jnp.ones(work.tasks, bool)
+    tasks = Task(support, query, users, {"stage": jnp.zeros_like(users)})
+    return pad(tasks, jnp.ones(work.tasks, bool), multiple)
 
 
 def objective_of(work: Workload) -> Objective:
@@ -80,7 +82,7 @@ def stepper(work: Workload, *, devices: int = 1, unroll: int = 1, blocks: int = 
     """A function that takes one outer step each time it is called and returns the loss before that step."""
     mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,)) if devices > 1 else None
     learner = learner_of(work, mesh, unroll, blocks)
-    tasks, mask = tasks_of(work)
+    tasks, mask = tasks_of(work, devices)
     state, root = jax.jit(learner.init)(params_of(work), tasks), keys.root(0)
     if mesh is not None:
         tasks, mask = jax.device_put((tasks, mask), NamedSharding(mesh, P("users")))
@@ -93,7 +95,7 @@ def stepper(work: Workload, *, devices: int = 1, unroll: int = 1, blocks: int = 
 
     def step() -> float:
         held[0], info = train(held[0], tasks, mask, root)
-        return float(np.mean(np.asarray(info["losses"])))
+        return float(np.mean(np.asarray(info["losses"])[: work.tasks]))
 
     return step
 
@@ -101,11 +103,11 @@ def stepper(work: Workload, *, devices: int = 1, unroll: int = 1, blocks: int = 
 def chunks(work: Workload, *, chunk: int, devices: int = 1, unroll: int = 1, blocks: int = 0) -> Callable[[], float]:
     """A function that takes ``chunk`` outer steps in one dispatch, as training does; returns the last one's loss."""
     mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,)) if devices > 1 else None
-    drawn = tasks_of(work)
+    drawn = tasks_of(work, devices)
     if mesh is not None:
         drawn = jax.device_put(drawn, NamedSharding(mesh, P("users")))
     family = TaskFamily(lambda window, step, num: drawn, lambda data, step, n, key: data)
-    program = stage.program(learner_of(work, mesh, unroll, blocks), family, users=work.tasks, chunk=chunk)
+    program = stage.program(learner_of(work, mesh, unroll, blocks), family, users=len(drawn[1]), chunk=chunk)
     params = jax.tree.map(lambda leaf: leaf[None], params_of(work))
     state, root = program.init(params, drawn), keys.root(0)[None]
     if mesh is not None:
@@ -143,13 +145,13 @@ def main() -> None:
     if given.devices > 1:
         jax.config.update("jax_num_cpu_devices", given.devices)
     began, proof = time.perf_counter(), None
-    work, options = workloads.make(given.workload), {"devices": given.devices, "unroll": given.unroll}
+    work = workloads.make(given.workload)
+    options = {"devices": given.devices, "unroll": given.unroll, "blocks": given.blocks}
     if given.mode == "adapt":
         step, proof = ours_adapt.everybody(work, **options)
     elif given.mode == "one":
         step = ours_adapt.one_user(work, given.path, unroll=given.unroll)
     else:
-        options |= {"blocks": given.blocks}
         step = chunks(work, chunk=given.chunk, **options) if given.chunk > 1 else stepper(work, **options)
     measured = timing.timed(step, began=began, steps=given.steps, max_s=given.max_s)
     measured |= {name: measured[name] / given.chunk for name in ("ms_per_step", "ms_min", "cpu_ms_per_step")}

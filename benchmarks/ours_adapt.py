@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import ours, workloads
 from benchmarks.workloads import Workload
-from metapers import inner
+from metapers import evaluate, inner
 from metapers.base import Batch, InnerLoop, LossFn, Params, Tree, example_loss, masked_mean
 from metapers.experiment.serving import Served
 from metapers.scores import objectives
@@ -24,20 +24,20 @@ def loop_of(work: Workload, unroll: int) -> tuple[LossFn, InnerLoop]:
     return loss_fn, inner.gradient(loss_fn, workloads.INNER_STEPS, work.rate, unroll=unroll)
 
 
-def everybody(work: Workload, *, devices: int = 1, unroll: int = 1) -> tuple[Callable[[], float], Callable[[], float]]:
+def everybody(
+    work: Workload, *, devices: int = 1, unroll: int = 1, blocks: int = 0
+) -> tuple[Callable[[], float], Callable[[], float]]:
     """(step, proof): all users' inner steps, blocking; the mean loss of their queries, not timed."""
     (loss_fn, loop), (tasks, _), params = loop_of(work, unroll), ours.tasks_of(work), ours.params_of(work)
 
     def one(params: Params, support: Batch) -> Tree:
         return loop.adapt(params, support, None)[0].personal
 
-    adapt = jax.vmap(one, (None, 0))
-    if devices > 1:
-        mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((devices,), ("users",), axis_types=(AxisType.Auto,)) if devices > 1 else None
+    if mesh is not None:
         params = jax.device_put(params, NamedSharding(mesh, P()))
         tasks = jax.device_put(tasks, NamedSharding(mesh, P("users")))
-        adapt = jax.shard_map(adapt, mesh=mesh, in_specs=(P(), P("users")), out_specs=P("users"))
-    program, held = jax.jit(adapt), {}
+    program, held = jax.jit(evaluate.each(one, block=blocks, mesh=mesh)), {}
 
     def step() -> float:
         held["personal"] = jax.block_until_ready(program(params, tasks.support))

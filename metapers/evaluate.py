@@ -81,14 +81,21 @@ def curves(
 
 
 def adapted(
-    model: Model, inner_loop: InnerLoop, *, shots: int, steps: int, users: int = 256, mesh: Mesh | None = None
+    model: Model,
+    inner_loop: InnerLoop,
+    *,
+    shots: int,
+    steps: int,
+    users: int = 256,
+    block: int = 0,
+    mesh: Mesh | None = None,
 ) -> Callable[..., Tree]:
     """Personal parameters after ``steps`` inner steps on each user's support, for the bank.
 
     The result is called as (params [seeds, ...], cohort, start=None) -> personal, numpy [seeds, users, ...]. A user's
     support is as in ``curves`` with a horizon of ``shots``; one whose adaptation ran away keeps the start
-    (``inner.path.entry``). One compilation for all cohorts: blocks of ``users``. Raises ValueError for steps beyond the
-    inner loop's path.
+    (``inner.path.entry``). One compilation for all cohorts: so many ``users`` at each call of the program, of whom it
+    takes ``block`` at a time (``each``). Raises ValueError for steps beyond the inner loop's path.
     """
     _check("shots", (shots,), 1)
     _check("steps", (steps,), 0)
@@ -98,7 +105,7 @@ def adapted(
         params, seen, path = _adapt(inner_loop, params, start, support, support.mask)
         return entry(model, params, seen, path, _within(path, (steps,))[0])[0]
 
-    block = jax.jit(jax.vmap(jax.vmap(of_user, in_axes=(None, 0, 0)), in_axes=(0, 0, None)))
+    of_users = jax.jit(jax.vmap(each(of_user, block=block, mesh=mesh), in_axes=(0, 0, None)))
 
     def run(params: Params, cohort: Cohort, start: Tree | None = None) -> Tree:
         sizes = np.diff(cohort.offsets)
@@ -108,12 +115,48 @@ def adapted(
         for part in held_out.blocks(np.ones_like(sizes), rows=users, users=users, multiple=_devices(mesh)):
             support = held_out.batch(cohort, part.members, first, count, shots)
             mine = _placed(mesh, jax.tree.map(lambda leaf, at=part: leaf[:, at.members], start), _users(mesh, 1))
-            done = block(params, mine, _placed(mesh, support, _users(mesh, 0)))
+            done = of_users(params, mine, _placed(mesh, support, _users(mesh, 0)))
             pending.append((part, done))
         kept = [jax.tree.map(lambda leaf, at=part: leaf[:, : at.count], jax.device_get(done)) for part, done in pending]
         return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *kept)
 
     return run
+
+
+def each(of_user: Callable[..., Tree], *, block: int = 0, mesh: Mesh | None = None) -> Callable[..., Tree]:
+    """``of_user(params, *own)`` for many: called as (params, *own [users, ...]) -> [users, ...], the same numbers.
+
+    Users are independent, so they may be vectorised together (``block`` 0), or ``block`` at a time in one compiled
+    loop: where what all of them hold at once outgrows a core's cache, a few are faster. ``mesh``: users are split over
+    its one axis, whose size divides their number, and each device takes ``block`` of its own at a time.
+
+    >>> each(lambda scale, x: scale * x, block=2)(10.0, jnp.arange(5.0)).tolist()
+    [0.0, 10.0, 20.0, 30.0, 40.0]
+
+    Raises:
+      ValueError: block < 0.
+    """
+    _check("block", (block,), 0)
+
+    def local(params: Tree, *own: Tree) -> Tree:
+        if not block:
+            return jax.vmap(of_user, (None, *(0 for _ in own)))(params, *own)
+        return jax.lax.map(lambda mine: of_user(params, *mine), own, batch_size=block)
+
+    if mesh is None:
+        return local
+    axis = mesh.axis_names[0]
+    alike, users = PartitionSpec(), PartitionSpec(axis)
+
+    def here(params: Tree, *own: Tree) -> Tree:
+        # A user's gradient with respect to what all devices hold alike would be summed over them.
+        return local(jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis, to="varying"), params), *own)
+
+    def spread(params: Tree, *own: Tree) -> Tree:
+        split = jax.shard_map(here, mesh=mesh, in_specs=(alike, *(users for _ in own)), out_specs=users)
+        return split(params, *own)
+
+    return spread
 
 
 def predicted(

@@ -120,10 +120,11 @@ def test_a_process_knows_its_age_and_its_own_memory():
     assert timing.on_device(None) == {} and timing.on_device({"peak_bytes_in_use": 2**21}) == {"device_peak_mb": 2.0}
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_adapting_alone_gives_the_same_users_as_bare_jax(devices):
+@pytest.mark.parametrize(("devices", "blocks"), [(1, 0), (2, 0), (2, 2)])
+def test_adapting_alone_gives_the_same_users_as_bare_jax(devices, blocks):
     work = smaller("W3", 6, 10)
-    (step, proof), (bare, told) = (make.everybody(work, devices=devices) for make in (ours_adapt, yardstick))
+    step, proof = ours_adapt.everybody(work, devices=devices, blocks=blocks)
+    bare, told = yardstick.everybody(work, devices=devices)
     step(), bare()
     np.testing.assert_allclose(proof(), told(), rtol=1e-12)
     before = yardstick.mean_loss(work._replace(rate=0.0), yardstick.conv_lax, 1)((work.layers, work.table), work.data)
@@ -141,6 +142,11 @@ def test_one_user_is_predicted_the_same_as_in_bare_jax(path):
 def test_users_in_blocks_and_unrolled_steps_change_no_loss():
     work = smaller("W1", 5, 10)
     np.testing.assert_allclose(losses(ours.stepper(work, blocks=2, unroll=5)), losses(ours.stepper(work)), rtol=1e-12)
+
+
+def test_a_user_who_fills_the_second_device_does_not_count():
+    work = smaller("W1", 5, 10)
+    np.testing.assert_allclose(losses(ours.stepper(work, devices=2)), losses(ours.stepper(work)), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Adaptation curves against a plain loop, and the records they become."""
 
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -171,6 +172,27 @@ def test_users_sharded_over_two_devices():
     np.testing.assert_allclose(two(params, cohort)["w"], one(params, cohort)["w"], rtol=1e-13)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_users_a_few_at_a_time_are_adapted_as_all_at_once(devices):
+    mesh = jax.make_mesh((2,), ("users",), axis_types=(jax.sharding.AxisType.Auto,)) if devices == 2 else None
+    cohort, params, options = population(SIZES), start_params(), {"shots": 4, "steps": 3, "users": 8}
+    whole = evaluate.adapted(linear(), gradient_steps(3), **options)(params, cohort)["w"]
+    few = evaluate.adapted(linear(), gradient_steps(3), block=3, mesh=mesh, **options)(params, cohort)["w"]
+    np.testing.assert_allclose(few, whole, rtol=1e-13)
+
+
+@pytest.mark.parametrize(("block", "held"), [(0, {6}), (4, {4, 2}), (3, {3}), (6, {6}), (9, {6})])
+def test_each_holds_no_more_users_than_a_block(block, held):
+    def of_user(scale, x):
+        return scale * jnp.sum(jnp.outer(x, x))
+
+    rows = jnp.arange(30.0).reshape(6, 5)
+    found = evaluate.each(of_user, block=block)
+    np.testing.assert_allclose(found(2.0, rows), 2 * np.sum(rows, axis=1) ** 2, rtol=1e-14)
+    shapes = re.findall(r"f64\[(\d+),5,5\]", str(jax.make_jaxpr(found)(2.0, rows)))
+    assert {int(users) for users in shapes} == held
+
+
 def test_rows_after_the_support_never_reach_the_inner_loop():
     """An inner loop that ignores its mask gives the same path whatever stands behind the mask."""
 
@@ -236,6 +258,7 @@ def build(**changes):
     [
         (lambda: build(steps=(0, 3))(start_params(), population(SIZES)), "steps must be <= 2, .* got 3"),
         (lambda: build(steps=(-1,)), "steps must be >= 0, got -1"),
+        (lambda: evaluate.each(max, block=-1), "block must be >= 0, got -1"),
         (lambda: build(shots=()), "shots must be >= 0, got none"),
         (lambda: build(shots=(1, 5)), "shots must be <= horizon = 4, got 5"),
         (lambda: build(rows=0), "rows must be >= 1, got 0"),

@@ -218,9 +218,18 @@ def test_a_rate_at_which_a_validation_user_diverges_is_not_chosen(small_run, mon
     assert judging.tuning_rate(small_run, scorer._replace(trial=trial), "joint") == 0.3
 
 
-def test_users_are_judged_as_many_at_a_time_as_training_holds(small_run, monkeypatch):
-    given = []
+def test_users_are_judged_and_banked_as_many_at_a_time_as_training_holds(small_run, monkeypatch):
+    given, banked = [], []
+
+    def adapted(*args, **options):
+        banked.append(options["block"])
+        return lambda params, cohort: "rows"
+
     monkeypatch.setattr(scoring.evaluate, "curves", lambda *args, **options: given.append(options["users"]))
+    monkeypatch.setattr(scoring.evaluate, "adapted", adapted)
     config = configs.merged(judging.opened(small_run), {"learner.block": 3})
-    scoring.scorer(assembly.parts(config))
+    scorer = scoring.scorer(assembly.parts(config))
     assert given == [3, 3, 3]
+    everybody = scorer.parts.stream.held_out("validation", None)
+    assert scorer.adapted(judging.load_params(small_run, "continual", 2), "continual", everybody) == "rows"
+    assert banked == [3]

@@ -78,6 +78,7 @@ class Scorer(NamedTuple):
                 loop,
                 shots=chosen.headline_shots,
                 steps=chosen.headline_steps,
+                block=self.parts.config.learner.block,
                 mesh=users_mesh(self.parts),
             )
         return self.bank[kind](self.ready(params, name), cohort)
