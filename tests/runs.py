@@ -85,10 +85,11 @@ def overrides(source: str, **changes: Any) -> list[str]:
     return [f"--config.{key}={value}" for key, value in (SMALL | data | given).items()]
 
 
-def child(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """``python ARGUMENTS`` in the checkout as a newcomer would call it, on the CPU, its compilations kept, and
-    optimized as users' are."""
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "COLUMNS": "200"}
+def child(*arguments: object, optimized: bool = False, **options: Any) -> subprocess.Popen[str]:
+    """``python ARGUMENTS`` in the checkout as a newcomer would call it, on the CPU, its compilations kept; cheap ones
+    as in conftest.py, or ``optimized`` as users' are."""
+    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "COLUMNS": "200"}
+    environment |= {"XLA_FLAGS": ""} if optimized else {}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, text=True, env=environment, **(pipes | options))

@@ -1,0 +1,212 @@
+"""What it costs the mean to spare users from being hurt by adapting, and what it costs at least.
+
+    python benchmarks/price_of_sparing.py                     # configs/movielens.py, validation users of all five folds
+    python benchmarks/price_of_sparing.py --folds 0 --draws 100
+
+A rule that decides from a user's support alone who keeps the start cannot know how the user's later ratings fall. Under
+the model's own belief (the posterior of the user's weights after the support, and the noise) each validation user has a
+chance of being hurt and an expected gain on the very films that he rated later; the scale of the belief, which training
+leaves open, is set so that later errors are as large as it says. Sparing first those with the least gain
+for their chance is the cheapest choice that there is, if the belief is right: no rule does better. Beside it what
+happened when the users were spared in that order, and in that of ``learner.keep = "if_it_moves"``, which sees the
+support alone. RMSE, averaged over users; seeds averaged first.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # run as a script
+    sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from benchmarks.validation_sweep import shipped  # noqa: E402
+from metapers import held_out  # noqa: E402
+from metapers.base import Array, Cohort, Params, Tree  # noqa: E402
+from metapers.experiment import assembly, scoring, sweep  # noqa: E402
+from metapers.experiment import config as configs  # noqa: E402
+from metapers.models import sums  # noqa: E402
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+class User(NamedTuple):
+    """A user of one seed: features [n, d] and residuals [n] around the start's prediction, and the prior."""
+
+    support: np.ndarray
+    support_error: np.ndarray
+    query: np.ndarray
+    query_error: np.ndarray
+    prior: sums.Prior  # of the weights less their mean
+
+
+class Found(NamedTuple):
+    """Of every user [users, seeds]: RMSE at the start and adapted, the support's move, and what the model believes."""
+
+    start: np.ndarray
+    adapted: np.ndarray
+    move: np.ndarray
+    gain: np.ndarray  # expected RMSE at the start less that after adapting
+    chance: np.ndarray  # of being hurt
+
+
+@jax.jit
+def belief(phi: Array, errors: Array, mask: Array, prior: sums.Prior) -> tuple[Array, Array]:
+    """(mean [d], covariance [d, d]) of a user's weights less their prior mean, after the support [n] in ``mask``."""
+    seen = sums.absorb(sums.nothing(phi.shape[1]), phi, errors[:, None], mask)
+    mean, covariance = sums.posterior(seen, prior)
+    return mean[:, 0], covariance
+
+
+def adapted(user: User, *, longest: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """``belief`` of a user, on the host; supports are filled up to ``longest``, so that there is one program."""
+    padding = longest - len(user.support_error)
+    filled = np.pad(user.support, ((0, padding), (0, 0))), np.pad(user.support_error, (0, padding))
+    mean, covariance = belief(*filled, np.arange(longest) < longest - padding, user.prior)
+    return np.asarray(mean, float), np.asarray(covariance, float)
+
+
+def scale_of(users: Sequence[User]) -> float:
+    """By how much variances are to be multiplied so that later errors are as large as believed, averaged over users.
+
+    Where a mean alone is trained, prior and noise are learned up to a common factor, which no prediction depends on.
+    """
+    real, believed = [], []
+    for user in users:
+        mean, covariance = adapted(user)
+        real.append(np.mean(np.square(user.query_error - user.query @ mean)))
+        believed.append(float(user.prior.noise) + np.mean(np.sum(user.query @ covariance * user.query, 1)))
+    return float(np.mean(real) / np.mean(believed))
+
+
+def judged(user: User, scale: float, random: np.random.Generator, draws: int) -> Found:
+    """A user's row of ``Found``, scalars; ``draws`` lives are drawn from the belief, its variances times ``scale``."""
+    mean, covariance = adapted(user)
+    weights = random.multivariate_normal(mean, scale * covariance, draws, method="eigh")
+    noise = (scale * float(user.prior.noise)) ** 0.5 * random.standard_normal((draws, len(user.query)))
+    errors, shift = weights @ user.query.T + noise, user.query @ mean
+    before, after = rmse(errors), rmse(errors - shift)
+    real = rmse(user.query_error), rmse(user.query_error - shift)
+    move = np.mean(np.square(user.support @ mean))
+    return Found(*real, move, np.mean(before - after), np.mean(after > before))
+
+
+def joined(rows: list[list[Found]]) -> Found:
+    """Rows of users [users][seeds] as arrays [users, seeds]."""
+    return Found(*(np.array([[getattr(one, name) for one in row] for row in rows]) for name in Found._fields))
+
+
+def rmse(errors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.mean(np.square(errors), -1))
+
+
+def least_price(gain: np.ndarray, chance: np.ndarray, share: float) -> float:
+    """The least mean gain [users] to give up so that the mean chance of being hurt falls to ``share`` of what it is.
+
+    Users are spared in the order of gain over chance, the last of them in part: no choice of users is cheaper.
+
+    >>> least_price(np.array([1.0, 4.0]), np.array([0.5, 0.5]), 0.25)
+    1.5
+    """
+    order = np.argsort(gain / np.maximum(chance, 1e-12))
+    gone = np.concatenate([[0.0], np.cumsum(chance[order])]) / chance.sum()
+    paid = np.concatenate([[0.0], np.cumsum(gain[order])]) / gain.size
+    return float(np.interp(1 - share, gone, paid))
+
+
+def spared(found: Found, score: np.ndarray, share: float) -> tuple[float, float]:
+    """(RMSE, fraction of users hurt) where of each seed the ``share`` with the lowest ``score`` keep the start."""
+    kept = score >= np.quantile(score, share)
+    told = np.where(kept, found.adapted, found.start).mean(axis=1)
+    return float(told.mean()), float(np.mean(told - found.start.mean(axis=1) > 1e-6))
+
+
+def price(found: Found, score: np.ndarray, share: float) -> float:
+    """How much the RMSE rises where so many are spared that the fraction hurt falls to ``share`` of what it is."""
+    curve = np.array([spared(found, score, one) for one in np.linspace(0, 1, 101)])
+    worse, hurt = curve[:, 0] - curve[0, 0], curve[:, 1]
+    return float(worse[np.flatnonzero(hurt <= share * hurt[0])[0]])
+
+
+def users_of(fold: int) -> list[list[User]]:
+    """A fold's validation users after all stages of the shipped config where everybody adapts: [users][seeds]."""
+    config = shipped("configs/movielens.py")
+    head = config.evaluation
+    given = {"learner.keep": "always", "learner.least_move": 0.0, "data.fold": fold}
+    given |= {"evaluation.shots": (head.headline_shots,), "evaluation.steps": (0, head.headline_steps)}
+    parts = assembly.parts(configs.check(configs.merged(config, given)))
+    params = scoring.host(sweep.lived(parts, [parts.config], "continual"))
+    cohort = parts.stream.held_out("validation", None, parts.stream.stages - 1)
+    starts, _ = held_out.cut(cohort, head.headline_shots)
+    seeds = [jax.tree.map(lambda leaf, at=i: leaf[at], params) for i in range(config.seeds)]
+    known = [seen(parts.model.apply, one, cohort) for one in seeds]
+    lives = list(zip(cohort.offsets[:-1], cohort.offsets[:-1] + starts, cohort.offsets[1:], strict=True))
+    return [[User(phi[a:s], e[a:s], phi[s:b], e[s:b], prior) for phi, e, prior in known] for a, s, b in lives]
+
+
+def seen(apply: Any, params: Params, cohort: Cohort) -> tuple[np.ndarray, np.ndarray, sums.Prior]:
+    """(features [rows, d], residuals around the start's prediction [rows], prior) under one seed's params."""
+    params = jax.tree.map(jnp.asarray, params)
+    head = params.shared["head"]
+    nobody = params._replace(personal=jax.tree.map(jnp.zeros_like, params.personal))
+
+    def start(mean: Array, inputs: Tree) -> Array:
+        ours = nobody._replace(shared={**nobody.shared, "head": {**head, "mean": mean}})
+        return apply(ours, inputs, jnp.ones(len(jax.tree.leaves(inputs)[0]), bool), None)
+
+    both = jax.jit(lambda inputs: (jax.jacfwd(start)(head["mean"], inputs)[..., 0], start(head["mean"], inputs)))
+    phi, guess = (np.asarray(leaf, float) for leaf in both(cohort.inputs))
+    factor, noise = jnp.exp(head["log_deviation"]), jnp.exp(2 * head["log_noise"])
+    return phi, np.asarray(cohort.targets) - guess, sums.Prior(jnp.zeros_like(head["mean"]), factor, noise)
+
+
+def table(found: Found) -> str:
+    """What was believed and what happened, by the share of users who keep the start."""
+    orders = found.move, found.gain / np.maximum(found.chance, 1e-12)
+    rows = [
+        "| keep the start | by the move on the support | hurt | by gain over chance on the later films | hurt |",
+        "|---|---|---|---|---|",
+    ]
+    for share in SHARES:
+        cells = [f"{value:.4f} | {hurt:.1%}" for value, hurt in (spared(found, by, share) for by in orders)]
+        rows.append(f"| {share:.0%} | {' | '.join(cells)} |")
+    least = np.mean([least_price(found.gain[:, i], found.chance[:, i], 0.5) for i in range(found.gain.shape[1])])
+    start, mean = found.start.mean(), found.adapted.mean()
+    prices = [price(found, by, 0.5) for by in orders]
+    rows += [
+        "",
+        f"{len(found.start)} validation users: {start:.4f} at the start, {mean:.4f} adapted. Of users and seeds "
+        f"{np.mean(found.adapted > found.start):.1%} hurt, {found.chance.mean():.1%} believed; gain "
+        f"{start - mean:.4f}, {found.gain.mean():.4f} believed.",
+        f"To halve the fraction hurt costs {prices[0]:.4f} ({prices[0] / mean:.1%}) by the move on the support, "
+        f"{prices[1]:.4f} ({prices[1] / mean:.1%}) by the belief on the later films, and at least {least:.4f} "
+        f"({least / mean:.1%}) if the belief is right.",
+    ]
+    return "\n".join(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folds", default="0,1,2,3,4")
+    parser.add_argument("--draws", type=int, default=400, help="lives drawn for each user and seed")
+    given = parser.parse_args()
+    if given.draws < 1:
+        parser.error(f"--draws must be >= 1, got {given.draws}")
+    lives: list[list[User]] = []
+    for fold in given.folds.split(","):
+        print(f"fold {fold}: training", file=sys.stderr, flush=True)
+        lives += users_of(int(fold))
+    scale, random = scale_of([user for seeds in lives for user in seeds]), np.random.default_rng(0)
+    rows = [[judged(user, scale, random, given.draws) for user in seeds] for seeds in lives]
+    print(table(joined(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
