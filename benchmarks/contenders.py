@@ -51,13 +51,12 @@ class Contender(NamedTuple):
 TWO, WHOLE = ["--devices", "2"], ["--unroll", "5"]
 IMAGES = ["--conv", "patches", *TWO, *WHOLE]
 ALL = (FUNC, COMPILED, HIGHER)
-# Users in blocks: what a block keeps for the way back stays in the cache.
-MANY, FEW = [*TWO, *WHOLE, "--blocks", "32"], [*TWO, *WHOLE, "--blocks", "2"]
-CACHED = [*TWO, *WHOLE, "--blocks", "8"]
+# Users in blocks: what a block holds, in training for the way back too, stays in the cache.
+MANY, FEW, EIGHT = ([*TWO, *WHOLE, "--blocks", size] for size in ("32", "2", "8"))
 CASES = {
     "W1": Case("W1", "train", "sinusoid MLP, outer step", WHOLE, WHOLE, ALL, 50),
     "W3": Case("W3", "train", "recommender MLP, outer step", MANY, TWO, ALL, 10),
-    "W3-adapt": Case("W3", "adapt", "recommender MLP, adapting alone, users/s", CACHED, TWO, ALL),
+    "W3-adapt": Case("W3", "adapt", "recommender MLP, adapting alone, users/s", EIGHT, TWO, ALL),
     "one-user": Case(
         "W3", "one", "recommender MLP, one user adapted and predicted, warm", WHOLE, WHOLE, (FUNC, HIGHER)
     ),

@@ -5,9 +5,8 @@
     python benchmarks/leads.py --workloads W1 --rounds 3 --wait-quiet 60
 
 Leads that the library has no other form of (a convolution that is not patches x weights) are measured in bare JAX
-(`yardstick.py`). Each run is a process of its own, in turns; tasks per
-second are medians over the rounds, and the ratio is to the step as it is, in the same round. Written after every round:
-benchmarks/results/leads_cpu.json and .md.
+(`yardstick.py`). Each run is a process of its own, in turns; tasks per second are medians over the rounds, and the
+ratio is to the step as it is, in the same round. Written after every round: benchmarks/results/leads_cpu.json and .md.
 """
 
 import argparse
@@ -64,12 +63,12 @@ LEADS = {
 }
 
 
-def command(workload: str, lead: Lead) -> list[str]:
-    """The command of a lead."""
-    case = CASES[workload]
+def command(name: str, lead: Lead) -> list[str]:
+    """The command of a lead for the case of that name."""
+    case = CASES[name]
     script = "benchmarks.yardstick" if lead.bare else "benchmarks.ours"
     flags = flags_without(case.bare if lead.bare else case.ours, lead.without)
-    return [sys.executable, "-m", script, "-w", workload, "-m", case.mode, *flags, *lead.given]
+    return [sys.executable, "-m", script, "-w", case.workload, "-m", case.mode, *flags, *lead.given]
 
 
 def main() -> int:

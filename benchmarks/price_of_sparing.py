@@ -6,10 +6,10 @@
 A rule that decides from a user's support alone who keeps the start cannot know how the user's later ratings fall. Under
 the model's own belief (the posterior of the user's weights after the support, and the noise) each validation user has a
 chance of being hurt and an expected gain on the very films that he rated later; the scale of the belief, which training
-leaves open, is set so that later errors are as large as it says. Sparing first those with the least gain
-for their chance is the cheapest choice that there is, if the belief is right: no rule does better. Beside it what
-happened when the users were spared in that order, and in that of ``learner.keep = "if_it_moves"``, which sees the
-support alone. RMSE, averaged over users; seeds averaged first.
+leaves open, is set so that later errors are as large as it says. The cheapest choice of how far each user goes, from
+the start (0) to the adapted weights (1), is then known, and no rule does better where the belief is right. Beside it
+what happened when those with the least gain for their chance kept the start, and those who move least on their support,
+as ``learner.keep = "if_it_moves"`` has it. RMSE, averaged over users; seeds averaged first.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from metapers.experiment import assembly, scoring, sweep  # noqa: E402
 from metapers.experiment import config as configs  # noqa: E402
 from metapers.models import sums  # noqa: E402
 
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of users who keep the start
+WAYS = (0.0, 0.25, 0.5, 0.75, 1.0)  # how far a user may go
 
 
 class User(NamedTuple):
@@ -47,28 +48,27 @@ class User(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of every user [users, seeds]: RMSE at the start and adapted, the support's move, and what the model believes."""
+    """Of every user [users, seeds]: RMSE at the start and adapted, the support's move; what the model believes, by how
+    far the user goes [users, seeds, ways]."""
 
     start: np.ndarray
     adapted: np.ndarray
     move: np.ndarray
-    gain: np.ndarray  # expected RMSE at the start less that after adapting
+    gain: np.ndarray  # expected RMSE at the start less that there
     chance: np.ndarray  # of being hurt
 
 
 @jax.jit
-def belief(phi: Array, errors: Array, mask: Array, prior: sums.Prior) -> tuple[Array, Array]:
-    """(mean [d], covariance [d, d]) of a user's weights less their prior mean, after the support [n] in ``mask``."""
-    seen = sums.absorb(sums.nothing(phi.shape[1]), phi, errors[:, None], mask)
+def posterior(phi: Array, errors: Array, prior: sums.Prior) -> tuple[Array, Array]:
+    """(mean [d], covariance [d, d]) of a user's weights less their prior mean, after the support."""
+    seen = sums.absorb(sums.nothing(phi.shape[1]), phi, errors[:, None], jnp.ones(len(errors), bool))
     mean, covariance = sums.posterior(seen, prior)
     return mean[:, 0], covariance
 
 
-def adapted(user: User, *, longest: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """``belief`` of a user, on the host; supports are filled up to ``longest``, so that there is one program."""
-    padding = longest - len(user.support_error)
-    filled = np.pad(user.support, ((0, padding), (0, 0))), np.pad(user.support_error, (0, padding))
-    mean, covariance = belief(*filled, np.arange(longest) < longest - padding, user.prior)
+def belief(user: User) -> tuple[np.ndarray, np.ndarray]:
+    """``posterior`` after the user's support, on the host."""
+    mean, covariance = posterior(user.support, user.support_error, user.prior)
     return np.asarray(mean, float), np.asarray(covariance, float)
 
 
@@ -79,22 +79,22 @@ def scale_of(users: Sequence[User]) -> float:
     """
     real, believed = [], []
     for user in users:
-        mean, covariance = adapted(user)
+        mean, covariance = belief(user)
         real.append(np.mean(np.square(user.query_error - user.query @ mean)))
         believed.append(float(user.prior.noise) + np.mean(np.sum(user.query @ covariance * user.query, 1)))
     return float(np.mean(real) / np.mean(believed))
 
 
 def judged(user: User, scale: float, random: np.random.Generator, draws: int) -> Found:
-    """A user's row of ``Found``, scalars; ``draws`` lives are drawn from the belief, its variances times ``scale``."""
-    mean, covariance = adapted(user)
+    """A user's row of ``Found``; ``draws`` lives are drawn from the belief, its variances times ``scale``."""
+    mean, covariance = belief(user)
     weights = random.multivariate_normal(mean, scale * covariance, draws, method="eigh")
     noise = (scale * float(user.prior.noise)) ** 0.5 * random.standard_normal((draws, len(user.query)))
     errors, shift = weights @ user.query.T + noise, user.query @ mean
-    before, after = rmse(errors), rmse(errors - shift)
+    before, after = rmse(errors), np.stack([rmse(errors - way * shift) for way in WAYS])
     real = rmse(user.query_error), rmse(user.query_error - shift)
     move = np.mean(np.square(user.support @ mean))
-    return Found(*real, move, np.mean(before - after), np.mean(after > before))
+    return Found(*real, move, np.mean(before - after, 1), np.mean(after > before, 1))
 
 
 def joined(rows: list[list[Found]]) -> Found:
@@ -107,17 +107,18 @@ def rmse(errors: np.ndarray) -> np.ndarray:
 
 
 def least_price(gain: np.ndarray, chance: np.ndarray, share: float) -> float:
-    """The least mean gain [users] to give up so that the mean chance of being hurt falls to ``share`` of what it is.
+    """The least mean gain to give up so that the mean chance of being hurt falls to ``share`` of what it is.
 
-    Users are spared in the order of gain over chance, the last of them in part: no choice of users is cheaper.
+    ``gain`` and ``chance`` [users, ways], the last way being what everybody does now. The dual of the linear program
+    in which each user goes one way, or several with some probability: the largest of many lower bounds.
 
-    >>> least_price(np.array([1.0, 4.0]), np.array([0.5, 0.5]), 0.25)
+    >>> round(least_price(np.array([[0.0, 1.0], [0.0, 4.0]]), np.array([[0.0, 0.5], [0.0, 0.5]]), 0.25), 2)
     1.5
     """
-    order = np.argsort(gain / np.maximum(chance, 1e-12))
-    gone = np.concatenate([[0.0], np.cumsum(chance[order])]) / chance.sum()
-    paid = np.concatenate([[0.0], np.cumsum(gain[order])]) / gain.size
-    return float(np.interp(1 - share, gone, paid))
+    allowed = share * chance[:, -1].mean()
+    prices = np.concatenate([[0.0], np.geomspace(1e-6, 1e3, 5000)])  # of a chance of one, in RMSE
+    bounds = [np.mean(np.min(gain[:, -1:] - gain + price * chance, 1)) - price * allowed for price in prices]
+    return float(max(bounds))
 
 
 def spared(found: Found, score: np.ndarray, share: float) -> tuple[float, float]:
@@ -168,7 +169,8 @@ def seen(apply: Any, params: Params, cohort: Cohort) -> tuple[np.ndarray, np.nda
 
 def table(found: Found) -> str:
     """What was believed and what happened, by the share of users who keep the start."""
-    orders = found.move, found.gain / np.maximum(found.chance, 1e-12)
+    gain, chance = found.gain[..., -1], found.chance[..., -1]
+    orders = found.move, gain / np.maximum(chance, 1e-12)
     rows = [
         "| keep the start | by the move on the support | hurt | by gain over chance on the later films | hurt |",
         "|---|---|---|---|---|",
@@ -176,14 +178,14 @@ def table(found: Found) -> str:
     for share in SHARES:
         cells = [f"{value:.4f} | {hurt:.1%}" for value, hurt in (spared(found, by, share) for by in orders)]
         rows.append(f"| {share:.0%} | {' | '.join(cells)} |")
-    least = np.mean([least_price(found.gain[:, i], found.chance[:, i], 0.5) for i in range(found.gain.shape[1])])
+    least = np.mean([least_price(found.gain[:, i], found.chance[:, i], 0.5) for i in range(gain.shape[1])])
     start, mean = found.start.mean(), found.adapted.mean()
     prices = [price(found, by, 0.5) for by in orders]
     rows += [
         "",
         f"{len(found.start)} validation users: {start:.4f} at the start, {mean:.4f} adapted. Of users and seeds "
-        f"{np.mean(found.adapted > found.start):.1%} hurt, {found.chance.mean():.1%} believed; gain "
-        f"{start - mean:.4f}, {found.gain.mean():.4f} believed.",
+        f"{np.mean(found.adapted > found.start):.1%} hurt, {chance.mean():.1%} believed; gain "
+        f"{start - mean:.4f}, {gain.mean():.4f} believed.",
         f"To halve the fraction hurt costs {prices[0]:.4f} ({prices[0] / mean:.1%}) by the move on the support, "
         f"{prices[1]:.4f} ({prices[1] / mean:.1%}) by the belief on the later films, and at least {least:.4f} "
         f"({least / mean:.1%}) if the belief is right.",

@@ -124,17 +124,17 @@ def adapted(
 
 
 def each(of_user: Callable[..., Tree], *, block: int = 0, mesh: Mesh | None = None) -> Callable[..., Tree]:
-    """``of_user(params, *own)`` for many: called as (params, *own [users, ...]) -> [users, ...], the same numbers.
+    """``of_user(params, *own)`` for many: called as (params, *own [users, ...]) -> [users, ...].
 
     Users are independent, so they may be vectorised together (``block`` 0), or ``block`` at a time in one compiled
     loop: where what all of them hold at once outgrows a core's cache, a few are faster. ``mesh``: users are split over
-    its one axis, whose size divides their number, and each device takes ``block`` of its own at a time.
+    its one axis, and each device takes ``block`` of its own at a time. Only rounding depends on either.
 
     >>> each(lambda scale, x: scale * x, block=2)(10.0, jnp.arange(5.0)).tolist()
     [0.0, 10.0, 20.0, 30.0, 40.0]
 
     Raises:
-      ValueError: block < 0.
+      ValueError: block < 0; when called, a number of users that the size of the mesh does not divide.
     """
     _check("block", (block,), 0)
 

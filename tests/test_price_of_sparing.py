@@ -27,20 +27,23 @@ def lives(count, seed=0, *, later=20):
 def found_of(users, draws):
     random = np.random.default_rng(1)
     rows = [[price.judged(user, 1.0, random, draws)] for user in users]
-    return price.Found(
-        *(np.array([[getattr(one, name) for one in row] for row in rows]) for name in price.Found._fields)
-    )
+    return price.joined(rows)
 
 
-def test_a_right_belief_is_borne_out():
-    found = found_of(lives(1200), 200)
-    gain, hurt = found.start - found.adapted, found.adapted > found.start
+@pytest.mark.parametrize("way", [1, 4])
+def test_a_right_belief_is_borne_out(way):
+    users = list(lives(1200))
+    found = found_of(users, 200)
+    chance, believed = found.chance[:, 0, way], found.gain[:, 0, way]
+    means = [price.belief(user)[0] for user in users]
+    shifts = (price.WAYS[way] * user.query @ mean for user, mean in zip(users, means, strict=True))
+    after = np.array([price.rmse(user.query_error - shift) for user, shift in zip(users, shifts, strict=True)])
+    gain, hurt = found.start[:, 0] - after, after > found.start[:, 0]
     assert 0.1 < hurt.mean() < 0.4 and gain.mean() > 0.02
-    for part in (found.chance < np.median(found.chance), found.chance >= np.median(found.chance)):
-        error = hurt[part].std() / part.sum() ** 0.5
-        assert abs(hurt[part].mean() - found.chance[part].mean()) < 4 * error
-        assert abs(gain[part].mean() - found.gain[part].mean()) < 4 * gain[part].std() / part.sum() ** 0.5
-    assert abs(found.chance.mean() - found.chance[::2].mean()) < 0.1 < np.ptp(found.chance)  # users differ
+    for part in (chance < np.median(chance), chance >= np.median(chance)):
+        assert abs(hurt[part].mean() - chance[part].mean()) < 4 * hurt[part].std() / part.sum() ** 0.5
+        assert abs(gain[part].mean() - believed[part].mean()) < 4 * gain[part].std() / part.sum() ** 0.5
+    assert np.ptp(chance) > 0.1  # users differ
 
 
 def test_a_user_is_adapted_by_the_posterior_mean():
@@ -63,19 +66,24 @@ def test_variances_are_scaled_to_the_errors_that_came():
     ]
     np.testing.assert_allclose(price.scale_of(wider), 9 * price.scale_of(users), rtol=1e-9)
     one, same = (price.judged(u, s, np.random.default_rng(0), 50) for u, s in ((users[0], 1.0), (wider[0], 9.0)))
-    np.testing.assert_allclose(one, same, rtol=1e-9)  # as if nothing had been scaled
+    for a, b in zip(one, same, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)  # as if nothing had been scaled
 
 
-def test_no_choice_of_users_is_cheaper():
-    random = np.random.default_rng(2)
-    gain, chance = random.uniform(0.01, 1, 9), random.uniform(0.1, 0.5, 9)
+def test_no_choice_of_ways_is_cheaper():
+    random, users = np.random.default_rng(2), 7
+    gain, chance = (np.sort(random.uniform(0, most, (users, 3)), 1) for most in (1.0, 0.5))
+    gain[:, 0] = chance[:, 0] = 0
     for share in (0.3, 0.5, 0.8):
-        choices = (np.array(kept) for kept in itertools.product([False, True], repeat=9))
-        cheapest = min(gain[~kept].sum() / 9 for kept in choices if chance[kept].sum() <= share * chance.sum())
+        cheapest = np.inf
+        for ways in itertools.product(range(3), repeat=users):
+            of = np.arange(users), np.array(ways)
+            if chance[of].sum() <= share * chance[:, -1].sum():
+                cheapest = min(cheapest, np.mean(gain[:, -1] - gain[of]))
         least = price.least_price(gain, chance, share)
-        assert cheapest - gain.max() / 9 < least <= cheapest
-    assert price.least_price(gain, chance, 1.0) == 0
-    np.testing.assert_allclose(price.least_price(gain, chance, 0.0), gain.mean())
+        assert cheapest - gain.max() / users < least <= cheapest + 1e-12
+    assert price.least_price(gain, chance, 1.0) == pytest.approx(np.mean(gain[:, -1] - gain.max(1)), abs=1e-6)
+    assert price.least_price(gain, chance, 0.0) == pytest.approx(gain[:, -1].mean(), rel=1e-6)
 
 
 def test_those_with_the_lowest_score_keep_the_start():

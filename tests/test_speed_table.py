@@ -199,7 +199,7 @@ def test_a_lead_changes_one_thing_of_the_step_as_it_is():
 def test_every_lead_is_a_command_that_its_script_takes(name):
     for lead in leads.LEADS[name]:
         python, m, script, *flags = leads.command(name, lead)
-        assert importlib.import_module(script).arguments(flags).workload == name
+        assert importlib.import_module(script).arguments(flags).workload == contenders.CASES[name].workload
 
 
 def test_what_the_lead_repeats_is_what_the_inner_loops_compute_once():
