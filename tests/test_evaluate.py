@@ -173,11 +173,14 @@ def test_users_sharded_over_two_devices():
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_users_a_few_at_a_time_are_adapted_as_all_at_once(devices):
+def test_users_a_few_at_a_time_are_adapted_as_all_at_once(devices, monkeypatch):
     mesh = jax.make_mesh((2,), ("users",), axis_types=(jax.sharding.AxisType.Auto,)) if devices == 2 else None
     cohort, params, options = population(SIZES), start_params(), {"shots": 4, "steps": 3, "users": 8}
     whole = evaluate.adapted(linear(), gradient_steps(3), **options)(params, cohort)["w"]
+    given, each = [], evaluate.each
+    monkeypatch.setattr(evaluate, "each", lambda fn, **how: given.append(how) or each(fn, **how))
     few = evaluate.adapted(linear(), gradient_steps(3), block=3, mesh=mesh, **options)(params, cohort)["w"]
+    assert given == [{"block": 3, "mesh": mesh}]
     np.testing.assert_allclose(few, whole, rtol=1e-13)
 
 

@@ -54,7 +54,7 @@ def test_the_rate_of_the_products_is_between_the_slowest_and_the_fastest(monkeyp
 
 def test_compiled_programs_lie_on_disk_only_where_that_is_asked_for(monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "somewhere")
-    assert not any("CACHE" in name for name in contenders.environment("gpu"))
+    assert not any(name.startswith("JAX_") and "CACHE" in name for name in contenders.environment("gpu"))
     kept = contenders.environment("gpu", programs="there")
     assert kept["JAX_COMPILATION_CACHE_DIR"] == "there" and kept.items() >= contenders.EVERY_PROGRAM.items()
     assert kept["JAX_PLATFORMS"] == "cuda,cpu" and kept["JAX_ENABLE_X64"] == "0"
