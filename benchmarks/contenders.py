@@ -52,7 +52,7 @@ TWO, WHOLE = ["--devices", "2"], ["--unroll", "5"]
 IMAGES = ["--conv", "patches", *TWO, *WHOLE]
 ALL = (FUNC, COMPILED, HIGHER)
 # Users in blocks: what a block holds, in training for the way back too, stays in the cache.
-MANY, FEW, EIGHT = ([*TWO, *WHOLE, "--blocks", size] for size in ("32", "2", "8"))
+MANY, FEW, EIGHT = ([*TWO, *WHOLE, "--blocks", size] for size in ("16", "2", "8"))
 CASES = {
     "W1": Case("W1", "train", "sinusoid MLP, outer step", WHOLE, WHOLE, ALL, 50),
     "W3": Case("W3", "train", "recommender MLP, outer step", MANY, TWO, ALL, 10),
