@@ -24,7 +24,7 @@ from benchmarks import timing, workloads
 from benchmarks.workloads import Examples, Workload
 from metapers import aggregate, inner, keys, learners, models, stage
 from metapers.aggregate.sums import pad
-from metapers.base import Batch, Learner, Model, Objective, Params, Task, TaskFamily, example_loss
+from metapers.base import Batch, Learner, Model, Objective, Params, Task, TaskFamily, example_loss, masked_mean
 from metapers.scores import objectives
 
 
@@ -88,14 +88,15 @@ def stepper(work: Workload, *, devices: int = 1, unroll: int = 1, blocks: int = 
         tasks, mask = jax.device_put((tasks, mask), NamedSharding(mesh, P("users")))
         state, root = jax.device_put((state, root), NamedSharding(mesh, P()))
 
-    def update(state: Any, tasks: Task, mask: jax.Array, root: jax.Array) -> tuple[Any, dict]:
-        return learner.update(state, tasks, mask, keys.named(root, "step", state.step))
+    def update(state: Any, tasks: Task, mask: jax.Array, root: jax.Array) -> tuple[Any, jax.Array]:
+        state, info = learner.update(state, tasks, mask, keys.named(root, "step", state.step))
+        return state, masked_mean(info["losses"], mask)
 
     train, held = jax.jit(update, donate_argnums=0), [state]
 
     def step() -> float:
-        held[0], info = train(held[0], tasks, mask, root)
-        return float(np.mean(np.asarray(info["losses"])[: work.tasks]))
+        held[0], loss = train(held[0], tasks, mask, root)
+        return float(loss)
 
     return step
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
+from metapers.inner import dual
 from metapers.inner.mixed import mixed_gradient
 from metapers.inner.rates import Rates
 from metapers.inner.rates import fixed as constant
@@ -35,7 +36,8 @@ def gradient(
     and what ``pull`` pulls to, default the personal parameters. Entry 0 of the path is the personal parameters as they
     came, which no example has touched; without any step nothing is written.
 
-    What the loss computes from shared parameters alone is computed once for all steps (``inner.once``). Three choices
+    What the loss computes from shared parameters alone is computed once for all steps (``inner.once``), and a kernel
+    that meets only such values is moved in its dual form where that is cheaper (``inner.dual``). Three choices
     change memory and time and no number: ``unroll``, steps per turn of the compiled loop; ``remat``, a step's
     intermediate values are computed again on the way back instead of kept; ``mixed``, the way back through a step is
     a forward derivative of its gradient (``inner.mixed``), which keeps a step's parameters only.
@@ -61,18 +63,20 @@ def gradient(
         fixed = params._replace(personal=first), support, key
         loss, ready = support_loss(loss_fn, *fixed, shrink=shrink, pull=pull)
         ready = varying_like(ready, fixed) if mixed else ready
-        slope_of = mixed_gradient(loss) if mixed else jax.grad(loss)
+        speeds = lambda step: rates.at(params.inner, first, step)
+        others = jnp.asarray(0), ready
+        way = dual.descent(loss, first, others, speeds(others[0]), steps, first_order=first_order)
+        slope_of = mixed_gradient(way.loss) if mixed else jax.grad(way.loss)
 
-        def step_fn(personal: Tree, step: Array) -> tuple[Tree, Tree]:
-            slope = slope_of(personal, (step, ready))
+        def step_fn(place: dual.Place, step: Array) -> tuple[dual.Place, dual.Place]:
+            slope = slope_of(place.moving, (step, ready))
             slope = jax.lax.stop_gradient(slope) if first_order else slope
-            speed = rates.at(params.inner, personal, step)
-            moved = jax.tree.map(lambda x, r, g: x - r * g, personal, speed, slope)
+            moved = way.move(place, speeds(step), slope)
             return moved, moved
 
         step_fn = jax.checkpoint(step_fn) if remat else step_fn
-        adapted, moved = jax.lax.scan(step_fn, first, jnp.arange(steps), unroll=min(unroll, steps))
-        return params._replace(personal=adapted), path_of(start, moved)
+        last, places = jax.lax.scan(step_fn, way.begin, jnp.arange(steps), unroll=min(unroll, steps))
+        return params._replace(personal=way.personal(last)), path_of(start, jax.vmap(way.personal)(places))
 
     return InnerLoop(lambda params: rates.init(params.personal), adapt)
 

@@ -38,10 +38,10 @@ def cut(fn: Callable[[Tree, Tree], Array], moving: Tree, fixed: Tree) -> tuple[C
     before = [equation for equation in program.eqns if _highest(equation, level) < MOVING]
     after = [equation for equation in program.eqns if _highest(equation, level) != FIXED]
     shared = _needed(after, program.outvars, level)
-    ready = _run(program, [*program.constvars, *rests], before, shared, [*traced.consts, *jax.tree.leaves(fixed)])
+    ready = run(program, [*program.constvars, *rests], before, shared, [*traced.consts, *jax.tree.leaves(fixed)])
 
     def rest(moved: Tree, ready: Tree) -> Array:
-        (value,) = _run(program, [*moves, *shared], after, program.outvars, [*jax.tree.leaves(moved), *ready])
+        (value,) = run(program, [*moves, *shared], after, program.outvars, [*jax.tree.leaves(moved), *ready])
         return value
 
     return rest, ready
@@ -64,7 +64,8 @@ def _needed(after: list, outputs: list, level: dict) -> list:
     return list(dict.fromkeys(v for v in read if isinstance(v, jex.Var) and level[v] == FIXED))
 
 
-def _run(program: jex.Jaxpr, inputs: list, equations: list, outputs: list, values: list) -> list:
+def run(program: jex.Jaxpr, inputs: list, equations: list, outputs: list, values: list) -> list:
+    """The values of ``outputs`` by those ``equations`` of a traced program, from the values of ``inputs``."""
     about = jex.DebugInfo("once", program.debug_info.func_src_info, None, None)
     part = jex.Jaxpr([], inputs, outputs, equations, program.effects, about)
     closed: Any = jex.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
