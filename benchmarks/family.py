@@ -111,6 +111,7 @@ STREAMS: dict[str, Stream] = {
         "MovieLens in five periods, 16 ratings (RMSE)",
         (
             "bayes",
+            "bayes-sparing",
             "gradient",
             "anil",
             "fomaml",
