@@ -37,6 +37,7 @@ AS_IS, BARE = Lead("metapers, as it is"), Lead("bare JAX, as it is", bare=True)
 ONE_DEVICE = Lead("one device", ("--devices",))
 ROLLED = Lead("inner steps not unrolled", ("--unroll",))
 REPEATED = Lead("what never changes computed in every inner step", given=("--repeated",))
+PRIMAL = Lead("kernels moved themselves, not in dual form", given=("--primal",))
 
 
 def blocks(*sizes: int) -> list[Lead]:
@@ -48,8 +49,8 @@ def blocks(*sizes: int) -> list[Lead]:
 
 LEADS = {
     "W1": [AS_IS, Lead("two devices", given=tuple(TWO)), ROLLED, REPEATED, *blocks(5), BARE],
-    "W3": [AS_IS, ONE_DEVICE, ROLLED, REPEATED, *blocks(0, 8, 32, 64), BARE],
-    "W3-adapt": [AS_IS, ONE_DEVICE, ROLLED, *blocks(0, 2, 4, 16, 64), BARE],
+    "W3": [AS_IS, ONE_DEVICE, ROLLED, REPEATED, PRIMAL, *blocks(0, 8, 32, 64), BARE],
+    "W3-adapt": [AS_IS, ONE_DEVICE, ROLLED, PRIMAL, *blocks(0, 2, 4, 16, 64), BARE],
     "W2-5w1s": [
         AS_IS,
         ONE_DEVICE,

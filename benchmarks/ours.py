@@ -3,7 +3,8 @@
 --devices N splits the users over N CPU devices (``aggregate.sharded``); --chunk K > 1 takes K steps per dispatch
 in the scan in which a stage is trained (``metapers.stage.program``) instead of one call of ``learner.update``.
 --blocks B takes B of a device's users at a time (``aggregate.blocks``), --unroll U inner steps a turn of their loop.
---repeated computes in every inner step what never changes (for `leads.py`: the library does it once).
+--repeated computes in every inner step what never changes (for `leads.py`: the library does it once);
+--primal moves every kernel itself, none in its dual form.
 --mode adapt and --mode one: see ``ours_adapt.py``.
 """
 
@@ -25,6 +26,7 @@ from benchmarks.workloads import Examples, Workload
 from metapers import aggregate, inner, keys, learners, models, stage
 from metapers.aggregate.sums import pad
 from metapers.base import Batch, Learner, Model, Objective, Params, Task, TaskFamily, example_loss, masked_mean
+from metapers.inner import dual
 from metapers.scores import objectives
 
 
@@ -134,6 +136,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=1)
     parser.add_argument("--path", choices=[ours_adapt.TOGETHER, ours_adapt.CALLS], default=ours_adapt.TOGETHER)
     parser.add_argument("--repeated", action="store_true")
+    parser.add_argument("--primal", action="store_true")
     return parser.parse_args(words)
 
 
@@ -143,6 +146,8 @@ def main() -> None:
     given = arguments()
     if given.repeated:  # the module: the package names the function in it alike
         importlib.import_module("metapers.inner.support_loss").cut = lambda fn, moving, fixed: (fn, fixed)
+    if given.primal:
+        dual.cheaper = lambda equation, steps: False
     if given.devices > 1:
         jax.config.update("jax_num_cpu_devices", given.devices)
     began, proof = time.perf_counter(), None

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from benchmarks import leads
 from metapers import base, inner, keys
 from metapers.base import Batch, Params
 from metapers.inner import dual
@@ -170,6 +171,12 @@ def test_left_as_it_is_where_impossible_or_dearer(options, steps):
 def test_left_as_it_is_with_more_rows_than_the_kernel_has():
     many = jax.tree.map(lambda x: jnp.concatenate([x] * 6), task())
     assert dual_leaves(start(), task()) == 1 and dual_leaves(start(), many) == 0
+
+
+def test_the_lead_of_the_benchmark_switches_it_off(monkeypatch):
+    monkeypatch.setattr(dual, "cheaper", lambda equation, steps: False)  # as ours.py --primal does
+    assert dual_leaves(start(), task()) == 0
+    assert "--primal" in leads.command("W3-adapt", leads.PRIMAL)
 
 
 def found(loss, personal, others, steps=50):

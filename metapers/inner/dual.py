@@ -100,7 +100,7 @@ def _products(program: jex.Jaxpr, leaves: list, rates: list, steps: int) -> dict
         readers = [each for each in program.eqns for v in each.invars if v is var]
         if len(readers) != 1 or var in program.outvars or jnp.ndim(rate) != 0:
             continue
-        if _is_product(readers[0], var, fixed) and _cheaper(readers[0], steps):
+        if _is_product(readers[0], var, fixed) and cheaper(readers[0], steps):
             found[i] = readers[0]
     return found
 
@@ -116,7 +116,7 @@ def _is_product(equation: jex.JaxprEqn, kernel: jex.Var, fixed: set) -> bool:
     return right.ndim == 2 and equation.params["dimension_numbers"] == (((left.ndim - 1,), (0,)), ((), ()))
 
 
-def _cheaper(equation: jex.JaxprEqn, steps: int) -> bool:
+def cheaper(equation: jex.JaxprEqn, steps: int) -> bool:
     """Whether the dual form has fewer multiplications: first outputs, products of inputs, one a step, the kernel."""
     x, kernel = (_type(v).shape for v in equation.invars)
     rows, (inside, outside) = math.prod(x[:-1]), kernel
