@@ -48,7 +48,7 @@ def blocks(*sizes: int) -> list[Lead]:
 
 
 LEADS = {
-    "W1": [AS_IS, Lead("two devices", given=tuple(TWO)), ROLLED, REPEATED, *blocks(5), BARE],
+    "W1": [AS_IS, Lead("two devices", given=tuple(TWO)), ROLLED, *blocks(0, 1, 2), BARE],
     "W3": [AS_IS, ONE_DEVICE, ROLLED, REPEATED, PRIMAL, *blocks(0, 8, 32, 64), BARE],
     "W3-adapt": [AS_IS, ONE_DEVICE, ROLLED, PRIMAL, *blocks(0, 2, 4, 16, 64), BARE],
     "W2-5w1s": [
