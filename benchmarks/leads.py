@@ -72,7 +72,7 @@ def command(name: str, lead: Lead) -> list[str]:
     return [sys.executable, "-m", script, "-w", case.workload, "-m", case.mode, *flags, *lead.given]
 
 
-def main() -> int:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", nargs="+", choices=list(LEADS), default=list(LEADS))
     parser.add_argument("--rounds", type=int, default=2)
@@ -81,10 +81,15 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds after which a run has failed")
     parser.add_argument("--wait-quiet", type=float, default=0.0, metavar="SECONDS", help="before each run, for others")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results")
-    parser.set_defaults(device="cpu")
-    given = parser.parse_args()
+    parser.set_defaults(device="cpu", programs=None)  # what speed.run reads besides
+    given = parser.parse_args(words)
     if given.rounds < 1:
         parser.error(f"--rounds must be >= 1, got {given.rounds}")
+    return given
+
+
+def main() -> int:
+    given = arguments()
     results: dict[str, Any] = {
         "machine": machine.describe(),
         "command": machine.command_line("leads.py"),

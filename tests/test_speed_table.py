@@ -202,6 +202,11 @@ def test_every_lead_is_a_command_that_its_script_takes(name):
         assert importlib.import_module(script).arguments(flags).workload == contenders.CASES[name].workload
 
 
+def test_a_lead_is_run_and_told():
+    told = leads.once("W1", leads.AS_IS, leads.arguments(["--steps", "2", "--max-s", "0.1"]))
+    assert told["tasks_per_s"] > 0 and set(told) == {"tasks_per_s", "first_step_s", "peak_rss_mb", "others"}
+
+
 def test_what_the_lead_repeats_is_what_the_inner_loops_compute_once():
     module = importlib.import_module("metapers.inner.support_loss")
     assert module.cut is once.cut  # the name that ours.py --repeated puts something else in place of
