@@ -114,6 +114,7 @@ def test_a_source_of_files_says_that_data_path_is_missing_or_leads_nowhere(sourc
 MOVIELENS = [
     "anil",
     "bayes",
+    "bayes-sparing",
     "fomaml",
     "gradient",
     "imaml",
