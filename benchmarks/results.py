@@ -78,6 +78,10 @@ def unused(test: pa.Table, chosen: pa.Table, config: Config, found: dict) -> dic
     return {"used": int((~fresh).sum()), "unused": {name: gap._asdict() for name, gap in gaps.items()}}
 
 
+def _closed(gap: dict) -> str:
+    return "no gap" if gap["closed"] is None else f"{gap['closed']:.0%}"
+
+
 def verdicts(found: dict, synthetic: dict[str, dict]) -> list[tuple[str, bool, str]]:
     """(what must hold, whether it does, the figures) of the project's acceptance."""
     head, gap = found["headline"], found["gap"]
@@ -95,8 +99,8 @@ def verdicts(found: dict, synthetic: dict[str, dict]) -> list[tuple[str, bool, s
         *((f"{drift} drift", synthetic[drift]["gap"], 0.8) for drift in synthetic),
     ):
         gain = one["gain_over_naive"]
-        told = f"{one['closed']:.0%}, gain {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
-        rows.append((f"{name}: continual closes >= {share:.0%} of the gap", one["closed"] >= share, told))
+        told = f"{_closed(one)}, gain {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        rows.append((f"{name}: continual closes >= {share:.0%} of the gap", (one["closed"] or 0) >= share, told))
         rows.append((f"{name}: its gain over naive excludes zero", gain["low"] > 0, ""))
         less = one["forgetting_first_less_naive"]["mean"]
         rows.append((f"{name}: forgetting_first below naive's", less < 0, f"{less:+.4f}"))
@@ -118,7 +122,7 @@ def block(found: dict, synthetic: dict[str, dict]) -> str:
     streams = {"MovieLens": found} | {f"{drift} drift": one for drift, one in synthetic.items()}
     continual = [
         f"| {stream}: {name} | {values['average']:.4f} | {values['forgetting_first']:+.4f} | "
-        + (f"{one['gap']['closed']:.0%} |" if name == "continual" else "|")
+        + (f"{_closed(one['gap'])} |" if name == "continual" else "|")
         for stream, one in streams.items()
         for name, values in one["continual"].items()
     ]

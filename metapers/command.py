@@ -57,8 +57,8 @@ def eval_main(argv: Sequence[str] | None = None) -> NoReturn:
     flags.DEFINE_string("strategy", "", "one strategy; default: all of the run", flag_values=own)
     flags.DEFINE_integer("version", None, "one version's number, -1 the last; default: all", flag_values=own)
     flags.DEFINE_enum("split", "test", ["test", "validation"], "whose users judge", flag_values=own)
-    flags.DEFINE_list("steps", [], "inner steps to score after; default: the config's", flag_values=own)
-    flags.DEFINE_list("shots", [], "support sizes; default: the config's", flag_values=own)
+    flags.DEFINE_list("steps", None, "inner steps to score after; default: the config's", flag_values=own)
+    flags.DEFINE_list("shots", None, "support sizes; default: the config's", flag_values=own)
     _common(own)
     _run(lambda: _eval(own), own, argv, EVAL_HELP, ("workdir",))
 
@@ -91,9 +91,9 @@ def _eval(own: flags.FlagValues) -> int:
     return 0
 
 
-def _numbers(name: str, values: list[str]) -> tuple[int, ...]:
+def _numbers(name: str, values: list[str] | None) -> tuple[int, ...]:
     try:
-        return tuple(int(value) for value in values)
+        return () if values is None else tuple(int(value) for value in values or [""])
     except ValueError:
         raise ValueError(f"{name} must be integers with commas between them, got {','.join(values)!r}") from None
 
@@ -121,9 +121,10 @@ def _run(
         rest = _parse(own, argv)
         if rest:
             raise UsageError(f"unexpected argument {rest[0]!r}: every option is --name=value")
-        missing = [name for name in needed if own[name].value is None]
-        if missing:
-            raise UsageError(f"--{missing[0]} is missing\n\n{text}".rstrip())
+        for name in needed:
+            if not own[name].value:
+                what = "missing" if own[name].value is None else "empty"
+                raise UsageError(f"--{name} is {what}\n\n{text}".rstrip())
         metapers.use_all_cores()
         _cache()
         code = body()

@@ -84,7 +84,7 @@ def test_a_part_of_a_run_on_request_leaves_the_summary_alone_and_is_logged(copy)
     said = []
     told = experiment.judge(copy, strategy="naive", version=-1, steps=(0, 2), shots=(1,), say=said.append)
     assert told is None and (copy / "summary.json").read_text() == before
-    rows = records.read_file(copy / "looks" / "test-naive--1.parquet").to_pylist()
+    rows = records.read_file(copy / "looks" / "test-naive--1-shots-1-steps-0-2.parquet").to_pylist()
     assert {row["strategy"] for row in rows} >= {"naive", "user_mean"} and "static" not in {r["strategy"] for r in rows}
     rows = [row for row in rows if row["strategy"] == "naive"]
     assert {row["trained_stage"] for row in rows} == {2}
@@ -95,6 +95,35 @@ def test_a_part_of_a_run_on_request_leaves_the_summary_alone_and_is_logged(copy)
     assert "rmse on test users' whole lives" in said[0] and "naive" in said[0]
     assert len(uses(copy)) == lines + 1
     assert uses(copy)[-1]["strategy"] == "naive" and uses(copy)[-1]["version"] == -1
+
+
+@pytest.mark.parametrize("grid", [{"shots": (1,)}, {"steps": (0, 3)}])
+def test_another_grid_is_a_look_and_leaves_the_run_as_it_was(copy, grid):
+    kept = {
+        path: path.read_bytes()
+        for name in ("records/test.parquet", "summary.json", "report.html", judging.TUNED)
+        for path in [copy / name]
+    }
+    assert experiment.judge(copy, **grid, say=lambda text: None) is None
+    assert {path: path.read_bytes() for path in kept} == kept
+    name, asked = next(iter(grid.items()))
+    rows = records.read_file(copy / "looks" / f"test-all-all-{name}-{'-'.join(map(str, asked))}.parquet").to_pylist()
+    assert {row[name] for row in rows if row["strategy"] == "naive"} >= set(asked)
+
+
+def test_a_run_that_has_lost_a_version_names_it(copy):
+    lost = scoring.versions_of(copy, "naive") / "1"
+    lines = len(uses(copy))
+    lost.rename(copy / "aside")
+    try:
+        with pytest.raises(
+            FileNotFoundError, match=r"naive/versions must hold versions 0 to 2, got \[0, 2\] without \[1\]"
+        ):
+            experiment.judge(copy)
+        assert experiment.judge(copy, strategy="naive", say=lambda text: None) is None  # a part of it can be judged
+    finally:
+        (copy / "aside").rename(lost)
+    assert len(uses(copy)) == lines + 1
 
 
 def test_a_look_at_validation_users_is_no_use_of_the_test_users(copy):
@@ -182,7 +211,7 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
     config = judging.opened(small_run)
     scorer = scoring.scorer(assembly.parts(config))
     found = judging.existing(small_run, config, None, None)
-    judging.scored(small_run, scorer, found, "test", False)
+    judging.scored(small_run, scorer, found, "test", False, keep=False)
     assert sum(amount for amount, _ in notes) == counted[0]
     tried = [note for _, note in notes if "tuned at" in note]
     assert len(tried) == len(adapting.tuning_grid(config)) and all(note.startswith("joint, tuned at") for note in tried)

@@ -224,12 +224,15 @@ def test_users_with_few_ratings_are_refused_or_left_out_and_counted():
         ({"min_ratings": 9}, r"min_ratings must leave some users, got 9 where the most ratings are 4"),
         ({"stages": 2}, r"stages must be None where boundaries are given, got 2"),
         ({"boundaries": None, "stages": 0}, r"stages must be >= 1, got 0"),
-        ({"boundaries": None, "stages": 40}, r"stage 0 \(from the beginning to 10\) holds no ratings"),
+        (
+            {"boundaries": None, "stages": 40},
+            r"stage 0 of 40 \(from the beginning to 1970-01-01T00:00:10\) holds no ratings",
+        ),
         (
             {"boundaries": [80.0, 100.0]},
-            r"stage 1 \(from 80\.0 to 100\.0\) holds no ratings; boundaries \[80\.0, 100\.0\]",
+            r"stage 1 of 3 \(from 1970-01-01T00:01:20 to 1970-01-01T00:01:40\) holds no ratings",
         ),
-        ({"boundaries": [1e9]}, r"stage 1 \(from 1000000000\.0 to the end\) holds no ratings"),
+        ({"boundaries": [1e9]}, r"stage 1 of 2 \(from 2001-09-09T01:46:40 to the end\) holds no ratings"),
         ({"boundaries": [100.0, 100.0]}, r"boundaries must be finite and ascending, got \[100\.0, 100\.0\]"),
         ({"boundaries": [float("nan")]}, r"boundaries must be finite and ascending, got \[nan\]"),
         ({"fold": 5}, r"fold must be between 0 and 4, got 5"),

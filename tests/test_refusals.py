@@ -6,7 +6,7 @@ import re
 import pytest
 
 from metapers import experiment
-from metapers.experiment import assembly, config_for, refusals
+from metapers.experiment import assembly, config_for, refusals, training
 from metapers.experiment import config as configs
 from metapers.experiment.training import train
 from tests import runs
@@ -278,6 +278,67 @@ UNTRAINED = " no derivative reaches it there, so nothing would train it"
 )
 def test_choices_that_contradict_each_other_are_refused(pair, changes, message):
     assert refused(configs.merged(config_for(*pair), changes)) == message
+
+
+@pytest.mark.parametrize(
+    ("pair", "changes", "message"),
+    [
+        (("sinusoid", "mlp"), {"model.name": "linear"}, "model.name 'linear' has no model.context, so it must be "
+         "chosen where the config is made: experiment.config_for(source, model)"),
+        (("linear_gaussian", "linear"), {"model.name": "mlp"}, "model.name 'mlp' needs model.context, so it must be"),
+        (("sinusoid", "mlp"), {"data.source": "linear_gaussian"}, "data.source 'linear_gaussian' has no data.ampl"),
+        (("sinusoid", "mlp"), {"model.hidden": ("a",)}, "model.hidden must hold int values, as (40, 40), got ('a',)"),
+        (("sinusoid", "mlp"), {"model.hidden": (0,)}, "model.hidden must be sizes of layers >= 1, got (0,)"),
+        (("sinusoid", "mlp"), {"data.amplitude": ("a", 1)}, "data.amplitude must hold float values, as (0.1, 5.0)"),
+        (("wisdm", "mlp"), {"model.low_rank": -1}, "model.low_rank must be >= 0, got -1"),
+    ],
+)  # fmt: skip
+def test_options_that_a_source_or_model_cannot_have_are_refused(pair, changes, message):
+    assert refused(configs.merged(config_for(*pair), changes)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("pair", "changes", "message"),
+    [
+        (("sinusoid", "mlp"), {"data.noise": -1.0}, "data.noise must be >= 0, got -1.0"),
+        (("sinusoid", "mlp"), {"data.amplitude": (1.0,)}, "data.amplitude must be a range (low, high) with low < high"),
+        (("linear_gaussian", "linear"), {"data.noise": -1.0}, "data.noise must be > 0, got -1.0"),
+        (("linear_gaussian", "linear"), {"data.by_length": 1000.0}, "data.by_length must be <= 162.7 with the longest"),
+        (("linear_gaussian", "linear"), {"data.users_per_stage": 5, "data.stages": 1},
+         "the stream must have a validation user with two examples or more, got none: more users in each stage"),
+        (("linear_gaussian", "linear"), {"data.users_per_stage": 8, "data.stages": 2},
+         "stage 1 of 2 must have a test user with two examples or more, got none: more users in each stage, fewer "
+         "stages or another data.fold would give one"),
+        (("linear_gaussian", "linear"), {"continual.capacity": 10**9},
+         "the state of strategy 'continual' must fit into the "),
+        (("linear_gaussian", "linear"), {"profile": "/dev/null/trace"}, "[Errno 20] profile must be a folder that can "
+         "be made: '/dev/null/trace'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_before_anything_is(pair, changes, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "live", lambda run, name: pytest.fail("trained"))
+    with pytest.raises((ValueError, OSError)) as error:
+        train(configs.merged(config_for(*pair), changes), tmp_path)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"boundaries": ("2000-13-01",)}, "data.boundaries must be ISO dates, as '2000-01-01', got '2000-13-01'"),
+        ({"boundaries": (2000,)}, "data.boundaries must be ISO dates, as '2000-01-01', got 2000"),
+        ({"boundaries": ("2050-01-01",)}, "stage 1 of 2 (from 2050-01-01T00:00:00 to the end) holds no ratings"),
+        ({"min_ratings": 1}, "data.min_ratings must be 0 or >= 2, got 1"),
+        ({"min_ratings": -2}, "data.min_ratings must be 0 or >= 2, got -2"),
+    ],
+)
+def test_periods_and_sizes_of_movielens_are_told_as_they_were_given(changes, message):
+    config = configs.merged(
+        config_for("movielens", "recommender"), {f"data.{key}": one for key, one in changes.items()}
+    )
+    with pytest.raises(ValueError) as error:
+        assembly.stream(config)
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

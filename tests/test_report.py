@@ -317,12 +317,16 @@ def test_a_clear_loss_is_called_one():
 
 def test_verdict_of_a_tie_with_naive_is_no_gain(report):
     tie = {"mean": 0.01, "low": -0.01, "high": 0.03}
-    gap = {"closed": 0.4, "gain_over_naive": tie, "forgetting_first_less_naive": tie, "joint_so_far_less_naive": 0.025}
+    gap = {"closed": 0.4, "gain_over_naive": tie, "forgetting_first_less_naive": tie, "to_close": tie}
     said = " ".join(words.verdict({**report.summary, "gap": gap}, report.config))
     assert "cannot be told from naive" in said and "better than" not in said and "40 %" not in said
     clear = {**gap, "gain_over_naive": {"mean": 0.01, "low": 0.005, "high": 0.02}}
     said = " ".join(words.verdict({**report.summary, "gap": clear}, report.config))
     assert "is better than naive" in said and "40 % of the way" in said
+    assert "40 % of the gap closed" in words.gap({"gap": clear})
+    none = {**clear, "closed": None}
+    assert "of the way" not in " ".join(words.verdict({**report.summary, "gap": none}, report.config))
+    assert "there is no gap to close" in words.gap({"gap": none})
 
 
 def test_curves_are_the_means_and_intervals_of_the_summary(report):

@@ -43,8 +43,15 @@ def _bayes_recommender(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> 
 
 
 def _mlp(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
-    layers = (sizes["width"], *options.pop("hidden"), sizes.get("classes", 1))
+    layers = (sizes["width"], *_hidden(options), sizes.get("classes", 1))
+    options.pop("hidden")
     return models.mlp(layers, scalar="classes" not in sizes, **options, adapts=adapts)
+
+
+def _hidden(options: Mapping[str, Any]) -> tuple[int, ...]:
+    if min(options["hidden"], default=1) < 1:
+        raise ValueError(f"hidden must be sizes of layers >= 1, got {options['hidden']}")
+    return options["hidden"]
 
 
 def _conv4(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
@@ -55,7 +62,7 @@ def _conv4(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
 
 def _solved(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:
     head = HEADS[_named(options)].build(options, sizes)
-    return models.embedded(models.dense_body((sizes["width"], *options["hidden"])), head)
+    return models.embedded(models.dense_body((sizes["width"], *_hidden(options))), head)
 
 
 def _solved_conv4(options: dict[str, Any], sizes: Sizes, adapts: tuple) -> Model:

@@ -30,7 +30,7 @@ from metapers.experiment import starting
 from metapers.experiment.adapting import objective, training_loop
 from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
-from metapers.experiment.config import Config, default, from_plain, one_of, plain
+from metapers.experiment.config import Config, default, from_plain, naming, one_of, plain
 
 Device = Any  # a jax.Device, which type checkers take for a variable
 
@@ -135,15 +135,28 @@ def parts(config: Config) -> Parts:
     """The stream, model and objective of a config.
 
     Raises:
-      ValueError: for a metric that this objective does not have, and what the members themselves refuse.
+      ValueError: for a metric that this objective does not have, a stage that nobody could be judged on, and what the
+        members themselves refuse.
       FileNotFoundError: for a ``start_from`` or ``data.path`` where nothing is.
     """
     donor = starting.donor(config.start_from, plain(config)["data"]) if config.start_from else None
     built = stream(config)
+    _judged(built, config)
     sizes = SOURCES[config.data.source].sizes(built)
     made = Parts(config, built, sizes, model(config, sizes), objective(config), tuple(devices(config.devices)), donor)
     one_of("evaluation.metric", config.evaluation.metric, metrics(made))
     return made
+
+
+def _judged(built: Stream, config: Config) -> None:
+    more = "more users in each stage, fewer stages" + (" or another data.fold" if "fold" in config.data else "")
+    for split, stages in (("validation", (None,)), ("test", (*range(built.stages), None))):
+        for stage in stages:
+            if not len(built.held_out(split, stage).users):
+                where = "the stream" if stage is None else f"stage {stage} of {built.stages}"
+                raise ValueError(
+                    f"{where} must have a {split} user with two examples or more, got none: {more} would give one"
+                )
 
 
 def metrics(made: Parts) -> list[str]:
@@ -179,21 +192,23 @@ def stream(config: Config) -> Stream:
       FileNotFoundError: if there is nothing at ``data.path``.
     """
     options = config.data.to_dict()
-    name = options.pop("source")
+    names, name = tuple(options), options.pop("source")
     source = SOURCES[one_of("data.source", name, SOURCES)]
     if source.files(options):
         if not options["path"]:
             raise ValueError(f"data.path must name the folder with the files of data.source {name!r}, got ''")
         if not Path(options["path"]).exists():
             raise FileNotFoundError(f"data.path must name a folder that is there, got {options['path']!r}")
-    return source.build(options)
+    with naming("data", names):
+        return source.build(options)
 
 
 def model(config: Config, sizes: Mapping[str, int]) -> Model:
     """The model for inputs of the stream's ``sizes``; no data is read."""
     options = config.model.to_dict()
     build = MODELS[one_of("model.name", options.pop("name"), MODELS)].build
-    return build(options, sizes, adapts(config.learner.adapts))
+    with naming("model", tuple(options)):
+        return build(options, sizes, adapts(config.learner.adapts))
 
 
 def adapts(names: str) -> tuple[type, ...]:

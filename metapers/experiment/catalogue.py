@@ -37,11 +37,24 @@ def _movielens(options: dict[str, Any]) -> Stream:
         ratings = tasks.from_folder(place["path"])
     else:
         ratings = tasks.from_tfds(place["tfds_name"], place["path"] or None, download=place["download"])
-    dates = [datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp() for date in options.pop("boundaries")]
+    dates = [_seconds(date) for date in options.pop("boundaries")]
     if dates:
         options |= {"stages": None, "boundaries": dates}
-    options["min_ratings"] = options["min_ratings"] or None
+    options["min_ratings"] = _least(options, "min_ratings")
     return tasks.movielens(ratings, **options)
+
+
+def _seconds(date: str) -> float:
+    try:
+        return datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp()
+    except (TypeError, ValueError):
+        raise ValueError(f"boundaries must be ISO dates, as '2000-01-01', got {date!r}") from None
+
+
+def _least(options: Mapping[str, Any], key: str) -> int | None:
+    if options[key] < 2 and options[key] != 0:
+        raise ValueError(f"{key} must be 0 or >= 2, got {options[key]}")
+    return options[key] or None
 
 
 def _films(stream: Stream) -> dict[str, int]:
@@ -71,7 +84,7 @@ def _omniglot(options: dict[str, Any]) -> Stream:
 
 
 def _shakespeare(options: dict[str, Any]) -> Stream:
-    options["min_examples"] = options["min_examples"] or None
+    options["min_examples"] = _least(options, "min_examples")
     return tasks.shakespeare(options.pop("path"), **options)
 
 

@@ -1,5 +1,6 @@
 """The keys of a config: defaults, refusals that name the nearest known key, digest, what may change on resume."""
 
+import contextlib
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -126,11 +127,18 @@ def check(config: Config) -> Config:
     """
     from metapers.experiment import refusals  # knows every name, and those modules know this one
 
+    for key, given in leaves(config):
+        if isinstance(given, float) and not math.isfinite(given):
+            raise ValueError(f"{key} must be finite, got {given}")
     positive = ("seeds", "steps", "users", "chunk", "log_every", "checkpoint_every", "validate_every")
-    for key in (*positive, "learner.inner_steps", "continual.capacity", "continual.draws", "evaluation.bootstrap"):
+    for key in (*positive, "learner.inner_steps", "continual.capacity", "continual.draws"):
         _bound(key, config, 1)
     for key in ("seed", "devices", "warmup", "clip_norm", "continual.replayed"):
         _bound(key, config, 0)
+    for key in ("seed", "split_seed"):
+        if key in config.data:
+            _bound(f"data.{key}", config, 0)
+    _bound("evaluation.bootstrap", config, 100)  # the ends of a 95 % interval are its 2.5 % quantiles
     for key in _FROM_ZERO:
         _bound(f"learner.{key}", config, 0)
     _bound("learner.folds", config, 2)
@@ -144,13 +152,16 @@ def check(config: Config) -> Config:
     for group in config.optimizer:
         _bound(f"optimizer.{group}.weight_decay", config, 0)
     for key in ("learner.inner_rate", "learner.strength", *(f"optimizer.{group}.rate" for group in config.optimizer)):
-        if not (math.isfinite(value(config, key)) and value(config, key) > 0):
-            raise ValueError(f"{key} must be finite and > 0, got {value(config, key)}")
+        if not value(config, key) > 0:
+            raise ValueError(f"{key} must be > 0, got {value(config, key)}")
     _check_evaluation(config)
     if config.learner.aggregator == "clipped" and not config.learner.clip > 0:
         raise ValueError(f"learner.clip must be > 0 where learner.aggregator is clipped, got {config.learner.clip}")
     if not config.strategies:
         raise ValueError("strategies must name at least one strategy, got ()")
+    for key in ("strategies", "continual.penalty"):
+        if len(set(value(config, key))) < len(value(config, key)):
+            raise ValueError(f"{key} must not name anything twice, got {value(config, key)}")
     refusals.check(config)
     return config
 
@@ -181,6 +192,25 @@ def one_of(key: str, name: str, known: Iterable[str]) -> str:
     if name not in known:
         raise ValueError(f"{key} must be one of {known}, got {name!r}{_nearest(str(name), known)}")
     return name
+
+
+@contextlib.contextmanager
+def naming(section: str, options: Iterable[str]) -> Iterator[None]:
+    """A ValueError from inside that begins with one of a section's ``options`` names the whole key.
+
+    >>> with naming("data", ["noise"]):
+    ...     raise ValueError("noise must be > 0, got -1.0")
+    Traceback (most recent call last):
+      ...
+    ValueError: data.noise must be > 0, got -1.0
+    """
+    options = set(options)
+    try:
+        yield
+    except ValueError as error:
+        if str(error).partition(" ")[0] in options:
+            raise ValueError(f"{section}.{error}") from error
+        raise
 
 
 def unknown_key(config: Config, key: str) -> str:
@@ -291,7 +321,7 @@ def differences(old: Config, new: Config) -> tuple[list[str], list[str]]:
 
 
 def _bound(key: str, config: Config, least: int) -> None:
-    if not (math.isfinite(value(config, key)) and value(config, key) >= least):
+    if not value(config, key) >= least:
         raise ValueError(f"{key} must be >= {least}, got {value(config, key)}")
 
 

@@ -44,13 +44,13 @@ def judge(
 ) -> dict | None:
     """Scores a run's versions and the baselines on ``split``; writes records, summary.json, pictures, report.html.
 
-    With ``strategy`` or ``version`` only those are scored, and on the validation split nothing is summarised: such a
-    look says its table, puts its records under ``looks/`` and returns None. Each use of the test split adds a line
-    to ``test_uses.jsonl``.
+    With ``strategy`` or ``version`` only those are scored, with ``steps`` or ``shots`` the grid is another than the
+    config's, and on the validation split nothing is summarised: such a look says its table, puts its records under
+    ``looks/`` and returns None. Each use of the test split adds a line to ``test_uses.jsonl``.
 
     Raises:
-      FileNotFoundError: if the folder holds no run, or not the version asked for, or not what training wrote of the
-        validation users with a version.
+      FileNotFoundError: if the folder holds no run, or not the version asked for, or a version is missing or what
+        training wrote of the validation users with it.
       ValueError: for an unknown strategy, shots or steps out of range, or other data than the run was started on.
       CorruptVersion: if a version is not what was saved.
       WorkdirInUse: if another process trains or judges there.
@@ -59,16 +59,19 @@ def judge(
     config = opened(folder)
     found = existing(folder, config, strategy, version)
     part = strategy is not None or version is not None
-    if split == "test" and not part:
-        whole(folder, found)
+    look = part or bool(steps) or bool(shots) or split != "test"
     with workdir.lock(folder), lineage.compile_clock() as clock:
         parts = assembly.parts(config)
         resuming.same_data(parts, Path(folder))
+        if not look:
+            whole(folder, found, parts.stream.stages)
         scorer = scoring.scorer(parts, shots=shots, steps=steps)
         log_use(folder, split, strategy, version)
-        table = scored(folder, scorer, found, split, part)
-        if part or split != "test":
+        table = scored(folder, scorer, found, split, part, keep=not (steps or shots))
+        if look:
             name = f"{split}-{strategy or 'all'}-{'all' if version is None else version}"
+            for kind, asked in (("shots", shots), ("steps", steps)):
+                name += f"-{kind}-{'-'.join(map(str, asked))}" if asked else ""
             records.write_records(Path(folder) / "looks" / f"{name}.parquet", table)
             say(printing.plain_table(table, config, split))
             return None
@@ -77,13 +80,19 @@ def judge(
         return told(folder, scorer, table, seconds, say)
 
 
-def scored(folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool) -> pa.Table:
-    """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part."""
+def scored(
+    folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool, *, keep: bool
+) -> pa.Table:
+    """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part.
+
+    ``keep``: the rates that were chosen are what serving tunes at from now on.
+    """
     names = [] if part else [name for name in found if name != BASELINE]
     total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
     with meter(total, title=f"evaluate on {split}", shown=scorer.parts.config.progress) as progress:
         rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
-        workdir.write_json(folder / TUNED, tuned(folder) | {name: rate for name, rate in rates.items() if rate})
+        if keep:
+            workdir.write_json(folder / TUNED, tuned(folder) | {name: rate for name, rate in rates.items() if rate})
         tables = []
         for name, numbers in found.items():
             tables += of_strategy(folder, scorer, name, numbers, split, rates[name], progress)
@@ -147,9 +156,16 @@ def existing(folder: Path, config: Config, strategy: str | None, version: int | 
     return found
 
 
-def whole(folder: Path, found: dict[str, list[int]]) -> None:
-    """Refuses a run that has lost a version's validation records, which choose what the report shows."""
+def whole(folder: Path, found: dict[str, list[int]], stages: int) -> None:
+    """Refuses a run without a version for every stage, or one that has lost a version's validation records, which
+    choose what the report shows."""
     for name, numbers in found.items():
+        missing = sorted(set(range(stages)) - set(numbers))
+        if missing:
+            raise FileNotFoundError(
+                f"{versions_of(folder, name)} must hold versions 0 to {stages - 1}, got {numbers} without {missing}: "
+                f"train.py goes on there, or judge what there is (--strategy={name})"
+            )
         for number in numbers:
             path = Path(folder) / "records" / f"validation-{name}-{number}.parquet"
             if not path.is_file():

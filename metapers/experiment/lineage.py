@@ -3,6 +3,8 @@
 import contextlib
 import importlib.metadata
 import json
+import math
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +62,13 @@ def machine(devices: tuple[Device, ...]) -> dict[str, Any]:
     return {"kind": devices[0].device_kind, "platform": devices[0].platform, "count": len(devices)}
 
 
+def memory(devices: tuple[Device, ...]) -> float:
+    """Bytes that arrays may take in all: of the devices, or of the host that is one; infinite where nobody says."""
+    if devices[0].platform == "cpu":
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return sum((one.memory_stats() or {}).get("bytes_limit", math.inf) for one in devices)
+
+
 def revision() -> str | None:
     """The commit of the checkout that the code runs from, with "+changes" if it is not clean; None outside one."""
     root = Path(metapers.__file__).resolve().parents[1]
@@ -102,6 +111,10 @@ def trace(folder: str) -> Iterator[None]:
     if not folder:
         yield
         return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, "profile must be a folder that can be made", folder) from error
     with jax.profiler.trace(folder):
         yield
 

@@ -75,12 +75,17 @@ def _continual_lines(summary: Mapping[str, Any]) -> list[str]:
     lines += [f"  {metric} = {summary['definitions'][metric]}" for metric in metrics]
     gap = summary["gap"]
     if gap:
-        gain = gap["gain_over_naive"]
-        lines.append(
-            f"continual closes {gap['closed']:.0%} of the gap from naive to joint_so_far in average; gain over naive "
-            f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
-        )
+        gain, there = gap["gain_over_naive"], gap["to_close"]
+        if gap["closed"] is None:
+            closes = f"no gap to close in average: joint_so_far less naive {_signed(there)}"
+        else:
+            closes = f"continual closes {gap['closed']:.0%} of the gap from naive to joint_so_far in average"
+        lines.append(f"{closes}; gain of continual over naive {_signed(gain)}")
     return lines
+
+
+def _signed(row: Mapping[str, float]) -> str:
+    return f"{row['mean']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
 
 
 def _cell(row: Mapping[str, float] | None) -> str:

@@ -122,6 +122,8 @@ def check(config: Config) -> None:
 def _fits(config: Config) -> None:
     name = one_of("data.source", config.data.source, SOURCES)
     source, chosen = SOURCES[name], MODELS[one_of("model.name", config.model.name, MODELS)]
+    _keys(config, "data", "source", source.options)
+    _keys(config, "model", "name", chosen.options)
     what = f"for data.source {name!r} ({source.inputs} to {source.targets})"
 
     def fit(one: Any) -> bool:
@@ -139,6 +141,23 @@ def _fits(config: Config) -> None:
         fitting = sorted(one for one in HEADS if source.targets in HEADS[one].targets)
         if head not in fitting:
             raise ValueError(f"model.head must be one of {fitting} {what}, got {head!r}")
+
+
+def _keys(config: Config, section: str, choice: str, options: Mapping[str, Any]) -> None:
+    given, name = config[section].to_dict(), config[section][choice]
+    wrong = sorted((given.keys() - {choice}) ^ options.keys())
+    if wrong:
+        has = "has no" if wrong[0] in given else "needs"
+        raise ValueError(
+            f"{section}.{choice} {name!r} {has} {section}.{wrong[0]}, so it must be chosen where the config is made: "
+            "experiment.config_for(source, model)"
+        )
+    for key, usual in options.items():
+        if not (isinstance(usual, tuple) and usual):
+            continue
+        kinds = (int, float) if isinstance(usual[0], float) else (type(usual[0]),)
+        if any(type(one) not in kinds for one in given[key]):
+            raise ValueError(f"{section}.{key} must hold {kinds[-1].__name__} values, as {usual}, got {given[key]}")
 
 
 def _builds(config: Config) -> None:
@@ -159,7 +178,8 @@ def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:
     if "prototypes" in whole:  # that they need a head which adapts is for the model to say
         whole["prototypes"] = False
     build = MODELS[whole.pop("name")].build
-    build(dict(whole), sizes, models.ADAPTS["all"])  # what else is wrong is not the layer set's
+    with configs.naming("model", tuple(whole)):
+        build(dict(whole), sizes, models.ADAPTS["all"])  # what else is wrong is not the layer set's
 
     def leaves(kinds: tuple[type, ...]) -> int:
         try:

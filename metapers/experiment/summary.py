@@ -193,15 +193,17 @@ def _hurt(view: View, adapted: np.ndarray, reference: np.ndarray) -> float:
 
 
 def _gap(view: View, continual: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any] | None:
-    """How much of the way from naive to joint_so_far in ``average`` continual goes, with its paired gain."""
+    """How much of the way from naive to joint_so_far in ``average`` continual goes, with its paired gain; the share is
+    None where the way is not there: where the paired interval of joint_so_far less naive does not lie above 0."""
     if not {"naive", "joint_so_far", "continual"} <= continual.keys() or view.stages < 2:
         return None
     ours, naive = view.scored("continual", view.steps), view.scored("naive", view.steps)
     gain = scores.difference_metrics(ours, naive, draws=view.draws)
+    whole = scores.difference_metrics(view.scored("joint_so_far", view.steps), naive, draws=view.draws)["average"]
     low, high = continual["naive"]["average"].mean, continual["joint_so_far"]["average"].mean
-    share = (continual["continual"]["average"].mean - low) / (high - low) if high != low else float("nan")
     return {
-        "closed": share,
+        "closed": (continual["continual"]["average"].mean - low) / (high - low) if whole.low > 0 else None,
+        "to_close": _interval(whole),
         "gain_over_naive": _interval(gain["average"]),
         "forgetting_first_less_naive": _interval(gain["forgetting_first"]),
         "joint_so_far_less_naive": high - low,

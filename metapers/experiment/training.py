@@ -78,7 +78,7 @@ def train(config: Config, folder: Path) -> None:
                 journal.say(f"note: {told_once}")
             run = prepare(parts, folder, journal, told, asked)
             for name in names:
-                program(run, STRATEGIES[name])  # compiles nothing, but refuses unknown members
+                room(run, name)  # compiles nothing, but refuses unknown members too
             keep(parts, folder)
             try:
                 for name in names:
@@ -113,6 +113,21 @@ def program(run: Run, strategy: Strategy) -> tuple[Learner, stage.Program]:
         )
         run.programs[kind] = learner, compiled
     return run.programs[kind]
+
+
+def room(run: Run, name: str) -> None:
+    """Refuses with a ValueError a strategy whose state the machine cannot hold: before any is trained."""
+    _, compiled = program(run, STRATEGIES[name])
+    state = jax.eval_shape(compiled.init, run.init, placed(run, STRATEGIES[name].window(0)))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    there = lineage.memory(run.parts.devices)
+    if size > there:
+        config = run.parts.config
+        smaller = f", continual.capacity ({config.continual.capacity})" if STRATEGIES[name].remembers else ""
+        raise ValueError(
+            f"the state of strategy {name!r} must fit into the {there / 1e9:,.0f} GB that there are, got "
+            f"{size / 1e9:,.0f} GB: lower seeds ({config.seeds}){smaller} or the size of the model"
+        )
 
 
 def live(run: Run, name: str) -> None:

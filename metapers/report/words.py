@@ -151,7 +151,7 @@ def _continual(summary: Mapping[str, Any]) -> list[str]:
         f"Kept over all stages, continual {said} naive: paired gain {number(gain['mean'], sign=True, places=3)} "
         f"{interval(gain, sign=True, places=3)}"
     )
-    if clear and gain["mean"] > 0 and gap["joint_so_far_less_naive"] > 0:
+    if clear and gain["mean"] > 0 and gap["closed"] is not None:
         text += f", {share(gap['closed'])} of the way to joint_so_far"
     return [text + "."]
 
@@ -187,9 +187,12 @@ def _caution(summary: Mapping[str, Any]) -> list[str]:
 def gap(summary: Mapping[str, Any]) -> str:
     """How far continual and joint_so_far are from naive in what is kept, and in forgetting."""
     found = summary["gap"]
-    gain, less = found["gain_over_naive"], found["forgetting_first_less_naive"]
+    there, gain, less = (
+        f"{number(found[name]['mean'], sign=True)} {interval(found[name], sign=True)}"
+        for name in ("to_close", "gain_over_naive", "forgetting_first_less_naive")
+    )
+    closed = "there is no gap to close" if found["closed"] is None else f"{share(found['closed'])} of the gap closed"
     return (
-        f"From naive, in average: joint_so_far {number(found['joint_so_far_less_naive'], sign=True)}, continual "
-        f"{number(gain['mean'], sign=True)} {interval(gain, sign=True)}, which is {share(found['closed'])} of that; in "
-        f"forgetting_first: continual {number(less['mean'], sign=True)} {interval(less, sign=True)}."
+        f"From naive, in average: joint_so_far {there}, continual {gain}: {closed}; "
+        f"in forgetting_first: continual {less}."
     )

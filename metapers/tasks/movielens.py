@@ -127,9 +127,15 @@ def _check_filled(stage: np.ndarray, cuts: np.ndarray) -> None:
     counts = np.bincount(stage, minlength=len(cuts) + 1)
     if not counts.all():
         empty = int(np.argmin(counts))
-        begin = cuts[empty - 1] if empty else "the beginning"
-        end = cuts[empty] if empty < len(cuts) else "the end"
-        raise ValueError(f"stage {empty} (from {begin} to {end}) holds no ratings; boundaries {cuts.tolist()}")
+        begin = _date(cuts[empty - 1]) if empty else "the beginning"
+        end = _date(cuts[empty]) if empty < len(cuts) else "the end"
+        raise ValueError(
+            f"stage {empty} of {len(counts)} (from {begin} to {end}) holds no ratings: fewer stages or other boundaries"
+        )
+
+
+def _date(seconds: float) -> str:
+    return str(np.datetime64(int(seconds), "s"))
 
 
 def _features(ratings: Ratings, training: np.ndarray) -> tuple[np.ndarray, _Features]:

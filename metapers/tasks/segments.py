@@ -49,11 +49,14 @@ def family(
     in the batch), not on n.
 
     Raises:
-      ValueError: for sizes below 1, probabilities outside 0..1, ``by_length`` below 0; in ``data``, for a window
-        outside the stages or without users.
+      ValueError: for sizes below 1, probabilities outside 0..1, ``by_length`` below 0 or so large that a weight
+        overflows; in ``data``, for a window outside the stages or without users.
     """
     _check_sizes(segments, support=support, query=query)
     _check_shares(full=full, from_start=from_start, by_length=by_length)
+    most = 600 / np.log(segments.length.max(initial=2))  # e ** 600 users of that length are still a float64
+    if by_length > most:
+        raise ValueError(f"by_length must be <= {most:.1f} with the longest history of these users, got {by_length}")
 
     @functools.cache
     def arrays() -> Tree:  # on the device once, when first asked for; the same buffers ever after

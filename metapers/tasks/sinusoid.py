@@ -40,14 +40,20 @@ def sinusoid(
     from ``seed``; ``training`` gives as many again, for baselines. A user lives in one stage, so none returns.
 
     Raises:
-      ValueError: for sizes below 1, an empty range of amplitudes, or a window outside the stages.
+      ValueError: for sizes below 1, a range of amplitudes that is empty or no range, a shift that is not finite, noise
+        or seed below 0, or a window outside the stages.
     """
     examples = support + query if examples is None else examples
     for name, size in dict(support=support, query=query, stages=stages, users=users, examples=examples).items():
         if size < 1:
             raise ValueError(f"{name} must be >= 1, got {size}")
-    if not amplitude[0] < amplitude[1]:
+    if len(amplitude) != 2 or not -np.inf < amplitude[0] < amplitude[1] < np.inf:
         raise ValueError(f"amplitude must be a range (low, high) with low < high, got {amplitude}")
+    if not np.isfinite(shift):
+        raise ValueError(f"shift must be finite, got {shift}")
+    for name, number in (("noise", noise), ("seed", seed)):
+        if not 0 <= number < np.inf:
+            raise ValueError(f"{name} must be >= 0, got {number}")
     waves = _Waves(amplitude, shift, noise)
     lives = {split: _lives(waves, number, stages, users, examples, seed) for number, split in enumerate(SPLITS)}
 
