@@ -92,8 +92,10 @@ def _eval(own: flags.FlagValues) -> int:
 
 
 def _numbers(name: str, values: list[str] | None) -> tuple[int, ...]:
+    if values is None:
+        return ()
     try:
-        return () if values is None else tuple(int(value) for value in values or [""])
+        return tuple(int(value) for value in values or [""])
     except ValueError:
         raise ValueError(f"{name} must be integers with commas between them, got {','.join(values)!r}") from None
 

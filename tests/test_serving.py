@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import experiment, held_out, records
-from metapers.experiment import adapting, assembly, judging
+from metapers import base, experiment, held_out, records
+from metapers.experiment import adapting, assembly, catalogue, examples, judging
 from metapers.experiment import config as configs
 from metapers.tasks import user_hash
 
@@ -109,7 +109,7 @@ def test_adapted_and_answered_at_once_is_adapted_and_then_answered(small_run, st
     assert told[0].filename == __file__
     np.testing.assert_allclose(lost, served.predict(query), rtol=1e-12)
     assert isinstance(lost, np.ndarray)
-    with pytest.raises(ValueError, match="same number of examples >= 1, got 0"):
+    with pytest.raises(ValueError, match="inputs must hold >= 1 example to adapt to, got 0: predict"):
         served.adapt_and_predict(np.zeros((0, width)), np.zeros(0), query)
     with pytest.raises(ValueError, match="step must be an entry of the path, -1 for the last, got None"):
         served.adapt_and_predict(*support, query, step=None)
@@ -215,10 +215,89 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 def test_an_empty_or_ragged_support_is_refused(small_run):
     served = experiment.load(small_run)
     width = served.lineage["sizes"]["width"]
-    with pytest.raises(ValueError, match="same number of examples >= 1, got 0"):
+    with pytest.raises(ValueError, match="inputs must hold >= 1 example to adapt to, got 0: predict"):
         served.adapt(np.zeros((0, width)), np.zeros(0))
-    with pytest.raises(ValueError, match="same number of examples >= 1, got 3"):
+    with pytest.raises(ValueError, match="targets must hold 3 rows, as inputs do, got 2"):
         served.adapt(np.zeros((3, width)), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        ([[0.0] * 12, [np.nan] * 12], [1.0, 1.0], r"inputs must be finite, got nan in row 1"),
+        ([[0.0] * 12] * 2, [1.0, -np.inf], r"targets must be finite, got -inf in row 1"),
+        ([[0.0] * 11] * 2, [1.0, 1.0], r"inputs must have rows of shape \(12,\), got \(11,\)"),
+        ([[0.0] * 12] * 2, [[1.0], [1.0]], r"targets must have rows of shape \(\), got \(1,\)"),
+        ([[0.0] * 12] * 2, 1.0, r"targets must hold a row for each example, got a single value"),
+        ([[True] * 12] * 2, [1.0, 1.0], r"inputs must be float64, got bool"),
+        ({"x": np.zeros((2, 12))}, [1.0, 1.0], r"inputs must hold the leaves \[''\], got \[\"\['x'\]\"\]"),
+    ],
+)
+def test_examples_that_are_none_of_the_runs_are_refused(small_run, inputs, targets, message):
+    served = experiment.load(small_run)
+    given = [value if isinstance(value, dict) else np.asarray(value) for value in (inputs, targets)]
+    whole = np.zeros((2, served.lineage["sizes"]["width"]))
+    for call in (served.adapt, lambda *support: served.adapt_and_predict(*support, whole)):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            call(*given)
+    if message.startswith("inputs"):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            served.predict(given[0])
+        with pytest.raises(ValueError, match=f"^{message.replace('inputs', 'query', 1)}"):
+            served.adapt_and_predict(whole, np.ones(2), given[0])
+
+
+@pytest.mark.parametrize(
+    ("source", "sizes", "bounds"),
+    [
+        ("movielens", {"items": 7, "genres": 3, "history": 0}, {"inputs": {"['item']": 8}, "targets": {}}),
+        ("wisdm", {"classes": 6, "width": 43}, {"inputs": {}, "targets": {"": 6}}),
+        ("shakespeare", {"vocabulary": 82, "length": 40}, {"inputs": {"": 82}, "targets": {"": 82}}),
+        ("sinusoid", {"width": 1}, {"inputs": {}, "targets": {}}),
+    ],
+)
+def test_integers_have_bounds_where_they_name_something(source, sizes, bounds):
+    assert catalogue.SOURCES[source].below(sizes) == bounds
+
+
+@pytest.mark.parametrize(("item", "row"), [(8, 0), (-5, 1), (10**6, 2)])
+def test_a_row_that_no_table_has_is_refused_and_whole_numbers_stand_for_floats(item, row):
+    form = {"['item']": {"shape": [], "dtype": "int32", "below": 8}, "['year']": {"shape": [], "dtype": "float32"}}
+    items, years = np.array([0, 7, 3]), np.array([1, 2, 3])
+    told, rows = examples.read("query", {"item": items, "year": years}, form)
+    assert rows == 3 and told["year"].dtype == np.float32 and told["item"].dtype.kind == "i"
+    items[row] = item
+    with pytest.raises(ValueError, match=rf"^query\['item'\] must be >= 0 and < 8, got {item} in row {row}$"):
+        examples.read("query", {"item": items, "year": years}, form)
+
+
+def test_a_version_that_does_not_say_what_its_examples_look_like_is_served_all_the_same(small_run):
+    served = experiment.load(small_run)
+    older = served._replace(lineage={})
+    support = np.random.default_rng(0).normal(size=(3, served.lineage["sizes"]["width"])), np.ones(3)
+    for one, other in zip(*(jax.tree.leaves(which.adapt(*support)) for which in (served, older)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="^targets must be finite, got nan in row 0"):
+        older.adapt(support[0], np.full(3, np.nan))
+    with pytest.raises(ValueError, match=r"^inputs must hold the same number of rows in every leaf, got \[2, 3\]"):
+        older.predict({"a": np.zeros(2), "b": np.zeros(3)})
+
+
+def test_supports_of_one_room_share_a_program_and_padding_is_hidden(small_run, caplog):
+    served = experiment.load(small_run)
+    rng, width = np.random.default_rng(0), served.lineage["sizes"]["width"]
+    inputs, targets, query = rng.normal(size=(8, width)), rng.normal(size=8), rng.normal(size=(7, width))
+    jax.clear_caches()
+    with jax.log_compiles():
+        answers = {n: served.adapt_and_predict(inputs[:n], targets[:n], query) for n in (5, 6, 7, 8)}
+    told = [record.getMessage().split()[1] for record in caplog.records]
+    assert told.count("jit(_outputs)") == 2  # of 6 and of 8 rows
+    for n, answer in answers.items():
+        batch = base.Batch(inputs[:n], targets[:n], np.ones(n, bool))
+        adapted, _ = served.inner_loop.adapt(served.params, batch, None)
+        expected = served.model.apply(adapted, query, np.ones(7, bool), None)
+        assert answer.shape == (7,)
+        np.testing.assert_allclose(answer, expected, rtol=1e-10)
 
 
 def test_serving_reads_no_data(small_run, monkeypatch):

@@ -23,6 +23,16 @@ class Source(NamedTuple):
     ways: Callable[[Mapping[str, Any]], int] = lambda options: 0  # of episodes: classes, an example of each in turn
     files: Callable[[Mapping[str, Any]], bool] = lambda options: False  # whether data.path must name where they lie
 
+    def below(self, sizes: Mapping[str, int]) -> dict[str, dict[str, int]]:
+        """What integers must be below, by leaf of inputs and targets: the rows of a table, the number of classes."""
+        found: dict[str, dict[str, int]] = {"inputs": {}, "targets": {}}
+        if self.inputs == "films":
+            found["inputs"]["['item']"] = sizes["items"] + 1  # row 0: a film that training never met
+        for name, kind in (("inputs", self.inputs), ("targets", self.targets)):
+            if size := {"classes": "classes", "characters": "vocabulary"}.get(kind):
+                found[name][""] = sizes[size]
+        return found
+
 
 def _from_folder(options: Mapping[str, Any]) -> bool:
     return options.get("origin", "folder") == "folder"

@@ -16,6 +16,7 @@ import jax
 import metapers
 from metapers import store, workdir
 from metapers.experiment import config as configs
+from metapers.experiment import examples
 from metapers.experiment.assembly import Device, Parts
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections")
@@ -37,6 +38,7 @@ def of_version(
         "config_digest": store.digest(configs.binding(parts.config)),
         "provenance": origin(parts),
         "sizes": dict(parts.sizes),
+        "examples": examples.forms(parts),
         "revision": revision(),
         "libraries": libraries(),
         "devices": machine(parts.devices),

@@ -12,7 +12,7 @@ import numpy as np
 
 from metapers import store
 from metapers.base import Array, Batch, InnerLoop, Model, Objective, Params, Stream, Tree
-from metapers.experiment import adapting, assembly, judging, scoring
+from metapers.experiment import adapting, assembly, examples, judging, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
 from metapers.experiment.config import Config
@@ -36,8 +36,9 @@ class Served(NamedTuple):
 
         ``inputs`` leaves [n, ...], ``targets`` [n, ...]; ``start``: personal parameters instead of the version's
         start, as a row of ``bank``. Where the user diverged (``inner.path``) an entry is the start instead, with a
-        RuntimeWarning. Compiles once for each n, and step. ValueError for an empty or ragged support, and for a step
-        that the path does not have.
+        RuntimeWarning. Compiles once for each step and ``examples.room(n)``: n is padded to a power of two or one and
+        a half of it, and the padding hidden. ValueError for an empty or ragged support, for a step that the path does
+        not have, and for examples that are none of this run's (``examples.read``), as a NaN or an unknown item.
         """
         params, support = self._support(inputs, targets, start)
         found, diverged = _adapt(self.model, self.inner_loop, step, params, support)
@@ -45,30 +46,41 @@ class Served(NamedTuple):
         return found
 
     def predict(self, inputs: Tree, personal: Tree | None = None) -> Array:
-        """Outputs [n, ...] for ``inputs`` [n, ...] with one user's ``personal`` parameters, or the start's."""
+        """Outputs [n, ...] for ``inputs`` [n, ...] with one user's ``personal`` parameters, or the start's; compiles
+        and raises as ``adapt`` does."""
         params = self.params if personal is None else self.params._replace(personal=personal)
-        return _apply(self.model.apply, params, _arrays(inputs), _whole(_rows("inputs", inputs)))
+        read, count = self._read("inputs", inputs)
+        found = _apply(self.model.apply, params, *examples.padded(read, count))
+        return found if examples.room(count) == count else jax.tree.map(lambda leaf: leaf[:count], found)
 
     def adapt_and_predict(
         self, inputs: Tree, targets: Tree, query: Tree, *, start: Tree | None = None, step: int = -1
     ) -> np.ndarray:
         """Outputs [m, ...], on the host, for ``query`` [m, ...] of a user who is adapted to a support set as by
         ``adapt``, which says what is warned of and raised, and not kept: one program, so the least time from examples
-        to answers. Compiles once for each n, m and step."""
+        to answers. Compiles once for each step and room of n and m."""
         if step is None:
             raise ValueError("step must be an entry of the path, -1 for the last, got None")
         params, support = self._support(inputs, targets, start)
-        rows = _arrays(query), _whole(_rows("query", query))
+        read, count = self._read("query", query)
+        rows = examples.padded(read, count)
         found, diverged = jax.device_get(_answer(self.model, self.inner_loop, step, params, support, *rows))
         _tell(diverged, step)
-        return found
+        return jax.tree.map(lambda leaf: leaf[:count], found)
 
     def _support(self, inputs: Tree, targets: Tree, start: Tree | None) -> tuple[Params, Batch]:
-        count = _rows("inputs", inputs)
-        if count == 0 or _rows("targets", targets) != count:
-            raise ValueError(f"inputs and targets must hold the same number of examples >= 1, got {count}")
+        (read, count), (told, answers) = self._read("inputs", inputs), self._read("targets", targets)
+        if count == 0:
+            raise ValueError("inputs must hold >= 1 example to adapt to, got 0: predict(inputs) answers from the start")
+        if count != answers:
+            raise ValueError(f"targets must hold {count} rows, as inputs do, got {answers}")
         params = self.params if start is None else self.params._replace(personal=start)
-        return params, Batch(_arrays(inputs), _arrays(targets), _whole(count))
+        (rows, mask), (labels, _) = examples.padded(read, count), examples.padded(told, count)
+        return params, Batch(rows, labels, mask)
+
+    def _read(self, name: str, tree: Tree) -> tuple[Tree, int]:
+        forms = self.lineage.get("examples", {})  # an older version does not say
+        return examples.read(name, tree, forms.get("targets" if name == "targets" else "inputs"))
 
     def stream(self) -> Stream:
         """The stream that the run was trained on, read again from its source."""
@@ -116,23 +128,6 @@ def load(workdir: str | Path, strategy: str = "continual", version: int = -1, se
 def provenance(workdir: str | Path) -> dict[str, Any]:
     """Where the data of a run came from."""
     return json.loads((Path(workdir) / "provenance.json").read_text())
-
-
-def _rows(name: str, tree: Tree) -> int:
-    found = {np.shape(leaf)[0] if np.ndim(leaf) else -1 for leaf in jax.tree.leaves(tree)}
-    if len(found) != 1 or -1 in found:
-        raise ValueError(f"{name} must hold the same number of rows in every leaf, got {sorted(found)}")
-    return found.pop()
-
-
-def _arrays(tree: Tree) -> Tree:
-    # what lies on the host goes to the device with the call: a transfer of its own for each leaf takes longer
-    return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf), tree)
-
-
-def _whole(rows: int) -> Any:
-    """A mask on the host, which hides nothing."""
-    return np.ones(rows, bool)
 
 
 def _path(model: Model, inner_loop: InnerLoop, step: int | None, params: Params, support: Batch) -> tuple[Tree, Array]:
