@@ -17,6 +17,8 @@ RATES = {"cavia": 1.0, "reptile": 1e-3}  # of the inner step: CAVIA's own, an in
 
 def get_config(method="maml"):
     name, _, given = method.partition("-")
+    if given and not (given.isdecimal() and int(given)):
+        raise ValueError(f"shots must be a whole number >= 1 after the dash, got {given!r}")
     shots = int(given or 10)
     config = experiment.method_config("sinusoid", "mlp", name)
     config.name = f"sinusoid, {shots} shots" + (f": {name}" if name != "maml" else "")

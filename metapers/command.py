@@ -1,10 +1,12 @@
 """The doors: flags in, one clear line out when something is wrong, and how to go on after an interruption."""
 
+import ast
 import asyncio
 import logging
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import sys
 import threading
@@ -24,6 +26,7 @@ TRAIN_HELP = """Trains every strategy of a config, stage by stage, into a workdi
   python train.py --config=configs/movielens.py --workdir=runs/mine
   python train.py --config=configs/movielens.py --workdir=runs/mine --config.learner.inner_steps=3
   python train.py --config=configs/movielens.py --workdir=runs/sweep --sweep=learner.inner_rate=0.1,0.3
+  python train.py --config=configs/movielens.py --help      what this config is, its methods, its keys and their values
 
 The same command on the same workdir goes on where it was, bit for bit. Then: python eval.py --workdir=runs/mine
 """
@@ -66,15 +69,29 @@ def eval_main(argv: Sequence[str] | None = None) -> NoReturn:
 def _train(own: flags.FlagValues, holder: Any, argv: list[str]) -> int:
     from metapers.experiment import sweep, training
 
-    config = configs.check(_config(holder, argv))
+    config = _config(holder, argv)
+    _once(config, argv)
+    configs.check(config)
     config.profile = own.profile or config.profile
     workdir = pathlib.Path(own.workdir)
-    _resume_hint.append(shlex.join([sys.executable, *argv] if argv[0].endswith(".py") else argv))
+    _resume_hint.append(_command(argv))
     if own.sweep:
-        return sweep.run(config, own.sweep, workdir)
+        best = sweep.run(config, own.sweep, workdir)
+        given = [
+            one
+            for before, one in zip(["", *argv], argv, strict=False)
+            if not re.match("--?(sweep|workdir)(=|$)", one) and before.strip("-") not in ("sweep", "workdir")
+        ]
+        chosen = [f"--config.{key}={value}" for key, value in best.items()]
+        print(f"best:  {_command([*given, *chosen, '--workdir=WORKDIR'])}")
+        return 0
     training.train(config, workdir)
     print(f"\ntrained: {workdir}\nnext:    python eval.py --workdir={workdir}")
     return 0
+
+
+def _command(argv: list[str]) -> str:
+    return shlex.join([sys.executable, *argv] if argv[0].endswith(".py") else argv)
 
 
 def _eval(own: flags.FlagValues) -> int:
@@ -114,6 +131,8 @@ def _run(
 ) -> NoReturn:
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
         print(f"{text}\nFlags:\n{_described(own)}")
+        if "config" in needed and _path(argv):
+            print(f"\n{_about(argv)}")
         raise SystemExit(0)
     if "--version_only" in argv[1:]:
         print(metapers.__version__)
@@ -151,6 +170,36 @@ def _described(own: flags.FlagValues) -> str:
         default = f" (default: {flag.default})" if flag.default not in (None, "", False, []) else ""
         rows.append(f"  --{name:14}{flag.help}{default}")
     return "\n".join(dict.fromkeys(rows))
+
+
+def _about(argv: list[str]) -> str:
+    """What a config file says of itself, and its keys with the values that the command line gives them."""
+    own = flags.FlagValues()
+    alone = [one for one in argv if one == argv[0] or re.match("--?(no)?config[.=]", one)]
+    holder = config_flags.DEFINE_config_file("config", None, flag_values=own, sys_argv=alone)
+    try:
+        _parse(own, alone)
+        config = _config(holder, alone)
+    except UsageError as error:
+        return f"error: {error}"
+    file = str(_path(argv)).partition(":")[0]
+    said = ast.get_docstring(ast.parse(pathlib.Path(file).read_text())) or ""
+    keys = [f"  --config.{key}={value!r}" for key, value in configs.leaves(config)]
+    methods = _methods(runpy.run_path(file)["get_config"])
+    told = f"\n\nMethods, after a colon behind the file's name: {', '.join(methods)}" if methods else ""
+    return "\n".join([f"{file}:\n\n{said}{told}\n\nKeys (docs/configs.md):", *keys])
+
+
+def _methods(get_config: Callable[..., Any]) -> list[str]:
+    from metapers.experiment import METHODS
+
+    def has(name: str) -> bool:
+        try:
+            return bool(configs.check(get_config(name)))
+        except (TypeError, ValueError):  # it takes nothing, or not this one
+            return False
+
+    return [name for name in METHODS if has(name)]
 
 
 class UsageError(ValueError):
@@ -200,6 +249,13 @@ def _about_config(argv: list[str]) -> str:
     return ""
 
 
+def _once(config: Any, argv: list[str]) -> None:
+    given = [found[1] for one in argv[1:] if (found := re.match(r"--?config\.([^=]+)=", one))]
+    for key, value in configs.leaves(config):  # the last of several counts, but tuples would be joined
+        if isinstance(value, tuple) and given.count(key) > 1:
+            raise UsageError(f"--config.{key} is a tuple, given {given.count(key)} times: all of it must stand in one")
+
+
 def _path(argv: list[str]) -> str | None:
     for place, argument in enumerate(argv):
         if argument in ("--config", "-config") and place + 1 < len(argv):
@@ -214,12 +270,14 @@ def _sentence(error: Exception) -> str:
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     if "has no attribute 'get_config'" in text:
         return "it has no get_config() that returns a ConfigDict"
+    if re.search(r"get_config\(\) takes \d+ positional arguments? but", text):
+        return "its get_config() takes nothing after the colon"
     near = re.search(r'Did you mean "(.+)" instead of "(.+)"', text)
     if near:
         return f"unknown config key {near[2]!r}; did you mean {near[1]!r}?"
     line = (text.splitlines() or [""])[-1]
-    name = type(error).__name__
-    return line if line.startswith(name) else f"{name}: {line}"
+    kind = "" if re.match(r"\w+: ", line) else f"{type(error).__name__}: "
+    return re.sub(r"^((IllegalFlag)?ValueError: )+", "", f"{kind}{line}")
 
 
 def _config(holder: Any, argv: list[str]) -> Any:

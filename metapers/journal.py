@@ -73,6 +73,14 @@ class Meter:
         terminal = self._stream.isatty()
         self._bar = tqdm(total=total, desc=title, file=self._stream, smoothing=0.1, leave=False) if terminal else None
 
+    def waiting(self, note: str) -> None:
+        """What is waited for before the first piece of work is done: said at once, on a terminal and elsewhere."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(note)
+        else:
+            self._stream.write(f"{self._title} {self.line()} {note}\n")
+            self._stream.flush()
+
     def advance(self, amount: int, note: str = "", *, worked: bool = True) -> None:
         """``amount`` more is done; ``worked`` False for what an earlier run had done, which tells nothing of speed."""
         if not worked:

@@ -90,6 +90,17 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
         raise OSError(error.errno, f"could not write ({error.strerror})", str(path)) from error
 
 
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The object in a file that ``write_json`` wrote; FileNotFoundError, or ValueError naming one that holds none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it must hold an object, got {type(found).__name__}")
+    return found
+
+
 def append_line(path: str | os.PathLike, line: str) -> None:
     """Appends one line in one write; a line that a killed process left unfinished is ended first.
 

@@ -1,5 +1,6 @@
 """The doors: help, wrong calls, missing things; one clear line and an exit code, never a traceback."""
 
+import shlex
 import sys
 import threading
 
@@ -7,6 +8,7 @@ import pytest
 
 import metapers
 from metapers import command
+from metapers.experiment import sweep
 from tests import runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module.*:DeprecationWarning")  # how config_flags reads a file
@@ -70,6 +72,16 @@ def test_the_version_is_printed(door):
         ([SYNTHETIC, "--workdir=WORK", "--config.steps=many"], "steps must be int (now 600), got 'many'"),
         ([SYNTHETIC, "--workdir=WORK", "--config.steps=1.5"], "steps must be int (now 600), got '1.5'"),
         ([SYNTHETIC, "--workdir=WORK", "--config.learner.inner_rate=fast"], "learner.inner_rate must be float"),
+        ([SYNTHETIC, "--workdir="], "--workdir is empty"),
+        (
+            [SYNTHETIC, "--workdir=WORK", "--config.strategies=naive", "--config.strategies=static"],
+            "--config.strategies is a tuple, given 2 times: all of it must stand in one",
+        ),
+        ([f"{SYNTHETIC}:foo", "--workdir=WORK"], "cannot be used: its get_config() takes nothing after the colon"),
+        (
+            ["--config=configs/sinusoid.py:maml-x", "--workdir=WORK"],
+            "sinusoid.py:maml-x cannot be used: shots must be a whole number >= 1 after the dash, got 'x'",
+        ),
         ([SYNTHETIC, "--workdir=WORK", "--config.learner=3"], "config key 'learner' holds others: set one of them"),
     ],
 )
@@ -87,7 +99,8 @@ def test_a_wrong_call_is_told_in_one_line_with_exit_code_2(door, tmp_path, argum
         ("def get_config():\n    return 3\n", "its get_config() must return a ConfigDict, got 3"),
         ("def get_config(:\n", "SyntaxError"),
         ("import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
-        ("def get_config():\n    raise ValueError('no luck')\n", "ValueError: no luck"),
+        ("def get_config():\n    raise ValueError('no luck')\n", "cannot be used: no luck"),
+        ("def get_config():\n    return {}['a']\n", "cannot be used: KeyError: a"),
         (
             "from metapers import experiment\ndef get_config():\n"
             "    c = experiment.config_for('sinusoid', 'mlp')\n    c.learner.inner_step = 4\n    return c\n",
@@ -116,6 +129,12 @@ def test_a_broken_config_file_is_told_in_one_line(door, tmp_path, text, message,
         ("--sweep=learner.inner_rate", "sweep must be key=value,value"),
         ("--sweep=learner.iner_rate=1,2", "unknown config key 'learner.iner_rate'; did you mean 'learner.inner_rate'?"),
         ("--sweep=steps=1,many", "steps must be int, got 'many'"),
+        ("--sweep=steps=5,-5", "steps must be >= 1, got -5"),
+        ("--sweep=evaluation.metric=rmse,mae", "got 'evaluation.metric', which is what combinations are ranked by"),
+        (
+            "--sweep=log_every=1,2",
+            "sweep must name a key that training reads, got 'log_every', which changes no number",
+        ),
     ],
 )
 def test_a_value_out_of_bounds_is_told_in_one_line_with_exit_code_1(door, tmp_path, override, message):
@@ -147,6 +166,29 @@ def test_wrong_calls_of_eval(door, small_run, tmp_path, arguments, code, message
     told, _, err = door(command.eval_main, *given)
     assert told == code and err.startswith("error: ") and message in err.splitlines()[0]
     assert (small_run / "test_uses.jsonl").read_text() == uses
+
+
+def test_help_on_a_config_tells_what_it_is_its_methods_and_its_keys(door):
+    code, out, err = door(command.train_main, "--config=configs/sinusoid.py:anil-5", "--config.steps=7", "--help")
+    assert code == 0 and err == ""
+    assert "Sinusoid regression (Finn et al. 2017)" in out and "--config.steps=7" in out
+    assert "--config.learner.adapts='head'" in out and "--config.data.support=5" in out
+    methods = next(line for line in out.splitlines() if line.startswith("Methods")).partition(": ")[2].split(", ")
+    assert {"maml", "cavia", "bayes"} <= {*methods} and not {"ridge", "prototypes"} & {*methods}  # no classes there
+    _, out, _ = door(command.train_main, SYNTHETIC, "--help")
+    assert "under drift" in out and "Methods" not in out and "--config.data.drift='recurring'" in out
+    code, out, _ = door(command.train_main, "--config=configs/nope.py", "--help")
+    assert code == 0 and out.splitlines()[-1] == "error: --config names no file: configs/nope.py"
+
+
+def test_a_sweep_ends_with_the_command_that_trains_the_best(door, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "run", lambda *given: {"steps": 3, "continual.penalty": ("anchor", "ewc")})
+    code, out, _ = door(
+        command.train_main, SYNTHETIC, "--config.seeds=1", "--workdir", str(tmp_path), "--sweep=steps=3,4"
+    )
+    assert code == 0
+    best = [SYNTHETIC, "--config.seeds=1", "--config.steps=3", "--config.continual.penalty=('anchor', 'ewc')"]
+    assert shlex.split(out.splitlines()[-1])[-5:] == [*best, "--workdir=WORKDIR"]
 
 
 def test_an_error_shows_its_place_only_when_asked(tmp_path, monkeypatch):

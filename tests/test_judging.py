@@ -205,7 +205,7 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
     @contextlib.contextmanager
     def counting(total, **told):
         counted.append(total)
-        yield SimpleNamespace(advance=lambda amount, note="": notes.append((amount, note)))
+        yield SimpleNamespace(waiting=str, advance=lambda amount, note="": notes.append((amount, note)))
 
     monkeypatch.setattr(judging, "meter", counting)
     config = judging.opened(small_run)

@@ -128,7 +128,7 @@ def test_another_file_format_is_refused(tmp_path):
 
 
 def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"0\.1\.1 is not prepared; .*download=True.*metapers\[tensorflow\]"):
+    with pytest.raises(FileNotFoundError, match=r"0\.1\.1 is not prepared: download=True .*metapers\[tensorflow\]"):
         from_tfds(NAME, tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs TensorFlow.*metapers\[tensorflow\]"):

@@ -166,7 +166,7 @@ def test_reading_tfds_does_not_import_tensorflow(tmp_path):
 
 
 def test_what_tfds_lacks_is_named(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"3\.0\.0 is not prepared; .*download=True.*metapers\[tensorflow\]"):
+    with pytest.raises(FileNotFoundError, match=r"3\.0\.0 is not prepared: download=True .*metapers\[tensorflow\]"):
         characters_from_tfds(tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs TensorFlow.*metapers\[tensorflow\]"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metapers import stage, store
-from metapers.experiment import assembly, scoring, sweep
+from metapers.experiment import assembly, judging, scoring, sweep
 from metapers.experiment.training import train
 from tests import runs
 
@@ -59,12 +59,13 @@ def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, mon
     config = options()
     with monkeypatch.context() as patched:
         patched.setattr(stage, "program", counted)
-        assert sweep.run(config, ["optimizer.personal.rate=0.02,0.2", "learner.inner_rate=0.05,0.3"], tmp_path) == 0
+        best = sweep.run(config, ["optimizer.personal.rate=0.02,0.2", "learner.inner_rate=0.05,0.3"], tmp_path)
     assert len(set(chunks)) == 1 and len(chunks) == 2 * 2  # two stages of two chunks for all four
     told = json.loads((tmp_path / "sweep.json").read_text())
     assert len(told["rows"]) == 4 and told["strategy"] == "continual"
     assert [row["rmse"] for row in told["rows"]] == sorted(row["rmse"] for row in told["rows"])
     assert len({row["rmse"] for row in told["rows"]}) == 4
+    assert best == {key: told["rows"][0][key] for key in ("optimizer.personal.rate", "learner.inner_rate")}
 
     row = next(r for r in told["rows"] if r["optimizer.personal.rate"] == 0.2 and r["learner.inner_rate"] == 0.3)
     alone = options(optimizer__personal__rate=0.2, learner__inner_rate=0.3)
@@ -84,9 +85,23 @@ def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, mon
 
 
 def test_members_of_other_shapes_are_trained_one_after_the_other(tmp_path, capsys):
-    assert sweep.run(options(seeds=1), ["learner.inner_steps=1,2"], tmp_path) == 0
+    assert sweep.run(options(seeds=1), ["learner.inner_steps=1,2"], tmp_path).keys() == {"learner.inner_steps"}
     told = json.loads((tmp_path / "sweep.json").read_text())
     assert sorted(row["learner.inner_steps"] for row in told["rows"]) == [1, 2]
     out = capsys.readouterr().out
     assert "learner.inner_steps" in out and "validation users" in out and f"sweep: {tmp_path / 'sweep.json'}" in out
     assert not list(tmp_path.rglob("test*"))  # test users were not looked at
+    with pytest.raises(FileNotFoundError, match="it holds a sweep .*train the best one into a workdir of its own"):
+        judging.judge(tmp_path)
+
+
+def test_a_sweep_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "lived", lambda *given: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="sweep must name a key once, got 'steps' twice"):
+        sweep.run(options(), ["steps=1,2", "steps=3"], tmp_path / "new")
+    with pytest.raises(ValueError, match="learner.least_move must be > 0 with learner.keep 'if_it_moves', got 0.0"):
+        sweep.run(options(), ["learner.keep=always,if_it_moves"], tmp_path / "new")  # the second of two
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="the workdir of a sweep must hold no run"):
+        sweep.run(options(), ["steps=1,2"], tmp_path)

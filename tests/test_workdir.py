@@ -135,3 +135,13 @@ def test_lines_are_appended_and_a_torn_one_is_ended(tmp_path):
     assert path.read_text() == "a\ntor\nc\n"
     with pytest.raises(ValueError, match="line must hold no line break"):
         workdir.append_line(path, "x\ny")
+
+
+@pytest.mark.parametrize("text", ["", '{"steps": 4', "[1, 2]", "\x00\x01", b"\xff\xfe"])
+def test_a_damaged_file_is_named(tmp_path, text):
+    path = tmp_path / "config.json"
+    workdir.write_json(path, {"steps": 4})
+    assert workdir.read_json(path) == {"steps": 4}
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=f"^{path} is damaged: "):
+        workdir.read_json(path)

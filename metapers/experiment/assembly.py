@@ -148,6 +148,12 @@ def parts(config: Config) -> Parts:
     return made
 
 
+def reading(config: Config) -> None:
+    """Says that the data are being read, which takes up to half a minute, where progress is shown."""
+    if config.progress:
+        print(f"reading {config.data.source} …", flush=True)
+
+
 def _judged(built: Stream, config: Config) -> None:
     more = "more users in each stage, fewer stages" + (" or another data.fold" if "fold" in config.data else "")
     for split, stages in (("validation", (None,)), ("test", (*range(built.stages), None))):

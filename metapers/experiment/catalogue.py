@@ -86,11 +86,12 @@ def _synthetic(options: dict[str, Any]) -> Stream:
 
 def _omniglot(options: dict[str, Any]) -> Stream:
     origin = one_of("data.origin", options.pop("origin"), ("folder", "tfds"))
-    path, drawn = options.pop("path"), {name: options.pop(name) for name in ("size", "smooth")}
+    path, download = options.pop("path"), options.pop("download")
+    drawn = {name: options.pop(name) for name in ("size", "smooth")}
     options["train_ways"] = options["train_ways"] or None
     if origin == "folder":
         return tasks.omniglot(tasks.characters_from_folder(path, **drawn), **options)
-    return tasks.omniglot(tasks.characters_from_tfds(path or None, **drawn), **options)
+    return tasks.omniglot(tasks.characters_from_tfds(path or None, download=download, **drawn), **options)
 
 
 def _shakespeare(options: dict[str, Any]) -> Stream:
@@ -185,6 +186,7 @@ SOURCES: dict[str, Source] = {
         {
             "origin": "folder",
             "path": "",  # of the folder with the original archives; of TFDS's data_dir
+            "download": False,
             "size": 28,
             "smooth": True,
             "classes": (1100, 100, 423),

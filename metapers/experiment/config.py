@@ -13,7 +13,7 @@ Config = Any  # an ml_collections.ConfigDict: its keys are known at run time onl
 OPERATIONAL = ("checkpoint_every", "log_every", "name", "profile", "progress", "tensorboard", "validate_every")
 """Top-level keys that cannot change a number: they may differ between a run and its resume."""
 
-PLACES = ("data.path", "start_from")
+PLACES = ("data.path", "data.download", "start_from")
 """Keys that name a place: what lies there is held against the run by its digest, so that a folder may be moved."""
 
 GROUPS = ("param", "table", "personal", "inner")
@@ -304,7 +304,8 @@ def _completed(saved: dict[str, Any]) -> dict[str, Any]:
 
 def binding(config: Config) -> dict[str, Any]:
     """The part of a config that can change a number: all but the operational keys and the places."""
-    there = merged(config, {key: "" for key in PLACES if key in dict(leaves(config))})
+    given = dict(leaves(config))
+    there = merged(config, {key: type(given[key])() for key in PLACES if key in given})
     return {key: inner for key, inner in plain(there).items() if key not in OPERATIONAL}
 
 

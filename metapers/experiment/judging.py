@@ -61,6 +61,7 @@ def judge(
     part = strategy is not None or version is not None
     look = part or bool(steps) or bool(shots) or split != "test"
     with workdir.lock(folder), lineage.compile_clock() as clock:
+        assembly.reading(config)
         parts = assembly.parts(config)
         resuming.same_data(parts, Path(folder))
         if not look:
@@ -90,6 +91,7 @@ def scored(
     names = [] if part else [name for name in found if name != BASELINE]
     total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
     with meter(total, title=f"evaluate on {split}", shown=scorer.parts.config.progress) as progress:
+        progress.waiting("compiling")
         rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
         if keep:
             workdir.write_json(folder / TUNED, tuned(folder) | {name: rate for name, rate in rates.items() if rate})
@@ -128,9 +130,14 @@ def told(folder: Path, scorer: Scorer, table: pa.Table, seconds: dict[str, float
 def opened(folder: Path) -> Config:
     """The config of a run's folder; FileNotFoundError if there is none."""
     path = Path(folder) / "config.json"
+    if not path.is_file() and (Path(folder) / "sweep.json").is_file():
+        raise FileNotFoundError(
+            f"no run in {folder}: it holds a sweep (sweep.json), whose combinations were judged on validation users "
+            "and not kept; train the best one into a workdir of its own"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"no run in {folder}: {path.name} is missing; train.py --workdir={folder} makes one")
-    return assembly.saved_config(json.loads(path.read_text()))
+    return assembly.saved_config(workdir.read_json(path))
 
 
 def existing(folder: Path, config: Config, strategy: str | None, version: int | None) -> dict[str, list[int]]:
@@ -308,7 +315,7 @@ def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None 
 def tuned(folder: Path) -> dict[str, float]:
     """The rates that ``tuning_rate`` has chosen in a run's evaluations, by strategy."""
     path = Path(folder) / TUNED
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return workdir.read_json(path) if path.is_file() else {}
 
 
 def load_params(folder: Path, name: str, number: int) -> Params:

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -124,7 +123,7 @@ def trace(folder: str) -> Iterator[None]:
 def add_seconds(folder: Path, part: str, *, seconds: float = 0.0, compile_seconds: float = 0.0) -> dict[str, float]:
     """Adds to seconds.json, which a resumed run continues; returns all of it."""
     path = folder / "seconds.json"
-    held = json.loads(path.read_text()) if path.exists() else {}
+    held = workdir.read_json(path) if path.exists() else {}
     for name, more in ((part, seconds), ("compile", compile_seconds)):
         held[name] = round(held.get(name, 0.0) + more, 3)
     workdir.write_json(path, held)

@@ -1,7 +1,6 @@
 """What a resume is held against, and how a run is asked to stop: the config and the data it began with, signals."""
 
 import contextlib
-import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ def agree(config: Config, folder: Path) -> list[str]:
     path = folder / "config.json"
     operational: list[str] = []
     if path.exists():
-        saved = assembly.saved_config(json.loads(path.read_text()))
+        saved = assembly.saved_config(workdir.read_json(path))
         binding, operational = configs.differences(saved, config)
         if binding:
             raise ValueError(
@@ -45,7 +44,7 @@ def another_machine(parts: Parts, folder: Path) -> list[str]:
     """What differs from the machine that the run in the folder began on: then its end is not bit for bit the same."""
     path = folder / "machine.json"
     now = lineage.machine(parts.devices) | {"jax": lineage.libraries()["jax"]}
-    was = json.loads(path.read_text()) if path.exists() else now
+    was = workdir.read_json(path) if path.exists() else now
     if not path.exists():
         workdir.write_json(path, now)
     return [f"{name} (not bit for bit): {was.get(name)} -> {now[name]}" for name in now if was.get(name) != now[name]]
@@ -58,7 +57,7 @@ def same_data(parts: Parts, folder: Path) -> None:
     if not path.exists() and (folder / "config.json").exists():
         raise ValueError(f"{path} is missing, which says on what data the run in {folder} was started")
     if path.exists():
-        was = json.loads(path.read_text())
+        was = workdir.read_json(path)
         if was["sha256"] != now["sha256"]:
             raise ValueError(
                 f"the run in {folder} was started on other data: SHA-256 {was['sha256'][:16]}… then, "

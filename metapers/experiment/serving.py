@@ -1,6 +1,5 @@
 """A finished version in the hands of a notebook or a service: adapt a user, predict for that user."""
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES
 from metapers.experiment.config import Config
 from metapers.inner.path import entries, entry, length
+from metapers.workdir import read_json
 
 
 class Served(NamedTuple):
@@ -127,7 +127,7 @@ def load(workdir: str | Path, strategy: str = "continual", version: int = -1, se
 
 def provenance(workdir: str | Path) -> dict[str, Any]:
     """Where the data of a run came from."""
-    return json.loads((Path(workdir) / "provenance.json").read_text())
+    return read_json(Path(workdir) / "provenance.json")
 
 
 def _path(model: Model, inner_loop: InnerLoop, step: int | None, params: Params, support: Batch) -> tuple[Tree, Array]:

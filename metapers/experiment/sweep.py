@@ -24,18 +24,29 @@ from metapers.journal import meter
 from metapers.scores import sign
 
 
-def run(config: Config, specs: Sequence[str], folder: Path) -> int:
-    """Trains every combination of ``specs`` ("key=value,value") and writes ``sweep.json``, best first; returns 0.
+def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Trains every combination of ``specs`` ("key=value,value") and writes ``sweep.json``, best first; returns the
+    best one's keys and values.
 
     The strategy is continual, or the config's first. The rank is that of the headline score on the validation
     users' whole lives, mean over seeds.
 
     Raises:
-      ValueError: for an unknown key, a value of another type, or a spec without values.
+      ValueError: for an unknown key, one that changes no number or by what is ranked, one that is given twice, a value
+        of another type, a spec without values, a folder that holds a run, and a combination that is refused, before
+        any is trained.
     """
-    folder = workdir.open_workdir(folder)
-    grid = dict(parse(config, spec) for spec in specs)
+    grid: dict[str, tuple[Any, ...]] = {}
+    for key, values in (parse(config, spec) for spec in specs):
+        if key in grid:
+            raise ValueError(f"sweep must name a key once, got {key!r} twice")
+        grid[key] = values
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    for one in combinations:
+        configs.check(configs.merged(config, one))
+    folder = workdir.open_workdir(folder)
+    if (folder / "config.json").exists():
+        raise ValueError(f"the workdir of a sweep must hold no run, got {folder}, which has a config.json")
     name = "continual" if "continual" in config.strategies else config.strategies[0]
     rows: list[dict[str, Any]] = []
     with workdir.lock(folder), meter(len(combinations), title="sweep", shown=config.progress) as told:
@@ -46,7 +57,7 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> int:
             workdir.write_json(folder / "sweep.json", {"strategy": name, "grid": grid, "rows": rows})
     print(table(rows, config.evaluation.metric))
     print(f"\nsweep: {folder / 'sweep.json'}")
-    return 0
+    return {key: rows[0][key] for key in grid}
 
 
 def parse(config: Config, spec: str) -> tuple[str, tuple[Any, ...]]:
@@ -54,6 +65,9 @@ def parse(config: Config, spec: str) -> tuple[str, tuple[Any, ...]]:
     key, _, listed = spec.partition("=")
     if not listed:
         raise ValueError(f"sweep must be key=value,value,…, got {spec!r}")
+    if key.startswith("evaluation.") or key in configs.OPERATIONAL:
+        why = "is what combinations are ranked by" if key.startswith("evaluation.") else "changes no number"
+        raise ValueError(f"sweep must name a key that training reads, got {key!r}, which {why}")
     values = _literal(f"[{listed}]") if "(" in listed else [_literal(part) for part in listed.split(",")]
     return key, tuple(configs.value(configs.merged(config, {key: value}), key) for value in values)
 

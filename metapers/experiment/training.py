@@ -60,6 +60,7 @@ def train(config: Config, folder: Path) -> None:
     began = time.monotonic()
     with workdir.lock(folder), lineage.compile_clock() as clock:
         operational = agree(config, folder)
+        assembly.reading(config)
         parts = assembly.parts(config)
         same_data(parts, folder)
         total = config.steps * sum(
@@ -80,6 +81,7 @@ def train(config: Config, folder: Path) -> None:
             for name in names:
                 room(run, name)  # compiles nothing, but refuses unknown members too
             keep(parts, folder)
+            told.waiting("compiling")
             try:
                 for name in names:
                     live(run, name)

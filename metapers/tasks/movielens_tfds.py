@@ -1,11 +1,11 @@
 """MovieLens through TensorFlow Datasets: read without TensorFlow once prepared, prepared with it on demand."""
 
-import importlib.util
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from metapers.tasks import prepared
 from metapers.tasks.ratings import Ratings, Table, collect, film, split_title
 
 COLUMNS = ("user_id", "movie_id", "user_rating", "timestamp")
@@ -29,32 +29,12 @@ def from_tfds(
     """
     if not name.startswith("movielens/") or not name.endswith("-ratings"):
         raise ValueError(f"name must read movielens/<config>-ratings, got {name!r}")
-    import tensorflow_datasets as tfds
-    import tensorflow_datasets.structured.movielens  # registers the builder
+    import tensorflow_datasets.structured.movielens  # noqa: F401 registers the builder
 
-    try:
-        builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except ValueError as error:  # it was prepared in another one
-        raise ValueError(f"{name} in {data_dir} must be in the format array_record, got: {error}") from error
-    if not builder.is_prepared():
-        _prepare(tfds, builder, download=download, download_dir=download_dir)
-    return _read(name, tfds.builder_from_directory(builder.data_path))
-
-
-def _prepare(tfds: Any, builder: Any, *, download: bool, download_dir: str | pathlib.Path | None) -> None:
-    how = "with TensorFlow installed (pip install 'metapers[tensorflow]'), once"
-    if not download:
-        raise FileNotFoundError(f"{builder.data_path} is not prepared; call from_tfds(..., download=True) {how}")
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ImportError(f"preparing {builder.data_path} needs TensorFlow; do it {how}: reading works without")
-    only_here = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_dir=download_dir, download_config=only_here)
+    return _read(name, prepared.builder(name, data_dir, FEATURES, download=download, download_dir=download_dir))
 
 
 def _read(name: str, builder: Any) -> Ratings:
-    if missing := [feature for feature in FEATURES if feature not in builder.info.features]:
-        found = sorted(builder.info.features)
-        raise ValueError(f"{name} lacks the features {missing}; expected {list(FEATURES)}, found {found}")
     source = builder.as_data_source(split="train")
     labels = builder.info.features["movie_genres"].feature.names
     columns: dict[str, list] = {column: [] for column in COLUMNS}

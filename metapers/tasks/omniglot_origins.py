@@ -1,6 +1,5 @@
 """Where the Omniglot characters come from: the original files or TensorFlow Datasets, one result for both."""
 
-import importlib.util
 import io
 import pathlib
 import re
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from metapers.tasks import prepared
 
 SIDE = 105  # pixels of an original image
 PATH = re.compile(r"(?P<alphabet>[^/]+)/character(?P<number>\d\d)/(?P<label>\d{4})_(?P<drawing>\d\d)\.png$")
@@ -81,16 +82,7 @@ def characters_from_tfds(
     """
     import tensorflow_datasets as tfds
 
-    try:
-        builder: Any = tfds.builder("omniglot", data_dir=data_dir, file_format="array_record")
-    except ValueError as error:  # it was prepared in another one
-        raise ValueError(f"omniglot in {data_dir} must be in the format array_record, got: {error}") from error
-    if not builder.is_prepared():
-        _prepare(tfds, builder, download=download, download_dir=download_dir)
-    builder = tfds.builder_from_directory(builder.data_path)
-    if missing := [feature for feature in FEATURES if feature not in builder.info.features]:
-        found = sorted(builder.info.features)
-        raise ValueError(f"omniglot lacks the features {missing}; expected {list(FEATURES)}, found {found}")
+    builder = prepared.builder("omniglot", data_dir, FEATURES, download=download, download_dir=download_dir)
     if unknown := [split for split in splits if split not in builder.info.splits]:
         raise ValueError(f"splits must be among {sorted(builder.info.splits)}, got {unknown}")
     drawings = (drawing for split in splits for drawing in _examples(tfds, builder, split))
@@ -120,18 +112,6 @@ def _named(where: str, png: bytes) -> _Drawing:
     if match is None:
         raise ValueError(f"{where}: expected <alphabet>/character<NN>/<NNNN>_<NN>.png")
     return _Drawing(where, int(match["label"]) - 1, f"{match['alphabet']}/character{match['number']}", png)
-
-
-def _prepare(tfds: Any, builder: Any, *, download: bool, download_dir: str | pathlib.Path | None) -> None:
-    how = "with TensorFlow installed (pip install 'metapers[tensorflow]'), once"
-    if not download:
-        raise FileNotFoundError(
-            f"{builder.data_path} is not prepared; call characters_from_tfds(..., download=True) {how}"
-        )
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ImportError(f"preparing {builder.data_path} needs TensorFlow; do it {how}: reading works without")
-    only_here = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_dir=download_dir, download_config=only_here)
 
 
 def _examples(tfds: Any, builder: Any, split: str) -> Iterator[_Drawing]:
