@@ -58,6 +58,9 @@ def judge(
     began = time.monotonic()
     config = opened(folder)
     found = existing(folder, config, strategy, version)
+    for name, asked, least in (("shots", shots, 1), ("steps", steps, 0)):
+        if min(asked, default=least) < least:
+            raise ValueError(f"{name} must be >= {least}, got {min(asked)}")
     part = strategy is not None or version is not None
     look = part or bool(steps) or bool(shots) or split != "test"
     with workdir.lock(folder), lineage.compile_clock() as clock:

@@ -161,12 +161,9 @@ class Scorer(NamedTuple):
 def scorer(parts: Parts, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] = ()) -> Scorer:
     """The scorer of a config; ``shots`` and ``steps`` instead of the config's. Step 0 and the headline always count.
 
-    Raises ValueError for shots below 1 or above the config's most, or so many of an episode that its classes differ in
-    number.
+    Raises ValueError for more shots than the config has, or so many of an episode that its classes differ in number.
     """
     chosen = parts.config.evaluation
-    if shots and min(shots) < 1:
-        raise ValueError(f"shots must be >= 1, got {min(shots)}")
     shots = tuple(sorted({*(shots or chosen.shots), chosen.headline_shots}))
     steps = tuple(sorted({0, *(steps or chosen.steps), chosen.headline_steps}))
     ways = SOURCES[parts.config.data.source].ways(parts.config.data)
