@@ -10,14 +10,15 @@ from metapers.base import Array, Batch, Model, Params, Tree, hide
 def entry(model: Model, params: Params, support: Batch, path: Tree, step: Array | int) -> tuple[Tree, Array]:
     """(personal, diverged): entry ``step`` of a path [steps + 1, ...], or the start where the entry ran away.
 
-    ``diverged``: scalar bool, whether a parameter, or what the model makes of the ``support`` (its padding hidden) with
-    it, is NaN or infinite. A user whose steps grew without bound keeps the start, which no example has touched: so in
+    ``diverged``: scalar bool, whether a parameter, or the square of what the model makes of the ``support`` (its padding
+    hidden) with it, is NaN or infinite. A user whose steps grew without bound keeps the start, which no example has touched: so in
     an evaluation, in the bank and in serving, and never in training, where divergence stops the run. The start itself
     never diverged.
     """
     found, start = (jax.tree.map(lambda leaf, at=at: leaf[at], path) for at in (step, 0))
     outputs = model.apply(params._replace(personal=found), support.inputs, support.mask, None)
-    kept = trees.finite((found, hide(outputs, support.mask))) | (jnp.asarray(step) == 0)
+    squares = jax.tree.map(jnp.square, hide(outputs, support.mask))  # what any loss of numbers takes of them
+    kept = trees.finite((found, squares)) | (jnp.asarray(step) == 0)
     return trees.select(kept, found, start), ~kept
 
 
