@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from metapers.experiment.config import Config
 from metapers.experiment.summary import LIFE
 from metapers.records import per_user
+from metapers.report.words import counted
 from metapers.scores import mean_interval
 
 
@@ -18,7 +19,8 @@ def text(summary: Mapping[str, Any]) -> str:
     users, seeds = summary["users"]["test"], summary["seeds"]
     lines = [
         f"{head['metric']} of {users} test users (fold {', '.join(map(str, summary['folds']))}; seeds {seeds}), "
-        f"{head['shots']} support examples, {head['steps']} inner steps, last version of {head['strategy']}",
+        f"{counted(head['shots'], 'support example')}, {counted(head['steps'], 'inner step')}, last version of "
+        f"{head['strategy']}",
         "intervals: 95 % bootstrap over users; difference: ours minus theirs, paired",
         "",
         f"{'':24}{'mean':>8}  {'95 % interval':^18}{'worst 10 %':>12}   {'difference (95 %)'}",
@@ -49,7 +51,8 @@ def text(summary: Mapping[str, Any]) -> str:
 def _diverged(summary: Mapping[str, Any]) -> str:
     lost, head = summary["diverged"], summary["headline"]
     return (
-        f"{lost['headline']} users and stages diverged at {head['shots']} examples and {head['steps']} steps, "
+        f"{lost['headline']} users and stages diverged at {counted(head['shots'], 'example')} and "
+        f"{counted(head['steps'], 'step')}, "
         f"{lost['anywhere']} at some shots and steps: judged at their start, as they would be served"
     )
 

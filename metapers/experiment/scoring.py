@@ -16,6 +16,7 @@ from metapers.experiment import adapting, starting
 from metapers.experiment.assembly import STRATEGIES, Parts
 from metapers.experiment.catalogue import SOURCES
 from metapers.experiment.config import Config
+from metapers.report.words import counted
 from metapers.scores.cohorts import sign
 
 
@@ -254,5 +255,5 @@ def sentence(scores: Mapping[str, Any]) -> str:
     better = "better" if sign(scores["metric"]) * (adapted - start) > 0 else "worse"
     return (
         f"validation {scores['metric']} over all stages {start:.4f} at the start, {adapted:.4f} after "
-        f"{scores['steps']} steps on {scores['shots']} examples ({better})"
+        f"{counted(scores['steps'], 'step')} on {counted(scores['shots'], 'example')} ({better})"
     )

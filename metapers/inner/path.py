@@ -10,10 +10,10 @@ from metapers.base import Array, Batch, Model, Params, Tree, hide
 def entry(model: Model, params: Params, support: Batch, path: Tree, step: Array | int) -> tuple[Tree, Array]:
     """(personal, diverged): entry ``step`` of a path [steps + 1, ...], or the start where the entry ran away.
 
-    ``diverged``: scalar bool, whether a parameter, or the square of what the model makes of the ``support`` (its padding
-    hidden) with it, is NaN or infinite. A user whose steps grew without bound keeps the start, which no example has touched: so in
-    an evaluation, in the bank and in serving, and never in training, where divergence stops the run. The start itself
-    never diverged.
+    ``diverged``: scalar bool, whether a parameter, or the square of what the model makes of the ``support`` (its
+    padding hidden) with it, is NaN or infinite. A user whose steps grew without bound keeps the start, which no example
+    has touched: so in an evaluation, in the bank and in serving, and never in training, where divergence stops the run.
+    The start itself never diverged.
     """
     found, start = (jax.tree.map(lambda leaf, at=at: leaf[at], path) for at in (step, 0))
     outputs = model.apply(params._replace(personal=found), support.inputs, support.mask, None)

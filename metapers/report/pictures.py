@@ -68,7 +68,7 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
         low, high, mean = (part[:, column] for part in (band.low, band.high, band.mean))
         left.fill_between(cube.shots, low, high, color=colour, alpha=0.16, linewidth=0)
         left.plot(cube.shots, mean, color=colour, marker="o", markeredgecolor=light("paper"))
-        ends[f"{count} step{'s' if count != 1 else ''}" if count else "start"] = (mean[-1], colour)
+        ends[words.counted(count, "step") if count else "start"] = (mean[-1], colour)
     names = _strategy_lines(right, found, leader, steps=steps)
     for name in found.references:
         own = found.cubes[name].shots
@@ -76,7 +76,7 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
         right.plot(own, mean, color=light("soft"), linestyle=palette.DASHES[name], linewidth=1.2)
         names[name] = (float(mean[-1]), light("soft"))
     left.set(title=f"{leader}, by inner steps", ylabel=words.score_axis(summary, config))
-    right.set(title=f"All strategies, {steps} inner steps")
+    right.set(title=f"All strategies, {words.counted(steps, 'inner step')}")
     for axis in (left, right):
         axis.set_xscale("log", base=2)
         axis.set(xlabel=f"support {what} (shots)", xticks=cube.shots)
@@ -86,7 +86,7 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
     caption = (
         f"The same users and rows against the number of support {what}; all points are judged on the same later "
         f"{what}. Bands: 95 % bootstrap over users, of {leader} only. Grey: what takes no steps, given the same "
-        "support."
+        "support. An arrow marks a line that leaves the picture."
     )
     return Picture("adaptation_shots", figure, caption, f"Score against support {what} for {leader} and the others")
 
@@ -106,10 +106,12 @@ def users(found: Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -
     _before_after(axes[0, -1], before, after, own, head)
     count, seeds = cube.users.size, cube.values.shape[0]
     caption = (
-        f"Every test user ({count}, each under {seeds} seed{'s' if seeds != 1 else ''}) at {head['shots']} shots and "
-        f"{head['steps']} steps. Sorted bars: how much better the adapted score is than the reference, the best "
-        "first; orange: users who are hurt. The vertical axis ends near the outermost 0.5 % of users. Right: each "
-        f"point is one user; {'above' if head['larger_is_better'] else 'below'} the diagonal adapting helped."
+        f"Every test user ({count}, each under {words.counted(seeds, 'seed')}) at "
+        f"{words.counted(head['shots'], 'shot')} and {words.counted(head['steps'], 'step')}. Sorted bars: how much "
+        "better the adapted score is than the reference, the best first; orange: users who are hurt. The vertical axis "
+        "ends near the outermost 0.5 % of users. Right: each point is one user; "
+        f"{'above' if head['larger_is_better'] else 'below'} the diagonal adapting helped; the outermost stand at the "
+        "edge."
     )
     return Picture("users", figure, caption, "Sorted gain of each user by adapting, and scores before and after")
 
@@ -148,10 +150,13 @@ def _finish(
     head: Mapping[str, Any],
 ) -> None:
     leader = found.bands[head["strategy"]]
-    plain = [float(found.bands[name].mean[:, 0].mean()) for name in found.cubes]
-    inside = [*plain, *(value for name in found.references for value in found.bands[name].mean.ravel())]
+    starts = [float(found.bands[name].mean[:, 0].mean()) for name in found.strategies]
+    others = {name: found.bands[name].mean.ravel() for name in found.references}
+    nearest = min(others.values(), key=lambda values: abs(values - leader.mean.mean()).mean(), default=np.zeros(0))
+    inside = [head["adapted"]["mean"], *starts, *nearest]
     wanted = [*leader.mean.ravel(), *leader.low.ravel(), *leader.high.ravel()]
     wanted += [value for name in found.strategies for value in found.bands[name].mean.ravel()]
+    wanted += [value for values in others.values() for value in values]
     axes[0].set_ylim(*drawing.limits(inside, wanted))
     for axis, ends in zip(axes, labels, strict=True):
         axis.margins(x=0.03)
@@ -175,6 +180,7 @@ def _waterfall(axis: Axes, gain: np.ndarray, title: str) -> None:
     axis.set_ylim(min(low, 0.0) - 0.14 * span, max(high, 0.0) + 0.1 * span)
     axis.set(title=title, xlabel="users, sorted (%)", xlim=(0, 100))
     axis.axvline(100 * (1 - hurt), color=light("hurt"), linewidth=0.9, linestyle=(0, (3, 2)))
+    ground = {"facecolor": light("paper"), "edgecolor": "none", "pad": 1.5}  # the dashed line passes behind the words
     axis.text(
         0.97,
         0.95,
@@ -184,6 +190,7 @@ def _waterfall(axis: Axes, gain: np.ndarray, title: str) -> None:
         ha="right",
         va="top",
         fontweight="bold",
+        bbox=ground,
     )
     axis.text(
         0.97,
@@ -193,6 +200,7 @@ def _waterfall(axis: Axes, gain: np.ndarray, title: str) -> None:
         transform=axis.transAxes,
         ha="right",
         va="top",
+        bbox=ground,
     )
 
 
@@ -204,8 +212,9 @@ def _before_after(axis: Axes, before: np.ndarray, after: np.ndarray, gain: np.nd
     size = float(np.clip(3000 / before.size, 3, 14))
     for name, which in (("gain", gain >= -1e-6), ("hurt", gain < -1e-6)):
         axis.scatter(
-            before[which],
-            after[which],
+            np.clip(before[which], low, high),
+            np.clip(after[which], low, high),
+            clip_on=False,
             s=size,
             color=light(name),
             alpha=0.6,
@@ -214,4 +223,4 @@ def _before_after(axis: Axes, before: np.ndarray, after: np.ndarray, gain: np.nd
         )
     metric = words.metric_name(head["metric"])
     axis.set(xlim=(low, high), ylim=(low, high), title="Each user, before and after")
-    axis.set(xlabel=f"{metric} at the start", ylabel=f"{metric} after {head['steps']} steps")
+    axis.set(xlabel=f"{metric} at the start", ylabel=f"{metric} after {words.counted(head['steps'], 'step')}")

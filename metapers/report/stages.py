@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from metapers.report import drawing, palette, words
@@ -18,7 +19,7 @@ def matrices(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     """Every strategy's score, trained stage by evaluated stage, at the start and adapted."""
     head, held = summary["headline"], {name: np.array(value) for name, value in summary["matrix"].items()}
     count = next(iter(held.values())).shape[-1]
-    kinds = ("at the start", f"after {head['steps']} steps")
+    kinds = ("at the start", f"after {words.counted(head['steps'], 'step')}")
     width = WIDTH / max(len(held), 3)
     figure, axes = drawing.panels(WIDTH, 2 * (0.87 * width + 0.4), rows=2, columns=len(held))
     for row, kind in enumerate(kinds):
@@ -35,9 +36,10 @@ def matrices(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     metric = words.metric_name(head["metric"])
     caption = (
         f"Mean {metric} of the test users of each stage (column) after training up to a stage (row), at "
-        f"{head['shots']} shots; top: {kinds[0]} (no steps), bottom: {kinds[1]}. Darker is better; each row of "
-        "pictures has one colour scale for all strategies; the worst quarter of its cells shares the lightest shade. "
-        "The outlined diagonal: just learned. Below it: earlier stages, what is kept. Above it: stages not yet seen."
+        f"{words.counted(head['shots'], 'shot')}; top: {kinds[0]} (no steps), bottom: {kinds[1]}. Darker is better; "
+        "each row of pictures has one colour scale for all strategies; the worst quarter of its cells shares the "
+        "lightest shade. The outlined diagonal: just learned. Below it: earlier stages, what is kept. Above it: stages "
+        "not yet seen."
     )
     alt = f"{metric} by trained and evaluated stage, {count} by {count}, for each strategy"
     return Picture("matrix", figure, caption, alt)
@@ -85,7 +87,7 @@ def bank(rows: list[dict[str, Any]], summary: Mapping[str, Any], config: Mapping
     """Users who returned: from their own row of the bank and from a fresh start, before and after adapting."""
     head = summary["headline"]
     steps = (0, head["steps"])
-    figure, axes = drawing.panels(WIDTH * 0.75, 0.95 + 0.42 * max(len(rows), 2), columns=2, sharey=True)
+    figure, axes = drawing.panels(WIDTH * 0.75, 1.25 + 0.42 * max(len(rows), 2), columns=2, sharey=True)
     for axis, taken in zip(axes[0], steps, strict=True):
         for place, row in enumerate(rows):
             own, fresh = row[f"banked_{taken}"], row[f"fresh_{taken}"]
@@ -95,10 +97,21 @@ def bank(rows: list[dict[str, Any]], summary: Mapping[str, Any], config: Mapping
             )
             axis.plot(fresh, place, "o", color=light("soft"), markerfacecolor=light("paper"), markersize=6.5)
             axis.plot(own, place, "o", color=light("continual"), markersize=6.5)
-        axis.set(title="at the start" if taken == 0 else f"after {taken} steps", ylim=(len(rows) - 0.5, -0.5))
+        axis.set(
+            title="at the start" if taken == 0 else f"after {words.counted(taken, 'step')}",
+            ylim=(len(rows) - 0.5, -0.5),
+        )
         axis.set(yticks=range(len(rows)), yticklabels=[f"stage {row['stage']}" for row in rows])
         axis.set_xlabel(words.score_axis(summary, config).split(",")[0])
         axis.margins(x=0.1)
+    marks = {"marker": "o", "linestyle": "none", "markersize": 6.5}
+    handles = [
+        Line2D([], [], color=light("continual"), label="from the user's row of the bank", **marks),
+        Line2D([], [], color=light("soft"), markerfacecolor=light("paper"), label="from the fresh start", **marks),
+        Line2D([], [], color=light("gain"), linewidth=2.2, alpha=0.55, label="the bank helped"),
+        Line2D([], [], color=light("hurt"), linewidth=2.2, alpha=0.55, label="it did not"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, handlelength=1.4)
     caption = (
         f"Mean over the test users of {head['strategy']} who returned in a stage. Filled: started from the row that "
         "the bank kept of them; hollow: from the fresh start. Blue bar: the bank helped; orange: it did not."
@@ -124,9 +137,9 @@ def regret(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     axis.set_xlabel(f"regret in {words.score_axis(summary, config).split(',')[0]}; 0 is the best possible")
     axis.grid(axis="y", visible=False)
     caption = (
-        f"Score at {summary['headline']['shots']} shots and {summary['headline']['steps']} steps less that of the "
-        "Bayes-optimal prediction from the same support, per user (baselines take no steps). Bars: 95 % bootstrap "
-        "over users."
+        f"Score at {words.counted(summary['headline']['shots'], 'shot')} and "
+        f"{words.counted(summary['headline']['steps'], 'step')} less that of the Bayes-optimal prediction from the "
+        "same support, per user (baselines take no steps). Bars: 95 % bootstrap over users."
     )
     return Picture("regret", figure, caption, "Regret of each strategy against the oracle")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metapers.report import words
-from metapers.report.words import interval, number
+from metapers.report.words import counted, interval, number
 
 _CHIPS = {1: '<span class="chip good">ours better</span>', 0: '<span class="chip">tie</span>'}
 _CHIPS[-1] = '<span class="chip bad">ours worse</span>'
@@ -47,7 +47,11 @@ def headline(summary: Mapping[str, Any]) -> str:
     lines = []
     for name, row in rows.items():
         ours = "difference" not in row
-        meaning = f"{head['shots']} shots, {head['steps']} steps" if ours else words.MEANINGS.get(name, "")
+        meaning = (
+            f"{counted(head['shots'], 'shot')}, {counted(head['steps'], 'step')}"
+            if ours
+            else words.MEANINGS.get(name, "")
+        )
         if name == "unadapted":
             meaning = f"the better start of the two, that of {head['unadapted']['of']}"
         if name == "oracle":
@@ -111,7 +115,7 @@ def strategies(summary: Mapping[str, Any]) -> str:
             number(row["mean"] - row["start"], sign=True),
         ]
         lines.append(("ours" if name == head["strategy"] else "", cells))
-    columns = ["", "at the start", f"after {head['steps']} steps", "95 % interval", "adapted − start"]
+    columns = ["", "at the start", f"after {counted(head['steps'], 'step')}", "95 % interval", "adapted − start"]
     return table(columns, lines, kind="headline")
 
 
@@ -154,7 +158,7 @@ def banked(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str
         lines.append(("", cells))
     parts = [
         f"{part}<br>{when}"
-        for when in ("at the start", f"{steps} steps")
+        for when in ("at the start", counted(steps, "step"))
         for part in ("banked", "fresh", "banked − fresh")
     ]
     return table(["", "users", *parts], lines)

@@ -59,6 +59,15 @@ def share(value: float) -> str:
     return f"{percent:.1f} %".replace("-", "−") if 0 < abs(percent) < 9.95 else f"{percent:.0f} %".replace("-", "−")
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "inner step"), counted(5, "shot"), counted(0, "step")
+    ('1 inner step', '5 shots', '0 steps')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def metric_name(metric: str) -> str:
     """The metric as it is written in a sentence."""
     return METRICS.get(metric, metric)
@@ -88,7 +97,7 @@ def judged(row: Mapping[str, float], larger_is_better: bool) -> int:
 def verdict(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """What came out, in sentences: the first is the headline; none claims more than its interval."""
     head, metric = summary["headline"], metric_name(summary["headline"]["metric"])
-    steps = f"{head['steps']} inner step{'s' if head['steps'] != 1 else ''}"
+    steps = counted(head["steps"], "inner step")
     what = examples(config) if head["shots"] != 1 else examples(config)[:-1]
     lead = (
         f"After {steps} on {head['shots']} {what}, {head['strategy']} reaches "
