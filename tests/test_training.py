@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metapers import stage, store, workdir
-from metapers.experiment import assembly, judging, resuming, scoring, sweep, training
+from metapers.experiment import assembly, config_for, judging, resuming, scoring, sweep, training
 from metapers.experiment.training import train
 from metapers.journal import Journal, meter
 from tests import runs
@@ -161,6 +161,13 @@ def test_a_config_that_would_change_numbers_is_refused_with_every_key(whole):
         train(runs.quick(steps=8, learner__inner_rate=0.2), whole[0])
     assert "steps: 7 -> 8" in str(error.value) and "learner.inner_rate: 0.1 -> 0.2" in str(error.value)
     assert "log_every" not in str(error.value)
+
+
+def test_of_many_other_keys_those_that_bring_the_others_along_come_first(whole):
+    with pytest.raises(ValueError, match="another config: data.source: 'linear_gaussian' -> 'sinusoid'; ") as error:
+        train(config_for("sinusoid", "mlp"), whole[0])
+    assert "model.name: 'linear' -> 'mlp'" in str(error.value) and str(error.value).count(" -> ") == 8
+    assert re.search(r"; and \d\d more\. Resume with the same one", str(error.value))
 
 
 def test_operational_keys_may_change_and_are_logged(whole, capsys):

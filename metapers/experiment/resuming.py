@@ -33,11 +33,22 @@ def agree(config: Config, folder: Path) -> list[str]:
         saved = assembly.saved_config(workdir.read_json(path))
         binding, operational = configs.differences(saved, config)
         if binding:
+            first = sorted(binding, key=lambda text: not text.startswith(_TELLING))
+            more = f"; and {len(first) - _TOLD} more" if len(first) > _TOLD else ""
             raise ValueError(
-                f"the run in {folder} was started with another config: {'; '.join(binding)}. "
+                f"the run in {folder} was started with another config: {'; '.join(first[:_TOLD])}{more}. "
                 "Resume with the same one, or choose a new workdir"
             )
     return operational
+
+
+_TELLING = (
+    "data.source:",
+    "model.name:",
+    "learner.name:",
+    "learner.inner:",
+)  # another of these brings other keys along
+_TOLD = 8
 
 
 def another_machine(parts: Parts, folder: Path) -> list[str]:
