@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
-from benchmarks import results
+from benchmarks import picture, results
 from metapers.experiment import config as configs
 from tests.test_report import OFFSETS, SEEDS, STRATEGIES, records
 
@@ -20,6 +21,12 @@ def test_the_readme_shows_the_kept_figures():
     shown = (ROOT / "README.md").read_text().split("<!-- figures:begin -->\n")[1].split("\n<!-- figures:end -->")[0]
     assert shown == results.block(kept["movielens"], kept["synthetic"])
     assert all(row["holds"] for row in kept["verdicts"]) and len(kept["verdicts"]) >= 15
+
+
+def test_the_picture_shows_the_kept_figures():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "figures.json").read_text())
+    with Image.open(ROOT / "docs" / "picture.png") as shown:
+        assert shown.info["figures"] == picture.told(kept["movielens"])
 
 
 @pytest.mark.parametrize("path", [*sorted((ROOT / "configs").glob("*.py")), ROOT / "README.md"], ids=lambda p: p.name)
