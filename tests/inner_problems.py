@@ -30,9 +30,14 @@ def bowl_params(loop):
 
 def rough(params, batch, key):
     """No symmetry, no constant curvature, shared and personal entangled; noise from the key."""
-    hidden = jnp.tanh(batch.inputs @ params.shared["map"])
     noise = 0.0 if key is None else 0.1 * jax.random.normal(key, batch.mask.shape)
-    return jnp.square(jnp.sin(hidden @ params.personal["theta"] + params.personal["b"]) + noise - batch.targets)
+    return jnp.square(rough_outputs(params, batch) + noise - batch.targets)
+
+
+def rough_outputs(params, batch):
+    """The predictions that ``rough`` judges, [n]."""
+    hidden = jnp.tanh(batch.inputs @ params.shared["map"])
+    return jnp.sin(hidden @ params.personal["theta"] + params.personal["b"])
 
 
 def rough_task(n=5, seed=1):

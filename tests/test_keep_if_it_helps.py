@@ -47,17 +47,19 @@ def scale_of(loop, support, start=0.0):
 def test_folds_and_scales_by_hand():
     # 3 folds of 4 examples: {0, 3}, {1}, {2}. Means of the rest: (2 + 4) / 2 = 3, (1 + 4 + 9) / 3, (1 + 2 + 9) / 3.
     support = base.Batch({}, jnp.array([1.0, 2.0, 4.0, 9.0, 0.0]), jnp.array([True, True, True, True, False]))
-    losses = held_back(MEAN, number, params_of(MEAN), support, None, folds=3, scales=jnp.array([0.0, 0.5, 1.0]))
+    losses, each = held_back(MEAN, number, params_of(MEAN), support, None, folds=3, scales=jnp.array([0.0, 0.5, 1.0]))
     ends = np.array([3.0, 14 / 3, 4.0, 3.0])
     targets = np.array([1.0, 2.0, 4.0, 9.0])
     expected = np.stack([0.5 * (share * ends - targets) ** 2 for share in (0.0, 0.5, 1.0)])
     np.testing.assert_allclose(losses[:, :4], expected, rtol=1e-12)
     assert (losses[:, 4] == 0).all()
+    np.testing.assert_array_equal(each[1], losses)  # after the one step that there is
+    np.testing.assert_allclose(each[0, :, :4], np.stack([0.5 * targets**2] * 3), rtol=1e-12)  # at the start, thrice
 
 
 def test_folds_count_examples_and_not_rows():
     scattered = base.Batch({}, jnp.array([9.0, 1.0, 9.0, 9.0, 3.0]), jnp.array([False, True, False, False, True]))
-    losses = held_back(MEAN, number, params_of(MEAN), scattered, None, folds=3, scales=jnp.array([1.0]))
+    losses, _ = held_back(MEAN, number, params_of(MEAN), scattered, None, folds=3, scales=jnp.array([1.0]))
     np.testing.assert_allclose(losses, [[0.0, 2.0, 0.0, 0.0, 2.0]], rtol=1e-12)
 
 
@@ -108,7 +110,7 @@ def test_what_is_stored_is_kept_whole_or_not_at_all():
         assert world.distance(path, jax.tree.map(lambda a, b: jnp.stack([a, b]), start.personal, wanted)) == 0.0
 
 
-def test_every_entry_of_the_path_moves_alike_from_the_start_also_where_the_steps_begin_elsewhere():
+def test_every_entry_of_the_path_is_a_share_from_the_start_also_where_the_steps_begin_elsewhere():
     begin = lambda params, support, key: {"w": jnp.ones(()) * 0.5}
     wrapped = inner.gradient(number, 2, 0.5, write=begin)
     loop = kept(wrapped, scales=(0.0, 0.4))
@@ -180,6 +182,29 @@ def test_padding_does_not_matter_even_nan(name):
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_users_mapped_are_users_in_a_loop_and_over_two_devices(name):
     problems.assert_users_are_apart(WRAPPERS[name](LEARNED), KEY)
+
+
+TAUGHT = {
+    **WRAPPERS,
+    "keep_if_it_moves": lambda loop: inner.keep_if_it_moves(loop, problems.rough_outputs, 0.05),
+    "tempered": lambda loop: inner.tempered(loop, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_what_a_user_gets_after_some_steps_does_not_depend_on_how_many_follow(name, steps):
+    short, long = (TAUGHT[name](inner.gradient(problems.rough, count, 0.9)) for count in (steps, 7))
+    params, shares = problems.rough_params(long), []
+    for user in range(12):
+        support = problems.rough_task(4, user)
+        adapted, path = short.adapt(params, support, None)
+        _, longer = long.adapt(params, support, None)
+        assert world.distance(path, jax.tree.map(lambda leaf: leaf[: steps + 1], longer)) < 1e-13
+        assert world.distance(adapted.personal, jax.tree.map(lambda leaf: leaf[steps], longer)) < 1e-13
+        shares.append(world.distance(adapted.personal, params.personal) > 0)
+    if name.startswith("keep"):
+        assert len({*shares}) == 2  # some stay, some go
 
 
 def test_the_choice_is_a_constant_and_second_order_goes_through_what_is_kept():

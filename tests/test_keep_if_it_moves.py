@@ -30,10 +30,16 @@ START = base.Params({}, {"theta": jnp.array([0.0, 0.0])}, {})
 MOVE = float(np.square(0.75 * CENTRE).sum())  # two steps of rate 1/2 leave a quarter of the way
 
 
-@pytest.mark.parametrize(("least", "moves"), [(0.0, True), (MOVE - 1e-9, True), (MOVE + 1e-9, False)])
-def test_the_whole_path_is_the_loops_or_the_start(least, moves):
+HALF = float(np.square(0.5 * CENTRE).sum())  # one step
+
+
+@pytest.mark.parametrize(
+    ("least", "moves"),
+    [(0.0, (1, 1)), (HALF - 1e-9, (1, 1)), (HALF + 1e-9, (0, 1)), (MOVE - 1e-9, (0, 1)), (MOVE + 1e-9, (0, 0))],
+)
+def test_every_entry_of_the_path_is_the_loops_or_the_start_by_its_own_move(least, moves):
     adapted, path = jax.jit(wrapped(least).adapt)(START, task(), None)
-    share = np.array([0.0, 0.5, 0.75]) if moves else np.zeros(3)
+    share = np.array([0.0, 0.5 * moves[0], 0.75 * moves[1]])
     np.testing.assert_allclose(path["theta"], share[:, None] * CENTRE[None], atol=1e-14)
     np.testing.assert_array_equal(adapted.personal["theta"], path["theta"][-1])
 

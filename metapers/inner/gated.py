@@ -20,7 +20,8 @@ def gated(
 
     ``inner = {"inner": the wrapped loop's, "gate": {"offset": scalar, "slope": scalar}}``; at first s(t = 0) =
     sigmoid(3) = 0.95: nearly the wrapped loop. t itself is a constant in the derivative, as the folds would be
-    differentiated otherwise; the wrapped loop keeps its own. Costs ``folds`` more adaptations, forwards only.
+    differentiated otherwise; the wrapped loop keeps its own. Every entry of the path has a t and an s of its own, those
+    of that many steps. Costs ``folds`` more adaptations, forwards only.
 
     Raises:
       ValueError: folds < 2, offset or slope not finite.
@@ -47,9 +48,12 @@ def gated(
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
         support, gate = hidden(support), params.inner["gate"]
         within = params._replace(inner=params.inner["inner"])
-        losses = held_back(inner_loop, loss_fn, within, support, key, folds=folds, scales=jnp.asarray([0.0, 1.0]))
-        share = jax.nn.sigmoid(gate["offset"] + gate["slope"] * evidence(losses, support.mask))
-        adapted, path = part_way(*inner_loop.adapt(within, support, key), share)
+        last, each = held_back(inner_loop, loss_fn, within, support, key, folds=folds, scales=jnp.asarray([0.0, 1.0]))
+
+        def share(losses: Array) -> Array:
+            return jax.nn.sigmoid(gate["offset"] + gate["slope"] * evidence(losses, support.mask))
+
+        adapted, path = part_way(*inner_loop.adapt(within, support, key), share(last), jax.vmap(share)(each))
         return adapted._replace(inner=params.inner), path
 
     return InnerLoop(init, adapt)

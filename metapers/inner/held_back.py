@@ -1,10 +1,13 @@
 """What a user's adaptation is worth, from the support alone: each example is predicted after adapting to others."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from metapers import base, keys
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
+from metapers.inner.path import length
 
 
 def held_back(
@@ -16,28 +19,40 @@ def held_back(
     *,
     folds: int,
     scales: Array,
-) -> Array:
-    """K-fold losses [scales, n] of start + scale (adapted - start): example i is held back in fold i mod ``folds``.
+) -> tuple[Array, Array]:
+    """K-fold losses of start + scale (adapted - start), example i held back in fold i mod ``folds``: (after the last
+    step [scales, n], and for each entry of the path in place of adapted [steps + 1, scales, n]).
 
-    Examples are counted without the padding, so a user with no more than ``folds`` of them is left one out at a time;
-    masked ones have loss 0. The start is the first entry of each fold's own path. All folds are adapted at once,
-    which costs as much as ``folds`` users; the result is a constant: nothing here is differentiated.
+    What adapting by k steps is worth depends on k alone, not on how many follow: an entry's losses are those of that
+    many steps, so that one path answers for every number of them. Who reads the last alone pays for no other. Examples
+    are counted without the padding, so a user with no more than ``folds`` of them is left one out at a time; masked
+    ones have loss 0. The start is the first entry of each fold's own path. All folds are adapted at once, which costs
+    as much as ``folds`` users; the result is a constant: nothing here is differentiated.
     """
     params, rank = jax.lax.stop_gradient(params), jnp.cumsum(support.mask) - 1
 
-    def one(fold: Array) -> Array:
+    def one(fold: Array) -> tuple[Array, Array]:
         held = support.mask & (rank % folds == fold)
         rest, out = support._replace(mask=support.mask & ~held), support._replace(mask=held)
         adapted, path = inner_loop.adapt(params, rest, None if key is None else keys.named(key, "held back", fold))
         start = jax.tree.map(lambda x: x[0], path)
 
-        def at(scale: Array) -> Array:
-            there = params._replace(personal=toward(start, adapted.personal, scale))
-            return jnp.where(held, loss_fn(there, out, None), 0)
+        def losses(personal: Tree) -> Array:
+            def at(scale: Array) -> Array:
+                there = params._replace(personal=toward(start, personal, scale))
+                return jnp.where(held, loss_fn(there, out, None), 0)
 
-        return jax.vmap(at)(scales)
+            return jax.vmap(at)(scales)
 
-    return jax.lax.stop_gradient(jnp.sum(jax.vmap(one)(jnp.arange(folds)), axis=0))
+        return losses(adapted.personal), each(losses, path)
+
+    found = jax.vmap(one)(jnp.arange(folds))
+    return jax.lax.stop_gradient(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found))
+
+
+def each(function: Callable[[Tree], Array], path: Tree) -> Array:
+    """``function`` of every entry of a path [steps + 1, ...], one after the other: [steps + 1, ...]."""
+    return jax.lax.map(lambda part: function(part[0]), (path, jnp.arange(length(path))))
 
 
 def hidden(support: Batch) -> Batch:
@@ -46,12 +61,12 @@ def hidden(support: Batch) -> Batch:
     return Batch(inputs, targets, support.mask)
 
 
-def part_way(params: Params, path: Tree, scale: Array) -> tuple[Params, Tree]:
-    """Adapted parameters and their path [steps + 1, ...] at ``scale`` of the way from the path's first entry."""
+def part_way(params: Params, path: Tree, scale: Array, scales: Array) -> tuple[Params, Tree]:
+    """Adapted parameters at ``scale`` of the way from the path's first entry, and the entries of their path
+    [steps + 1, ...] at ``scales`` [steps + 1] of it."""
     start = jax.tree.map(lambda x: x[0], path)
     personal = toward(start, params.personal, scale)
-    first = jax.tree.map(lambda a, x: jnp.broadcast_to(a[None], x.shape), start, path)
-    return params._replace(personal=personal), toward(first, path, scale)
+    return params._replace(personal=personal), jax.vmap(toward, (None, 0, 0))(start, path, scales)
 
 
 def toward(start: Tree, end: Tree, scale: Array) -> Tree:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
@@ -31,9 +32,10 @@ def keep_if_it_helps(
     example is no example): there ``scales`` = (0.0, 1.0), all or nothing.
 
     A user with fewer than two examples has nothing to hold back: there s = ``default_scale``, 1 because what one
-    example is worth was judged by the outer loop over all users. Every entry of the path moves alike, the first
-    stays the start. s is a constant in the derivative; the wrapped loop keeps its own, and its inner parameters. At
-    s = 1 the result is the wrapped loop's to the last bit. Costs ``folds`` more adaptations, forwards only.
+    example is worth was judged by the outer loop over all users. Every entry of the path has an s of its own, by what
+    that many steps gain, so it is what a path that ends there would end with; the first stays the start. s is a
+    constant in the derivative; the wrapped loop keeps its own, and its inner parameters. At s = 1 the result is the
+    wrapped loop's to the last bit. Costs ``folds`` more adaptations, forwards only.
 
     Raises:
       ValueError: folds < 2, a scale, margin or default_scale not finite or < 0, no 0 among ``scales``.
@@ -60,7 +62,8 @@ def keep_if_it_helps(
 
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
         support = hidden(support)
-        losses = held_back(inner_loop, loss_fn, params, support, key, folds=folds, scales=jnp.asarray(shares))
-        return part_way(*inner_loop.adapt(params, support, key), chosen(losses, support.mask))
+        last, each = held_back(inner_loop, loss_fn, params, support, key, folds=folds, scales=jnp.asarray(shares))
+        scales = jax.vmap(chosen, (0, None))(each, support.mask)
+        return part_way(*inner_loop.adapt(params, support, key), chosen(last, support.mask), scales)
 
     return InnerLoop(inner_loop.init, adapt)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metapers import base
 from metapers.base import Array, Batch, InnerLoop, Key, Params, Tree
-from metapers.inner.held_back import hidden, part_way
+from metapers.inner.held_back import each, hidden, part_way
 
 
 def keep_if_it_moves(inner_loop: InnerLoop, outputs_fn: Callable[[Params, Batch], Array], least: float) -> InnerLoop:
@@ -25,7 +25,8 @@ def keep_if_it_moves(inner_loop: InnerLoop, outputs_fn: Callable[[Params, Batch]
     outputs, summed over trailing axes, and is to be chosen on validation users; 0 is the wrapped loop.
 
     The decision is a constant in the derivative; the wrapped loop keeps its own, and its inner parameters. Every
-    entry of the path is the start where it is kept. Costs two predictions of the support.
+    entry of the path has its own, by how far that many steps move. Costs a prediction of the support for each entry
+    that is read, and one for the start.
 
     Raises:
       ValueError: least not finite or < 0; from ``adapt``, outputs_fn giving more than one array.
@@ -36,11 +37,18 @@ def keep_if_it_moves(inner_loop: InnerLoop, outputs_fn: Callable[[Params, Batch]
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
         support = hidden(support)
         adapted, path = inner_loop.adapt(params, support, key)
-        start = adapted._replace(personal=jax.tree.map(lambda x: x[0], path))
-        after, before = (_one_array(outputs_fn(one, support)) for one in (adapted, start))
-        squares = jnp.sum(jnp.reshape(jnp.square(after - before), (support.mask.shape[0], -1)), axis=1)
-        move = jax.lax.stop_gradient(base.masked_mean(squares, support.mask))
-        return part_way(adapted, path, _share(move, least))
+
+        def outputs(personal: Tree) -> Array:
+            return _one_array(outputs_fn(adapted._replace(personal=personal), support))
+
+        before = outputs(jax.tree.map(lambda x: x[0], path))
+
+        def share(personal: Tree) -> Array:
+            squares = jnp.square(outputs(personal) - before)
+            squares = jnp.sum(jnp.reshape(squares, (support.mask.shape[0], -1)), axis=1)
+            return _share(jax.lax.stop_gradient(base.masked_mean(squares, support.mask)), least)
+
+        return part_way(adapted, path, share(adapted.personal), each(share, path))
 
     return InnerLoop(inner_loop.init, adapt)
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from metapers.base import Batch, InnerLoop, Key, Params, Tree
 from metapers.inner.held_back import part_way
+from metapers.inner.path import length
 
 
 def tempered(inner_loop: InnerLoop, weight: float) -> InnerLoop:
@@ -35,7 +36,9 @@ def tempered(inner_loop: InnerLoop, weight: float) -> InnerLoop:
 
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
         within = params._replace(inner=params.inner["inner"])
-        adapted, path = part_way(*inner_loop.adapt(within, support, key), params.inner["weight"])
+        adapted, path = inner_loop.adapt(within, support, key)
+        own = params.inner["weight"]
+        adapted, path = part_way(adapted, path, own, jnp.broadcast_to(own, (length(path),)))
         return adapted._replace(inner=params.inner), path
 
     return InnerLoop(init, adapt)
