@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import evaluate, experiment
+from metapers import evaluate, experiment, tasks
 from metapers.experiment import adapting, assembly, scoring
 from metapers.experiment import config as configs
 
@@ -81,3 +81,35 @@ def test_the_baseline_is_trained_only_where_one_model_for_all_can_be():
         assert assembly.strategies(solved(head, "wisdm")) == ["naive"]
     assert assembly.strategies(solved("neighbours", **{"learner.name": "joint"})) == ["naive"]  # the same twice
     assert adapting.tuning_grid(solved("neighbours")) == ()
+
+
+@pytest.mark.parametrize("rates", ["fixed", "learned", "log"])
+def test_what_chooses_a_rate_is_what_judges_it_also_where_heads_begin_at_class_means(rates):
+    rng, users, each = np.random.default_rng(0), 40, 12
+    label = rng.integers(0, 3, users * each)
+    images = rng.normal(size=(users * each, 16, 16, 1)) + label[:, None, None, None]
+    examples = tasks.Examples(
+        tuple(f"u{row}" for row in range(users)),
+        np.repeat(np.arange(users), each),
+        np.zeros(users * each, int),
+        np.tile(np.arange(each), users),
+        images.astype(np.float32),
+        label,
+    )
+    stream = tasks.stream(examples, stages=1, fold=0, support=4, query=4, about={"classes": 3})
+    few = {"evaluation.shots": (4,), "evaluation.headline_shots": 4, "evaluation.steps": (0, 2)}
+    config = configs.merged(
+        experiment.config_for("writers", "conv4"),
+        few
+        | {"model.filters": 4, "model.prototypes": True, "model.norm": "group", "model.groups": 2}
+        | {"learner.adapts": "all", "learner.rates": rates, "evaluation.headline_steps": 2, "evaluation.metric": "nll"},
+    )
+    sizes = {"classes": 3, "width": 1}
+    made = assembly.Parts(
+        config, stream, sizes, assembly.model(config, sizes), adapting.objective(config), tuple(jax.devices()[:1])
+    )
+    scorer = scoring.scorer(made)
+    params, judges = scorer.initial(), stream.held_out("validation", None)
+    judged = scorer.curves(params, "joint", judges, rate=0.1).scores["nll"]
+    assert scorer.goodness(params, "joint", judges, 0.1) == pytest.approx(-judged[..., 1].mean(), rel=1e-6)
+    assert np.abs(judged - scorer.curves(params, "naive", judges).scores["nll"]).max() > 1e-2  # from class means

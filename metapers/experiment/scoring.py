@@ -195,7 +195,11 @@ def _one_program(config: Config) -> bool:
     """Whether adapting and tuning are the same computation on other inner parameters: not where a head begins at
     class means, which joint training never meets (``adapting.tuning_loop``)."""
     chosen = config.learner
-    return not config.model.get("prototypes", False) and (chosen.inner, chosen.keep) == ("gradient", "always") and chosen.rates in ("learned", "log")
+    return (
+        not config.model.get("prototypes", False)
+        and (chosen.inner, chosen.keep) == ("gradient", "always")
+        and chosen.rates in ("learned", "log")
+    )
 
 
 def horizon(parts: Parts, shots: tuple[int, ...]) -> int:
