@@ -156,6 +156,45 @@ def test_an_adaptation_that_runs_away_is_not_kept():
     assert gate.adapt(params_of(gate, 0.2), support_of(1.0, 2.0, 3.0), None)[0].personal["w"] == 0.2
 
 
+@pytest.mark.parametrize("size", [1e2, 1e9, 1e18, 1e150, 1e300])
+def test_the_gate_does_not_open_again_the_farther_an_adaptation_ran_away(size):
+    def runs(params, support, key):
+        far = jax.tree.map(lambda x: x + size, params.personal)
+        return params._replace(personal=far), jax.tree.map(lambda x, y: jnp.stack([x, y]), params.personal, far)
+
+    gate = inner.gated(base.InnerLoop(lambda params: {}, runs), number, offset=3.0, slope=1.0)
+    adapted, _ = gate.adapt(params_of(gate), support_of(1.0, 2.0, 3.0, 4.0), None)
+    share = 1 / (1 + np.exp(-(3.0 - 2.0)))  # four that lose alike: t = -2
+    np.testing.assert_allclose(adapted.personal["w"] / size, share, rtol=1e-3)  # at 100 not quite alike
+
+
+@pytest.mark.parametrize(("ways", "shots"), [(4, 5), (20, 5), (5, 4)])
+@pytest.mark.parametrize("name", ["keep_if_it_helps", "gated"])
+def test_classes_that_come_in_turn_are_not_held_back_whole(name, ways, shots):
+    rng = np.random.default_rng(0)
+    label = np.tile(np.arange(ways), shots)  # round by round, as episodes are laid out
+    points = 8 * np.eye(ways)[label] + 0.1 * rng.normal(size=(ways * shots, ways))
+    support = base.Batch(jnp.asarray(points), jnp.asarray(label), jnp.ones(len(label), bool))
+
+    def means(params, support, key):
+        there = jax.nn.one_hot(support.targets, ways) * support.mask[:, None].astype(float)
+        return {"means": there.T @ support.inputs / jnp.maximum(there.sum(0), 1)[:, None]}
+
+    def loss(params, batch, key):
+        logits = -jnp.sum(jnp.square(batch.inputs[:, None] - params.personal["means"][None]), -1)
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets[:, None], 1)[:, 0]
+
+    written = inner.written(means)
+    loop = {
+        "keep_if_it_helps": lambda: inner.keep_if_it_helps(written, loss, scales=(0.0, 1.0)),
+        "gated": lambda: inner.gated(written, loss, offset=0.0, slope=100.0),
+    }[name]()
+    start = base.Params({}, {"means": jnp.zeros((ways, ways))}, {})
+    start = start._replace(inner=loop.init(start))
+    adapted, _ = loop.adapt(start, support, None)
+    np.testing.assert_allclose(adapted.personal["means"], means(None, support, None)["means"], rtol=1e-6)
+
+
 def test_a_scale_that_goes_too_far_does_not_speak_for_the_others():
     cliff = lambda params, batch, key: jnp.where(params.personal["w"] > 2, jnp.nan, number(params, batch, None))
     assert scale_of(kept(loss_fn=cliff), support_of(3.0, 3.0, 3.0)) == 0.5

@@ -233,6 +233,15 @@ def test_seen_is_scaled_without_overflowing_32_bits():
     assert int(memory.forget(state, 2).seen) == 2_000_000_003 - 2_000_000_003 // 4
 
 
+@pytest.mark.parametrize(("seen", "removed", "filled"), [(199_999, 50_000, 100_000), (2**31 - 5, 99_999, 100_000)])
+def test_no_share_of_a_large_memory_overflows_32_bits(seen, removed, filled):
+    memory = reservoir(filled)
+    state = memory.init(jnp.zeros(()))
+    users = jnp.where(jnp.arange(filled) < removed, 7, 8).astype(jnp.int32)
+    state = state._replace(users=users, seen=jnp.int32(seen))
+    assert int(jax.jit(memory.forget)(state, 7).seen) == seen - seen * removed // filled
+
+
 def test_forgetting_everybody_leaves_a_memory_as_new():
     memory = reservoir(3)
     state = put(memory, memory.init(SPEC), [1, 2, 3, 4, 5], users=[4] * 5)

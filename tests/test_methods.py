@@ -9,6 +9,7 @@ from metapers import experiment, keys
 from metapers.base import Batch
 from metapers.experiment import adapting, architectures, assembly
 from metapers.experiment import config as configs
+from tests import runs
 
 FILMS = {"items": 5, "genres": 3, "history": 2}
 SIZES = {
@@ -179,3 +180,35 @@ def test_a_joint_model_is_tuned_under_the_head_that_it_has_learned_and_not_one_f
     own = params.personal["head"]["kernel"]
     np.testing.assert_allclose(tuned.personal["head"]["kernel"], own, atol=1e-7)
     assert np.abs(moved.personal["head"]["kernel"] - own).max() > 1e-2
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_what_is_written_begins_empty_and_stays_so_whatever_gradient_reaches_it(decay):
+    config = experiment.config_for("sinusoid", "solved")
+    config.learner.inner, config.learner.keep, config.model.head = "written", "gated", "bayes"
+    config.optimizer.param.weight_decay = decay
+    model = assembly.model(config, {"width": 1})
+    params = model.init(keys.root(0))
+    slopes = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.5), params)
+    optimizer = assembly.optimizer(config, model.groups)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
+        moves, _ = optimizer.update(slopes, optimizer.init(params), params)
+    assert jax.tree.leaves(moves.personal) and not any(leaf.any() for leaf in jax.tree.leaves(moves.personal))
+    assert all(leaf.all() for leaf in jax.tree.leaves(moves.shared))
+
+
+def test_the_penalty_of_joint_training_is_of_the_parameters_as_they_are():
+    def importance(**changes):
+        config = runs.quick(learner__name="joint", continual__memory="none", continual__penalty=("ewc",), **changes)
+        parts = assembly.parts(configs.check(config))
+        learner = assembly.learner(config, parts.model, assembly.STRATEGIES["continual"], None)
+        data = parts.stream.family.data((0, 0), 0, 0)
+        draw = lambda index: parts.stream.family.sample(data, index, 6, jax.random.fold_in(keys.root(0), index))
+        params = parts.model.init(keys.root(0))
+        return learner.consolidate(learner.init(params, draw(0)[0]), draw, keys.root(1)).penalty
+
+    still = importance(learner__inner="none", evaluation__steps=(0,), evaluation__headline_steps=0)
+    for rates in ("fixed", "learned"):  # learned ones are none of joint training's
+        for one, other in zip(*map(jax.tree.leaves, (importance(learner__rates=rates), still)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12)
+    assert any(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(still))

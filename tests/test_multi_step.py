@@ -51,6 +51,15 @@ def test_the_weights_go_from_every_step_alike_to_the_last_alone():
     assert found[0][0] != found[-1][0]
 
 
+def test_without_inner_steps_there_is_nothing_to_judge_one_by_one():
+    tasks, mask = centres(SUPPORT, QUERY)
+    one = learners.multi_step(world.point_loss, inner.none(), optax.sgd(0.1), anneal=5, aggregator=aggregate.mean())
+    with pytest.raises(
+        ValueError, match="inner_loop must take at least one step, got one whose path is its start alone"
+    ):
+        one.update(one.init(POINT, tasks), tasks, mask, KEY)
+
+
 def test_without_annealing_it_is_maml():
     tasks, mask = centres(SUPPORT, QUERY)
     pair = [

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from metapers import base, inner
+from metapers.inner.optimized import clip
 from metapers.inner.support_loss import turn
 from tests import inner_problems as problems
 from tests.contracts import world
@@ -94,6 +95,31 @@ def test_an_exactly_zero_gradient_needs_eps_root_at_second_order():
     )
 
 
+def test_a_clip_has_a_derivative_where_the_gradient_is_exactly_zero():
+    at_rest = problems.bowl_task()
+    at_rest = at_rest._replace(targets=jnp.broadcast_to(problems.START, at_rest.targets.shape))  # nothing to descend
+
+    def slope(link):
+        loop = inner.optimized(problems.bowl, 2, optax.chain(link, optax.sgd(0.5)))
+        whole = problems.after(loop, problems.bowl, at_rest, problems.bowl_task())
+        return jax.grad(whole)(problems.bowl_params(loop)).personal["theta"]
+
+    assert jnp.isnan(slope(optax.clip_by_global_norm(10.0))).all()
+    np.testing.assert_allclose(slope(clip(10.0)), slope(optax.identity()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [0.5, 100.0])
+def test_a_clip_is_optax_clip_elsewhere_its_derivative_too(size):
+    def value(link):
+        loop = inner.optimized(problems.rough, 3, optax.chain(link, optax.sgd(0.5)))
+        params = problems.rough_params(loop)
+        return jax.value_and_grad(
+            problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7))
+        )(params)
+
+    assert world.distance(value(clip(size)), value(optax.clip_by_global_norm(size))) < 1e-13
+
+
 @pytest.mark.parametrize("optimizer", [rmsprop(), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5)),
                                        optax.adamw(0.1, eps_root=1e-8, weight_decay=0.1)])  # fmt: skip
 def test_a_user_without_support_keeps_the_start_and_its_derivative(optimizer):
@@ -129,12 +155,25 @@ def test_a_minibatch_is_the_next_of_the_support_and_all_come_before_one_comes_ag
     assert len(orders) > 5
 
 
-def test_a_step_is_the_mean_of_its_minibatch():
+def test_a_step_is_the_mean_of_its_minibatch_for_the_whole_support():
     loop = inner.optimized(problems.bowl, 2, optax.sgd(0.5), minibatch=3, shrink=1.0)
     _, path = loop.adapt(problems.bowl_params(loop), problems.bowl_task(), None)
-    first = 0.5 * problems.START * (2 - 3 / 4) + 0.5 * jnp.sum(problems.CENTRES[:3], 0) / 4
-    second = 0.5 * first * (2 - 3 / 4) + 0.5 * jnp.sum(problems.CENTRES[jnp.array([3, 0, 1])], 0) / 4
+    share = 0.5 * 4 / (4 + 1)  # of the way to a minibatch's mean: four examples and one of no loss
+    first = problems.START + share * (jnp.mean(problems.CENTRES[:3], 0) - problems.START)
+    second = first + share * (jnp.mean(problems.CENTRES[jnp.array([3, 0, 1])], 0) - first)
     np.testing.assert_allclose(path["theta"][1:], np.stack([first, second]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("minibatch", [0, 1, 3])
+@pytest.mark.parametrize("weights", [{"pull": 1.0}, {"shrink": 2.0, "pull": 0.5}])
+def test_the_prior_fades_with_the_examples_a_user_has_and_not_with_those_of_a_step(minibatch, weights):
+    loop = inner.optimized(problems.bowl, 200, optax.sgd(0.2), minibatch=minibatch, **weights)
+    support = problems.bowl_task()
+    same = support._replace(targets=jnp.broadcast_to(problems.MEAN, support.targets.shape))  # whatever a step draws
+    adapted, _ = loop.adapt(problems.bowl_params(loop), same, None)
+    n, pull = len(support.targets), 2 * weights["pull"]
+    expected = (n * problems.MEAN + pull * problems.START) / (n + pull)
+    np.testing.assert_allclose(adapted.personal["theta"], expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("minibatch", [4, 9])

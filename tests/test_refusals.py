@@ -257,6 +257,15 @@ UNTRAINED = " no derivative reaches it there, so nothing would train it"
                 ({}, 5, (5, 10)),
             )
         ),
+        *(
+            (
+                ("omniglot", "conv4"),
+                {"learner.keep": keep, "learner.adapts": "all"},
+                f"data.shots must be >= 2 with learner.keep '{keep}', got 1: what is held back would be all that is "
+                "known of a class",
+            )
+            for keep in ("if_it_helps", "gated")
+        ),
         (
             ("omniglot", "conv4"),
             {"data.shots": 2, "evaluation.shots": (4, 10), "evaluation.headline_shots": 10},

@@ -10,6 +10,7 @@ from metapers.base import InnerLoop, Model, Objective
 from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
 from metapers.experiment.config import Config, one_of
+from metapers.inner.optimized import clip
 from metapers.inner.support_loss import Write
 
 INNER_LOOPS = ("gradient", "none", "written", "optimized", "implicit")
@@ -169,4 +170,4 @@ def inner_optimizer(config: Config) -> optax.GradientTransformation:
     chosen = config.learner
     name = one_of("learner.inner_optimizer", chosen.inner_optimizer, INNER_OPTIMIZERS)
     made = INNER_OPTIMIZERS[name](chosen.inner_rate)
-    return optax.chain(optax.clip_by_global_norm(chosen.inner_clip), made) if chosen.inner_clip else made
+    return optax.chain(clip(chosen.inner_clip), made) if chosen.inner_clip else made

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
-from metapers import aggregate, base, learners, memory, models, penalties
+from metapers import aggregate, base, inner, learners, memory, models, penalties
 from metapers.base import (
     Aggregator,
     Array,
@@ -245,7 +245,19 @@ def optimizer(config: Config, groups: Callable[[Params], Tree]) -> optax.Gradien
         links.insert(0, optax.clip_by_global_norm(config.clip_norm))
     if one_of("schedule", config.schedule, SCHEDULES) == "cosine":
         links.append(learners.scheduled(cosine(config.steps, config.warmup)))
+    if solved_head(config.model) is not None:
+        links.append(_empty_starts(groups))
     return optax.chain(*links)
+
+
+def _empty_starts(groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
+    # What is written begins empty and stays so: a loop that goes a part of the way has a derivative in its start, but
+    # sums over no examples are zeros, and others would be nobody's.
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        still = jax.tree.map(lambda group: group == "written", groups(updates))
+        return jax.tree.map(lambda stays, leaf: jnp.zeros_like(leaf) if stays else leaf, still, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def cosine(steps: int, warmup: int) -> optax.Schedule:
@@ -301,7 +313,8 @@ def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None)
     """The outer loop of a strategy."""
     name = one_of("learner.name", strategy.learner or config.learner.name, LEARNERS)
     loss_fn = base.example_loss(built, objective(config))
-    loop = training_loop(config, built)
+    # joint training does not adapt: its penalty's Fisher information is that of the parameters as they are
+    loop = inner.none() if name == "joint" else training_loop(config, built)
     options: dict[str, Any] = {"aggregator": aggregator(config, mesh)}
     if strategy.remembers:
         options["penalty"] = penalty(config, built, loop)

@@ -248,6 +248,11 @@ def _agree(config: Config) -> None:
 def _episodes(config: Config, ways: int) -> None:
     # An episode's support comes first, a drawing of each class after the other, and what follows is its query.
     support, chosen = ways * config.data.shots, config.evaluation
+    if config.learner.keep in ("if_it_helps", "gated") and config.data.shots < 2:
+        raise ValueError(
+            f"data.shots must be >= 2 with learner.keep {config.learner.keep!r}, got {config.data.shots}: "
+            "what is held back would be all that is known of a class"
+        )
     if chosen.headline_shots != support or max(chosen.shots) > support:
         raise ValueError(
             f"evaluation.headline_shots must be data.ways * data.shots = {support}, and evaluation.shots at most that, "

@@ -40,7 +40,10 @@ def gated(
     def evidence(losses: Array, mask: Array) -> Array:
         gains = jnp.where(mask, losses[0] - losses[1], 0)
         # An adaptation that ran away loses as much as can be lost, and is not a NaN.
-        gains = jnp.where(jnp.isfinite(gains), gains, -(jnp.finfo(gains.dtype).max ** 0.25))
+        most = jnp.finfo(gains.dtype).max ** 0.75  # whose inverse is a number too
+        gains = jnp.where(jnp.isfinite(gains), jnp.clip(gains, -most, most), -most)
+        largest = jnp.max(jnp.abs(gains))
+        gains = gains / jnp.where(largest > 0, largest, 1)  # t has no scale, and a large square has no room
         size = jnp.sqrt(jnp.sum(jnp.square(gains)))
         told = (size > 0) & (jnp.sum(mask) >= 2)
         return jnp.where(told, jnp.sum(gains) / jnp.where(told, size, 1), 0)

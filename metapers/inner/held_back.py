@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metapers import base, keys
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
@@ -20,8 +21,8 @@ def held_back(
     folds: int,
     scales: Array,
 ) -> tuple[Array, Array]:
-    """K-fold losses of start + scale (adapted - start), example i held back in fold i mod ``folds``: (after the last
-    step [scales, n], and for each entry of the path in place of adapted [steps + 1, scales, n]).
+    """K-fold losses of start + scale (adapted - start), example i held back in fold ``places(n, folds)[i]``: (after the
+    last step [scales, n], and for each entry of the path in place of adapted [steps + 1, scales, n]).
 
     What adapting by k steps is worth depends on k alone, not on how many follow: an entry's losses are those of that
     many steps, so that one path answers for every number of them. Who reads the last alone pays for no other. Examples
@@ -30,9 +31,10 @@ def held_back(
     as much as ``folds`` users; the result is a constant: nothing here is differentiated.
     """
     params, rank = jax.lax.stop_gradient(params), jnp.cumsum(support.mask) - 1
+    place = jnp.asarray(places(support.mask.shape[0], folds))[rank]
 
     def one(fold: Array) -> tuple[Array, Array]:
-        held = support.mask & (rank % folds == fold)
+        held = support.mask & (place == fold)
         rest, out = support._replace(mask=support.mask & ~held), support._replace(mask=held)
         adapted, path = inner_loop.adapt(params, rest, None if key is None else keys.named(key, "held back", fold))
         start = jax.tree.map(lambda x: x[0], path)
@@ -48,6 +50,19 @@ def held_back(
 
     found = jax.vmap(one)(jnp.arange(folds))
     return jax.lax.stop_gradient(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found))
+
+
+def places(count: int, folds: int) -> np.ndarray:
+    """The fold of each of ``count`` examples: of every ``folds`` in a row each fold has one, in an order drawn anew.
+
+    Folds are as even as can be, and keep no step with an order of the examples: where classes come in turn, every
+    fourth in one fold would hold back all that a user showed of a class. The same for everybody, at all times.
+
+    >>> places(8, 4).tolist(), np.bincount(places(10, 3)).tolist()
+    ([2, 0, 1, 3, 3, 2, 1, 0], [3, 4, 3])
+    """
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.permutation(folds) for _ in range(-(-count // folds))])[:count]
 
 
 def each(function: Callable[[Tree], Array], path: Tree) -> Array:

@@ -31,7 +31,8 @@ def keep_if_it_helps(
     weights and sums over examples do. Stored examples and class means do not (half the way from an empty row to an
     example is no example): there ``scales`` = (0.0, 1.0), all or nothing.
 
-    A user with fewer than two examples has nothing to hold back: there s = ``default_scale``, 1 because what one
+    Held back, an example of a class tells nothing where no other is left of it: with one example of each class nobody
+    would adapt. A user with fewer than two examples has nothing to hold back: there s = ``default_scale``, 1 because what one
     example is worth was judged by the outer loop over all users. Every entry of the path has an s of its own, by what
     that many steps gain, so it is what a path that ends there would end with; the first stays the start. s is a
     constant in the derivative; the wrapped loop keeps its own, and its inner parameters. At s = 1 the result is the

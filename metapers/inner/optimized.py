@@ -1,7 +1,7 @@
 """Adaptation by a few steps of any optax optimizer on the personal parameters."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,16 @@ def optimized(
     on from task to task. ``first_order``, ``shrink``, ``pull`` and ``write`` as in ``inner.gradient``. A user without
     any support takes no step.
 
-    ``minibatch`` > 0: each step has the next so many examples of the support in an order drawn from the key, n are
-    these, and none stands twice in a step; 0: every step has all. Reptile's update rewards gradients of different
-    minibatches that agree (there section 5.1); where every step has all there is only one, to agree with itself.
+    ``minibatch`` > 0: each step has the next so many examples of the support in an order drawn from the key, and none
+    stands twice in a step; n times their mean stands for Σ loss. 0: every step has all. Reptile's update rewards
+    gradients of different minibatches that agree (there section 5.1); where every step has all there is only one, to
+    agree with itself.
 
     Second order differentiates the optimizer itself. Adam divides by √(ν + eps_root) + eps, and √ has an infinite
     slope where a gradient, and so ν, is exactly 0 (a dead unit, an input that is always 0): give eps_root > 0 (1e-8 or
-    more in float32), or ``first_order``. Adam's first step is almost the sign of the gradient, which has almost no
-    slope: its second-order terms are small next to those of plain descent.
+    more in float32), or ``first_order``. So has the norm of ``optax.clip_by_global_norm``, and ``clip`` here has not.
+    Adam's first step is almost the sign of the gradient, which has almost no slope: its second-order terms are small
+    next to those of plain descent.
 
     >>> loss_fn = lambda params, batch, key: 0.5 * jnp.square(params.personal["w"] - batch.targets)
     >>> support = Batch({}, jnp.array([1.0, 3.0]), jnp.array([True, True]))
@@ -65,6 +67,24 @@ def optimized(
         return params._replace(personal=adapted), path_of(start, moved)
 
     return InnerLoop(lambda params: {}, adapt)
+
+
+def clip(norm: float) -> optax.GradientTransformation:
+    """A gradient of more than ``norm`` (of the whole tree) scaled down to it; at a gradient of zeros the identity, with
+    its derivative, where the root of ``optax.clip_by_global_norm`` has none.
+
+    >>> clip(1.0).update({"w": jnp.array([0.0, 4.0])}, optax.EmptyState())[0]["w"].tolist()
+    [0.0, 1.0]
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        square = trees.squared_norm(updates)
+        there = square > 0
+        size = jnp.sqrt(jnp.where(there, square, jnp.ones_like(square)))
+        factor = jnp.where(there & (size > norm), norm / size, jnp.ones_like(size))
+        return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def descend(

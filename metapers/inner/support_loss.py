@@ -46,22 +46,26 @@ def support_loss(
 ) -> tuple[Callable[[Tree, tuple[Array, Tree]], Array], Tree]:
     """(loss, ready): loss(personal, (step, ready)) = (Σ loss + pull ‖personal - first‖²) / (max(n, 1) + shrink).
 
-    ``params.personal`` is ``first``, where the steps begin. Step i of the descent draws from its own key, and has the
-    n examples that ``turn`` gives it where ``minibatch`` > 0, else the whole support. What depends on neither the
-    personal parameters nor the step has been computed already and is ``ready`` (``inner.once``); ``loss`` closes over
-    nothing else that could be differentiated.
+    ``params.personal`` is ``first``, where the steps begin; n, of the whole support, is how many examples a user has.
+    Step i of the descent draws from its own key. Where ``minibatch`` > 0 it has the examples that ``turn`` gives it,
+    and n times their mean loss stands for the sum: all steps together solve the same problem. What depends on neither
+    the personal parameters nor the step has been computed already and is ``ready`` (``inner.once``); ``loss`` closes
+    over nothing else that could be differentiated.
     """
 
     def objective(moving: tuple[Tree, Array], fixed: tuple[Params, Batch, Key | None]) -> Array:
         (personal, step), (params, support, key) = moving, fixed
+        count = jnp.maximum(jnp.sum(support.mask, dtype=jnp.int32), 1)  # a minibatch stands for the whole support
         support = turn(support, minibatch, step, key) if minibatch else support
         key = None if key is None else keys.named(key, "inner", step)
         losses = loss_fn(params._replace(personal=personal), support, key)
-        mean = masked_mean(losses, support.mask, shrink=shrink)
+        weight = count.astype(losses.dtype) + shrink
+        mean = masked_mean(losses, support.mask, shrink=0.0 if minibatch else shrink)
+        if minibatch and shrink:
+            mean = mean * count.astype(losses.dtype) / weight
         if pull == 0:
             return mean
-        count = jnp.maximum(jnp.sum(support.mask, dtype=losses.dtype), 1) + shrink
-        return mean + pull * trees.squared_norm(trees.subtract(personal, params.personal)) / count
+        return mean + pull * trees.squared_norm(trees.subtract(personal, params.personal)) / weight
 
     rest, ready = cut(objective, (params.personal, jnp.asarray(0)), (params, support, key))
     return lambda personal, others: rest((personal, others[0]), others[1]), ready

@@ -32,7 +32,8 @@ def multi_step(
     weights go to zero). Per-layer per-step rates are ``inner.per_step``, the cosine is optax's.
 
     Raises:
-      ValueError: anneal or second_from < 0; second_from > 0 without ``first_order``.
+      ValueError: anneal or second_from < 0; second_from > 0 without ``first_order``; from ``update``, an inner loop
+        that takes no steps, where there is nothing to judge one by one.
     """
     for name, value in (("anneal", anneal), ("second_from", second_from)):
         if value < 0:
@@ -43,6 +44,8 @@ def multi_step(
     def judged(loop: InnerLoop, since: int) -> UserLoss:
         def user_loss(params: Params, task: Task, step: Array, key: Key) -> tuple[Array, Array, Params]:
             adapted, path = loop.adapt(params, task.support, keys.named(key, "adapt"))
+            if since == 1 and min((leaf.shape[0] for leaf in jax.tree.leaves(path)), default=1) < 2:
+                raise ValueError("inner_loop must take at least one step, got one whose path is its start alone")
             seen = jax.tree.map(lambda leaf: leaf[since:], path)
 
             def after(personal: Tree) -> Array:

@@ -16,6 +16,9 @@ def serial(learner: Learner) -> Learner:
     ``second_from``, a rate that is ``scheduled``) lasts as long as without ``serial``. The optimizer is called for
     each user, and its own count (Adam's, ``optax.scale_by_schedule``'s) is one of users.
 
+    The order is part of the method, and so the place in it is part of a move's key: two moves of one batch share no
+    noise, though it were the same user's.
+
     A masked user makes no move at all. Of ``losses`` [n] each is the user's before his own move; every other number
     told is the mean over the users that made one. With ``reptile`` this is the serial form of Nichol et al. 2018
     (arXiv:1803.02999, algorithm 1).

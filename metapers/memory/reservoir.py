@@ -79,15 +79,25 @@ def reservoir(capacity: int) -> Memory:
         filled = state.users >= 0
         gone = filled & (state.users == user)
         count, removed = jnp.sum(filled, dtype=jnp.int32), jnp.sum(gone, dtype=jnp.int32)
-        # floor(seen * removed / count) without the product, which would not fit into 32 bits.
         whole, rest = jnp.divmod(state.seen, jnp.maximum(count, 1))
-        seen = state.seen - (whole * removed + rest * removed // jnp.maximum(count, 1))
+        seen = state.seen - (whole * removed + _share(rest, removed, jnp.maximum(count, 1)))
         return ReservoirState(hide(state.items, ~gone), jnp.where(gone, -1, state.users), seen)
 
     def renew(state: ReservoirState, fn: Callable[[Tree], Tree]) -> ReservoirState:
         return state._replace(items=hide(fn(state.items), state.users >= 0))
 
     return Memory(init, insert, sample, forget, renew)
+
+
+def _share(rest: Array, removed: Array, count: Array) -> Array:
+    """floor(rest * removed / count) for rest < count, bit by bit: the product would not fit into 32 bits."""
+
+    def bit(i: Array, carried: tuple[Array, Array]) -> tuple[Array, Array]:
+        quotient, left = carried
+        left = 2 * left + jnp.where((removed >> (30 - i)) & 1 == 1, rest, 0)
+        return 2 * quotient + left // count, left % count
+
+    return jax.lax.fori_loop(0, 31, bit, (jnp.zeros_like(rest), jnp.zeros_like(rest)))[0]
 
 
 def _slots(held: Array, keep: Array, draws: Array) -> Array:

@@ -56,7 +56,11 @@ class LowRank(Personal):
 
 
 class Written(Personal):
-    """What a module's ``write`` computes from a user's support set; empty at the start, and not moved by gradients."""
+    """What a module's ``write`` computes from a user's support set; empty at the start.
+
+    ``inner.written`` gives the start no gradient. Loops that go a part of the way (``gated``, ``tempered``) do: whoever
+    learns through them keeps the group still, as ``experiment`` does.
+    """
 
     group = "written"
 
