@@ -77,10 +77,12 @@ def _train(own: flags.FlagValues, holder: Any, argv: list[str]) -> int:
     _resume_hint.append(_command(argv))
     if own.sweep:
         best = sweep.run(config, own.sweep, workdir)
+        replaced = {"sweep", "workdir", *(f"config.{key}" for key in best)}
         given = [
             one
             for before, one in zip(["", *argv], argv, strict=False)
-            if not re.match("--?(sweep|workdir)(=|$)", one) and before.strip("-") not in ("sweep", "workdir")
+            if re.sub("^-+(no(?=config))?", "", one).partition("=")[0] not in replaced
+            and before.lstrip("-") not in replaced
         ]
         chosen = [f"--config.{key}={value}" for key, value in best.items()]
         print(f"best:  {_command([*given, *chosen, '--workdir=WORKDIR'])}")
@@ -175,7 +177,11 @@ def _described(own: flags.FlagValues) -> str:
 def _about(argv: list[str]) -> str:
     """What a config file says of itself, and its keys with the values that the command line gives them."""
     own = flags.FlagValues()
-    alone = [one for one in argv if one == argv[0] or re.match("--?(no)?config[.=]", one)]
+    pairs = zip(["", *argv], argv, strict=False)
+    lone = re.compile(r"--?config(\.[^=]+)?")  # its value is the next word
+    alone = [argv[0]] + [
+        one for before, one in pairs if re.match(r"--?(no)?config([.=]|$)", one) or lone.fullmatch(before)
+    ]
     holder = config_flags.DEFINE_config_file("config", None, flag_values=own, sys_argv=alone)
     try:
         _parse(own, alone)
@@ -196,7 +202,7 @@ def _methods(get_config: Callable[..., Any]) -> list[str]:
     def has(name: str) -> bool:
         try:
             return bool(configs.check(get_config(name)))
-        except (TypeError, ValueError):  # it takes nothing, or not this one
+        except Exception:  # it takes nothing, or not this one: of a config's own code anything may come
             return False
 
     return [name for name in METHODS if has(name)]

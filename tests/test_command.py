@@ -135,6 +135,7 @@ def test_a_broken_config_file_is_told_in_one_line(door, tmp_path, text, message,
             "--sweep=log_every=1,2",
             "sweep must name a key that training reads, got 'log_every', which changes no number",
         ),
+        ("--sweep=strategies=('naive',),('static',)", "got 'strategies', which changes no number of a sweep"),
     ],
 )
 def test_a_value_out_of_bounds_is_told_in_one_line_with_exit_code_1(door, tmp_path, override, message):
@@ -168,13 +169,22 @@ def test_wrong_calls_of_eval(door, small_run, tmp_path, arguments, code, message
     assert (small_run / "test_uses.jsonl").read_text() == uses
 
 
-def test_help_on_a_config_tells_what_it_is_its_methods_and_its_keys(door):
+def test_help_on_a_config_tells_what_it_is_its_methods_and_its_keys(door, tmp_path):
     code, out, err = door(command.train_main, "--config=configs/sinusoid.py:anil-5", "--config.steps=7", "--help")
     assert code == 0 and err == ""
     assert "Sinusoid regression (Finn et al. 2017)" in out and "--config.steps=7" in out
     assert "--config.learner.adapts='head'" in out and "--config.data.support=5" in out
     methods = next(line for line in out.splitlines() if line.startswith("Methods")).partition(": ")[2].split(", ")
     assert {"maml", "cavia", "bayes"} <= {*methods} and not {"ridge", "prototypes"} & {*methods}  # no classes there
+    _, out, _ = door(command.train_main, "--config", "configs/sinusoid.py", "--config.steps", "7", "--help")
+    assert "Sinusoid regression" in out and "--config.steps=7" in out
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from metapers import experiment\n\ndef get_config(size='s'):\n"
+        "    return {'s': experiment.config_for('sinusoid', 'mlp')}[size]\n"
+    )
+    code, out, _ = door(command.train_main, f"--config={mine}", "--help")
+    assert code == 0 and "--config.data.source='sinusoid'" in out and "Methods" not in out
     _, out, _ = door(command.train_main, SYNTHETIC, "--help")
     assert "under drift" in out and "Methods" not in out and "--config.data.drift='recurring'" in out
     code, out, _ = door(command.train_main, "--config=configs/nope.py", "--help")
@@ -183,9 +193,8 @@ def test_help_on_a_config_tells_what_it_is_its_methods_and_its_keys(door):
 
 def test_a_sweep_ends_with_the_command_that_trains_the_best(door, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "run", lambda *given: {"steps": 3, "continual.penalty": ("anchor", "ewc")})
-    code, out, _ = door(
-        command.train_main, SYNTHETIC, "--config.seeds=1", "--workdir", str(tmp_path), "--sweep=steps=3,4"
-    )
+    given = ["--config.seeds=1", "--config.continual.penalty=('anchor',)", "--config.steps", "9"]
+    code, out, _ = door(command.train_main, SYNTHETIC, *given, "--workdir", str(tmp_path), "--sweep=steps=3,4")
     assert code == 0
     best = [SYNTHETIC, "--config.seeds=1", "--config.steps=3", "--config.continual.penalty=('anchor', 'ewc')"]
     assert shlex.split(out.splitlines()[-1])[-5:] == [*best, "--workdir=WORKDIR"]

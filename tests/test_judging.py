@@ -111,6 +111,13 @@ def test_another_grid_is_a_look_and_leaves_the_run_as_it_was(copy, grid):
     assert {row[name] for row in rows if row["strategy"] == "naive"} >= set(asked)
 
 
+def test_a_look_at_hundreds_of_steps_has_a_file(copy):
+    steps = tuple(range(120))
+    assert experiment.judge(copy, strategy="naive", version=1, steps=steps, say=lambda text: None) is None
+    (path,) = (copy / "looks").glob("test-naive-1-steps-0-to-119-*.parquet")
+    assert {row["steps"] for row in records.read_file(path).to_pylist()} == {*steps}
+
+
 def test_a_run_that_has_lost_a_version_names_it(copy):
     lost = scoring.versions_of(copy, "naive") / "1"
     lines = len(uses(copy))
@@ -121,9 +128,17 @@ def test_a_run_that_has_lost_a_version_names_it(copy):
         ):
             experiment.judge(copy)
         assert experiment.judge(copy, strategy="naive", say=lambda text: None) is None  # a part of it can be judged
+        last, tuned = scoring.versions_of(copy, "joint") / "2", (copy / judging.TUNED).read_text()
+        (copy / judging.TUNED).write_text("{}")
+        last.rename(copy / "last")
+        experiment.judge(copy, strategy="joint", say=lambda text: None)  # whose rate is that of an earlier stage
+        assert (copy / judging.TUNED).read_text() == "{}"
+        (copy / "last").rename(last)
+        experiment.judge(copy, strategy="joint", say=lambda text: None)
+        assert json.loads((copy / judging.TUNED).read_text()) == json.loads(tuned)
     finally:
         (copy / "aside").rename(lost)
-    assert len(uses(copy)) == lines + 1
+    assert len(uses(copy)) == lines + 3
 
 
 def test_a_look_at_validation_users_is_no_use_of_the_test_users(copy):

@@ -259,6 +259,20 @@ UNTRAINED = " no derivative reaches it there, so nothing would train it"
         ),
         *(
             (
+                pair,
+                {"strategies": ("naive", "joint")} | changes,
+                "strategies must not name 'joint' here, got ('naive', 'joint'): there is no such baseline where tasks "
+                "name their classes anew, under a head that learns through the support alone, or beside learner.name "
+                "'joint'",
+            )
+            for pair, changes in (
+                (("omniglot", "conv4"), {}),
+                (("wisdm", "solved"), {"learner.inner": "written"}),
+                (("wisdm", "mlp"), {"learner.name": "joint"}),
+            )
+        ),
+        *(
+            (
                 ("omniglot", "conv4"),
                 {"learner.keep": keep, "learner.adapts": "all"},
                 f"data.shots must be >= 2 with learner.keep '{keep}', got 1: what is held back would be all that is "

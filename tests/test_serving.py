@@ -260,6 +260,17 @@ def test_integers_have_bounds_where_they_name_something(source, sizes, bounds):
     assert catalogue.SOURCES[source].below(sizes) == bounds
 
 
+def test_what_the_runs_numbers_cannot_hold_is_refused():
+    form = {"": {"shape": [2], "dtype": "float32"}}
+    with pytest.raises(ValueError, match="^inputs must be finite, got inf in row 1"):
+        examples.read("inputs", np.array([[0.0, 1.0], [1e300, 0.0]]), form)
+    told, _ = examples.read("inputs", np.array([[0.0, 1.0]]), form)
+    assert told.dtype == np.float32
+    wide = np.array([1, 2**32 + 3], np.uint64)
+    with pytest.raises(ValueError, match=f"^targets must be >= 0 and < 5, got {2**32 + 3} in row 1"):
+        examples.read("targets", wide, {"": {"shape": [], "dtype": "int32", "below": 5}})
+
+
 @pytest.mark.parametrize(("item", "row"), [(8, 0), (-5, 1), (10**6, 2)])
 def test_a_row_that_no_table_has_is_refused_and_whole_numbers_stand_for_floats(item, row):
     form = {"['item']": {"shape": [], "dtype": "int32", "below": 8}, "['year']": {"shape": [], "dtype": "float32"}}

@@ -1,6 +1,7 @@
 """A sweep: members that differ in what the state carries are one program, and are what training alone gives."""
 
 import json
+import signal
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from metapers import stage, store
 from metapers.experiment import assembly, judging, scoring, sweep
+from metapers.experiment.resuming import Interrupted
 from metapers.experiment.training import train
 from tests import runs
 
@@ -93,6 +95,69 @@ def test_members_of_other_shapes_are_trained_one_after_the_other(tmp_path, capsy
     assert not list(tmp_path.rglob("test*"))  # test users were not looked at
     with pytest.raises(FileNotFoundError, match="it holds a sweep .*train the best one into a workdir of its own"):
         judging.judge(tmp_path)
+
+
+def test_the_same_sweep_goes_on_and_another_is_refused(tmp_path, monkeypatch):
+    trained, lived = [], sweep.lived
+
+    def counted(parts, members, *given):
+        trained.append([one.learner.inner_steps for one in members])
+        if trained == [[1], [2]]:
+            raise Interrupted("stopped by signal 2", 2)  # in the middle of the second
+        return lived(parts, members, *given)
+
+    monkeypatch.setattr(sweep, "lived", counted)
+    spec = ["learner.inner_steps=1,2", "continual.penalty=('anchor',),"]
+    with pytest.raises(Interrupted):
+        sweep.run(options(seeds=1), spec, tmp_path)
+    (kept,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    best = sweep.run(options(seeds=1), spec, tmp_path)
+    assert trained == [[1], [2], [2]] and best["continual.penalty"] == ("anchor",)
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert len(rows) == 2 and kept in rows
+    sweep.run(options(seeds=1), spec, tmp_path)  # all is there
+    assert len(trained) == 3
+    for other in ((options(seeds=1, steps=5), spec), (options(seeds=1), ["learner.inner_steps=1,2,3", spec[1]])):
+        with pytest.raises(ValueError, match="the workdir of a sweep must hold no other sweep"):
+            sweep.run(*other, tmp_path)
+    assert rows == json.loads((tmp_path / "sweep.json").read_text())["rows"]
+
+
+def test_a_signal_ends_a_sweep_and_what_ended_is_kept(tmp_path):
+    arguments = ["--config=configs/synthetic.py", f"--workdir={tmp_path}", "--sweep=learner.inner_steps=1,2,3"]
+    arguments += ["--config.steps=200000", "--config.chunk=10", "--config.seeds=1", "--config.data.stages=1"]
+    with runs.child("train.py", *arguments) as process:
+        told = iter(process.stdout.readline, "")
+        assert "sweep 0/3 (0%), 0 s, ETA ? reading, compiling\n" in told
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.startswith("stopped by signal 15: what ended is in sweep.json\nto go on:  ") and "--sweep" in err
+
+
+def test_who_diverges_comes_last_and_takes_nobody_along(tmp_path, capsys):
+    best = sweep.run(options(seeds=1), ["optimizer.personal.rate=0.002,1e300"], tmp_path)
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert best == {"optimizer.personal.rate": 0.002} and len(rows) == 2
+    assert rows[1] == {
+        **{"optimizer.personal.rate": 1e300, "rmse": None, "rmse_start": None, "over_seeds": None, "rank_by": None}
+    }
+    alone = sweep.run(options(seeds=1), ["optimizer.personal.rate=0.002"], tmp_path / "alone")
+    kept = json.loads((tmp_path / "alone" / "sweep.json").read_text())["rows"]
+    assert alone == best and rows[0]["rmse"] == pytest.approx(kept[0]["rmse"], rel=1e-9)
+    out = capsys.readouterr().out
+    assert "diverged" in out and "optimizer.personal.rate=1e+300: a loss is NaN or infinite" in out
+    with pytest.raises(ValueError, match="sweep must hold a combination whose training does not diverge, got none"):
+        sweep.run(options(seeds=1), ["optimizer.personal.rate=1e300"], tmp_path / "none")
+
+
+def test_keys_that_the_strategy_does_not_read_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="strategy 'naive' reads, got 'continual.capacity', of continual alone"):
+        sweep.run(options(strategies=("naive",)), ["continual.capacity=8,16"], tmp_path)
+
+
+def test_text_with_a_bracket_is_text():
+    assert sweep.parse(runs.small(), "start_from=/a(1)/b,/c") == ("start_from", ("/a(1)/b", "/c"))
 
 
 def test_a_sweep_is_refused_before_anything_is_trained(tmp_path, monkeypatch):

@@ -62,13 +62,12 @@ def _formed(where: str, array: np.ndarray, wanted: Mapping[str, Any]) -> np.ndar
     shape, kind, below = tuple(wanted["shape"]), np.dtype(wanted["dtype"]).kind, wanted.get("below")
     if array.shape[1:] != shape:
         raise ValueError(f"{where} must have rows of shape {shape}, got {array.shape[1:]}")
-    if array.dtype.kind != kind:
-        if f"{array.dtype.kind}{kind}" not in ("if", "uf", "ui"):
-            raise ValueError(f"{where} must be {wanted['dtype']}, got {array.dtype.name}")
-        array = array.astype(wanted["dtype"])
+    if array.dtype.kind != kind and f"{array.dtype.kind}{kind}" not in ("if", "uf", "ui"):
+        raise ValueError(f"{where} must be {wanted['dtype']}, got {array.dtype.name}")
     if below is not None:
         _bounded(f"{where} must be >= 0 and < {below}", array, (array >= 0) & (array < below))
-    return array
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there, and refused as such
+        return array.astype(wanted["dtype"], copy=False)
 
 
 def _bounded(must: str, array: np.ndarray, good: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """The whole of an evaluation: every version and every baseline on held-out users, to records, summary and report."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -75,7 +76,7 @@ def judge(
         if look:
             name = f"{split}-{strategy or 'all'}-{'all' if version is None else version}"
             for kind, asked in (("shots", shots), ("steps", steps)):
-                name += f"-{kind}-{'-'.join(map(str, asked))}" if asked else ""
+                name += f"-{kind}-{_listed(asked)}" if asked else ""
             records.write_records(Path(folder) / "looks" / f"{name}.parquet", table)
             say(printing.plain_table(table, config, split))
             return None
@@ -84,20 +85,29 @@ def judge(
         return told(folder, scorer, table, seconds, say)
 
 
+def _listed(numbers: tuple[int, ...]) -> str:
+    # in the name of a file, which has no room for hundreds
+    text = "-".join(map(str, numbers))
+    return (
+        text if len(text) <= 60 else f"{numbers[0]}-to-{numbers[-1]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    )
+
+
 def scored(
     folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool, *, keep: bool
 ) -> pa.Table:
     """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part.
 
-    ``keep``: the rates that were chosen are what serving tunes at from now on.
+    ``keep``: the rates that were chosen on a strategy's last stage are what serving tunes at from now on.
     """
     names = [] if part else [name for name in found if name != BASELINE]
     total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
     with meter(total, title=f"evaluate on {split}", shown=scorer.parts.config.progress) as progress:
         progress.waiting("compiling")
         rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
-        if keep:
-            workdir.write_json(folder / TUNED, tuned(folder) | {name: rate for name, rate in rates.items() if rate})
+        ended = [name for name in found if finished(folder, name, scorer.parts.stream.stages)]
+        if keep and ended:
+            workdir.write_json(folder / TUNED, tuned(folder) | {name: rates[name] for name in ended if rates[name]})
         tables = []
         for name, numbers in found.items():
             tables += of_strategy(folder, scorer, name, numbers, split, rates[name], progress)
@@ -183,6 +193,11 @@ def whole(folder: Path, found: dict[str, list[int]], stages: int) -> None:
                     f"{path} is missing, which training writes with version {number} of {name}: "
                     f"copy the run's whole folder, or judge a part of it (--strategy={name})"
                 )
+
+
+def finished(folder: Path, name: str, stages: int) -> bool:
+    """Whether a strategy has its version of the last stage."""
+    return stages - 1 in store.versions(versions_of(folder, name))
 
 
 def of_strategy(

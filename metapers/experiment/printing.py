@@ -109,6 +109,6 @@ def plain_table(table: pa.Table, config: Config, split: str) -> str:
     for row in sorted(found, key=lambda row: tuple(row[key] for key in keys)):
         strategy, version, shots, steps = (row[key] for key in keys)
         where = dict(zip(keys, (strategy, version, shots, steps), strict=True))
-        mean, low, high = mean_interval(per_user(rows, metric, **where)[1])
+        mean, low, high = mean_interval(per_user(rows, metric, **where)[1], draws=config.evaluation.bootstrap)
         lines.append(f"{strategy:18}{version:>8}{shots:>6}{steps:>6}{mean:>10.4f}   [{low:.4f}, {high:.4f}]")
     return "\n".join(lines)

@@ -167,6 +167,12 @@ def _builds(config: Config) -> None:
     if solved_head(config.model) is None:
         _layer_sets(config, sizes)
     model = assembly.model(config, sizes)
+    if BASELINE in config.strategies and BASELINE not in assembly.strategies(config):
+        raise ValueError(
+            f"strategies must not name {BASELINE!r} here, got {tuple(config.strategies)}: there is no such baseline "
+            "where tasks name their classes anew, under a head that learns through the support alone, or beside "
+            f"learner.name {BASELINE!r}"
+        )
     for name in assembly.strategies(config):
         assembly.learner(config, model, STRATEGIES[name], None)
     adapting.inner_loop(config, model)

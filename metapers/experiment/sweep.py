@@ -6,7 +6,9 @@ rates) are one program, vmapped beside the seeds; others are built one after the
 
 import ast
 import itertools
-from collections.abc import Iterable, Sequence
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metapers import stage, workdir
+from metapers import stage, store, workdir
 from metapers.base import Params, Tree
-from metapers.experiment import assembly, scoring
+from metapers.experiment import assembly, lineage, refusals, scoring
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES, Parts
 from metapers.experiment.config import Config
+from metapers.experiment.resuming import Interrupted, interruptions
 from metapers.journal import meter
 from metapers.scores import sign
+
+SWEEP = "sweep.json"
 
 
 def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -29,12 +34,14 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
     best one's keys and values.
 
     The strategy is continual, or the config's first. The rank is that of the headline score on the validation
-    users' whole lives, mean over seeds.
+    users' whole lives, mean over seeds; a combination whose training diverged comes last, without a score. The same
+    sweep in the same folder goes on with the combinations that are not there yet.
 
     Raises:
       ValueError: for an unknown key, one that changes no number or by what is ranked, one that is given twice, a value
-        of another type, a spec without values, a folder that holds a run, and a combination that is refused, before
-        any is trained.
+        of another type, a spec without values, a folder that holds a run or another sweep, and a combination that is
+        refused, before any is trained; and where all diverged.
+      Interrupted: after Ctrl-C or SIGTERM; the combinations that ended are kept.
     """
     grid: dict[str, tuple[Any, ...]] = {}
     for key, values in (parse(config, spec) for spec in specs):
@@ -42,22 +49,63 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
             raise ValueError(f"sweep must name a key once, got {key!r} twice")
         grid[key] = values
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    for one in combinations:
-        configs.check(configs.merged(config, one))
+    name = "continual" if "continual" in config.strategies else config.strategies[0]
+    unread = [key for key in grid if key.startswith("continual.") and not STRATEGIES[name].remembers]
+    if unread:
+        raise ValueError(f"sweep must name keys that strategy {name!r} reads, got {unread[0]!r}, of continual alone")
+    notes = [refusals.unread(configs.check(configs.merged(config, one))) for one in combinations]
     folder = workdir.open_workdir(folder)
     if (folder / "config.json").exists():
         raise ValueError(f"the workdir of a sweep must hold no run, got {folder}, which has a config.json")
-    name = "continual" if "continual" in config.strategies else config.strategies[0]
-    rows: list[dict[str, Any]] = []
-    with workdir.lock(folder), meter(len(combinations), title="sweep", shown=config.progress) as told:
-        for group in grouped(config, combinations):
-            rows += scored(config, group, name)
+    with (
+        workdir.lock(folder),
+        meter(len(combinations), title="sweep", shown=config.progress) as told,
+        interruptions() as asked,
+        lineage.trace(config.profile),
+    ):
+        rows = kept(config, grid, folder)
+        for note in dict.fromkeys(itertools.chain(*notes)):
+            print(f"note: {note}")
+        left = [one for one in combinations if not any(_same(one, row) for row in rows)]
+        told.advance(len(combinations) - len(left), worked=False)
+        if left:
+            told.waiting("reading, compiling")
+        for group in grouped(config, left):
+            rows += scored(config, group, name, asked)
             told.advance(len(group))
-            rows.sort(key=lambda row: -row["rank_by"])
-            workdir.write_json(folder / "sweep.json", {"strategy": name, "grid": grid, "rows": rows})
+            rows.sort(key=lambda row: -math.inf if row["rank_by"] is None else row["rank_by"], reverse=True)
+            workdir.write_json(
+                folder / SWEEP, {"strategy": name, "config": _digest(config), "grid": grid, "rows": rows}
+            )
     print(table(rows, config.evaluation.metric))
-    print(f"\nsweep: {folder / 'sweep.json'}")
+    print(f"\nsweep: {folder / SWEEP}")
+    if rows[0]["rank_by"] is None:
+        raise ValueError("sweep must hold a combination whose training does not diverge, got none")
     return {key: rows[0][key] for key in grid}
+
+
+def kept(config: Config, grid: Mapping[str, tuple[Any, ...]], folder: Path) -> list[dict[str, Any]]:
+    """The rows that the same sweep left in the folder; ValueError for another one's."""
+    if not (folder / SWEEP).exists():
+        return []
+    held = workdir.read_json(folder / SWEEP)
+    if held.get("config") != _digest(config) or held["grid"] != json.loads(json.dumps(grid)):
+        raise ValueError(f"the workdir of a sweep must hold no other sweep, got {folder}: choose a new one")
+    return [
+        row | {key: next(one for one in grid[key] if _plain(one) == row[key]) for key in grid} for row in held["rows"]
+    ]
+
+
+def _digest(config: Config) -> str:
+    return store.digest(configs.binding(config))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _same(one: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    return all(row[key] == value for key, value in one.items())
 
 
 def parse(config: Config, spec: str) -> tuple[str, tuple[Any, ...]]:
@@ -65,10 +113,11 @@ def parse(config: Config, spec: str) -> tuple[str, tuple[Any, ...]]:
     key, _, listed = spec.partition("=")
     if not listed:
         raise ValueError(f"sweep must be key=value,value,…, got {spec!r}")
-    if key.startswith("evaluation.") or key in configs.OPERATIONAL:
-        why = "is what combinations are ranked by" if key.startswith("evaluation.") else "changes no number"
+    if key.startswith("evaluation.") or key in (*configs.OPERATIONAL, "strategies"):
+        why = "is what combinations are ranked by" if key.startswith("evaluation.") else "changes no number of a sweep"
         raise ValueError(f"sweep must name a key that training reads, got {key!r}, which {why}")
-    values = _literal(f"[{listed}]") if "(" in listed else [_literal(part) for part in listed.split(",")]
+    values = _literal(f"[{listed}]") if "(" in listed else listed
+    values = [_literal(part) for part in listed.split(",")] if isinstance(values, str) else values
     return key, tuple(configs.value(configs.merged(config, {key: value}), key) for value in values)
 
 
@@ -96,12 +145,25 @@ def grouped(config: Config, combinations: Sequence[dict[str, Any]]) -> Iterable[
     return groups.values()
 
 
-def scored(config: Config, group: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """Trains a group in one program; one row for each combination: its settings and its validation scores."""
+def scored(
+    config: Config, group: Sequence[dict[str, Any]], name: str, asked: Callable[[], int] = lambda: 0
+) -> list[dict[str, Any]]:
+    """Trains a group in one program; one row for each combination: its settings and its validation scores.
+
+    Where somebody diverges the program stops for all: then they are trained one by one, and who diverges alone has None
+    for scores.
+    """
     first = configs.check(configs.merged(config, group[0]))
     parts = assembly.parts(first)
     members = [configs.check(configs.merged(config, one)) for one in group]
-    params = lived(parts, members, name)
+    try:
+        params = lived(parts, members, name, asked)
+    except stage.Diverged as error:
+        if len(group) > 1:
+            return [row for one in group for row in scored(config, [one], name, asked)]
+        print(f"{', '.join(f'{key}={value}' for key, value in group[0].items())}: {error}")
+        none = {first.evaluation.metric: None, f"{first.evaluation.metric}_start": None}
+        return [dict(group[0]) | none | {"over_seeds": None, "rank_by": None}]
     wide = parts._replace(config=configs.merged(first, {"seeds": first.seeds * len(group)}))
     _, values = scoring.scorer(wide).life(params, name)
     by_member = np.asarray(values).reshape(2, len(group), first.seeds)
@@ -118,8 +180,9 @@ def scored(config: Config, group: Sequence[dict[str, Any]], name: str) -> list[d
     ]
 
 
-def lived(parts: Parts, members: Sequence[Config], name: str) -> Params:
-    """Params after all stages, [members * seeds, ...]; members share the program of the first."""
+def lived(parts: Parts, members: Sequence[Config], name: str, asked: Callable[[], int] = lambda: 0) -> Params:
+    """Params after all stages, [members * seeds, ...]; members share the program of the first. Raises Interrupted once
+    ``asked`` gives a signal."""
     config, strategy = members[0], STRATEGIES[name]
     mesh = assembly.mesh_for(configs.merged(config, {"seeds": config.seeds * len(members)}), parts.devices)
     learner = assembly.learner(config, parts.model, strategy, mesh)
@@ -137,6 +200,8 @@ def lived(parts: Parts, members: Sequence[Config], name: str) -> Params:
         data = stage.place(family.data(strategy.window(now), 0, 0), mesh, by_seed=False)
         for told in stage.run(compiled, state, roots, lambda _, fed=data: fed, stage=now, start=0, stop=config.steps):
             state = told.state
+            if asked():
+                raise Interrupted(f"stopped by signal {asked()}: what ended is in {SWEEP}", asked())
         if strategy.remembers:
             state = compiled.consolidate(state, roots, data, stage.place(np.int32(now), mesh, by_seed=False))
     return learner.params(state)
@@ -158,6 +223,8 @@ def table(rows: Sequence[dict[str, Any]], metric: str) -> str:
     keys = [key for key in rows[0] if key not in (metric, f"{metric}_start", "over_seeds", "rank_by")]
     lines = ["  ".join(f"{key:>20}" for key in (*keys, metric, "at the start")) + "   (validation users, whole lives)"]
     for row in rows:
-        cells = [f"{row[key]!s:>20}" for key in keys] + [f"{row[metric]:>20.4f}", f"{row[f'{metric}_start']:>20.4f}"]
+        scores = [row[metric], row[f"{metric}_start"]]
+        cells = [f"{row[key]!s:>20}" for key in keys]
+        cells += [f"{'diverged':>20}" if score is None else f"{score:>20.4f}" for score in scores]
         lines.append("  ".join(cells))
     return "\n".join(lines)

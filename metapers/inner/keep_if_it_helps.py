@@ -32,9 +32,9 @@ def keep_if_it_helps(
     example is no example): there ``scales`` = (0.0, 1.0), all or nothing.
 
     Held back, an example of a class tells nothing where no other is left of it: with one example of each class nobody
-    would adapt. A user with fewer than two examples has nothing to hold back: there s = ``default_scale``, 1 because what one
-    example is worth was judged by the outer loop over all users. Every entry of the path has an s of its own, by what
-    that many steps gain, so it is what a path that ends there would end with; the first stays the start. s is a
+    would adapt. A user with fewer than two examples has nothing to hold back: there s = ``default_scale``, 1 because
+    what one example is worth was judged by the outer loop over all users. Every entry of the path has an s of its own,
+    by what that many steps gain, so it is what a path that ends there would end with; the first stays the start. s is a
     constant in the derivative; the wrapped loop keeps its own, and its inner parameters. At s = 1 the result is the
     wrapped loop's to the last bit. Costs ``folds`` more adaptations, forwards only.
 

@@ -33,7 +33,8 @@ def movielens(
 
     Inputs: ``item`` int [], row of the film among those that training users rate (0: any other, so that nothing of
     a held-out user enters but the support); ``genres`` [G] 0 or 1; ``year`` standardised over the same films, 0
-    where missing; ``year_missing`` 0 or 1; ``count`` = ln(1 + n) and ``bias`` (stars above ``rating_mean``) of the
+    where missing; ``year_missing`` 0 or 1. Films and the scale of their years are of all stages: a catalogue is known
+    beforehand, what was thought of it is not. ``count`` = ln(1 + n) and ``bias`` (stars above ``rating_mean``) of the
     film by ``film_statistics`` of the training users' ratings so far, a rater's own left out: in training, of the
     stages up to the window's last; in a cohort, up to ``known``. Stages are ``stages`` (default 5) periods with equal
     counts of ratings, equal times kept together, or cut at ``boundaries`` (UNIX seconds, ascending: a stage begins at
