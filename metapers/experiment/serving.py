@@ -131,12 +131,15 @@ def provenance(workdir: str | Path) -> dict[str, Any]:
 
 
 def _path(model: Model, inner_loop: InnerLoop, step: int | None, params: Params, support: Batch) -> tuple[Tree, Array]:
-    path = inner_loop.adapt(params, support, None)[1]
+    adapted, path = inner_loop.adapt(params, support, None)
     if step is None:
         return entries(model, params, support, path)
     last = length(path) - 1
     if not -last - 1 <= step <= last:
         raise ValueError(f"step must be between {-last - 1} and {last}, got {step}")
+    if last and step in (-1, last):  # without the others: who asks for the end alone waits for nothing else
+        path = jax.tree.map(lambda start, end: jnp.stack([start, end]), params.personal, adapted.personal)
+        return entry(model, params, support, path, 1)
     return entry(model, params, support, path, step % (last + 1))
 
 
