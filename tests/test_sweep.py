@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import stage, store
+from metapers import evaluate, stage, store
 from metapers.experiment import assembly, judging, scoring, sweep
 from metapers.experiment.resuming import Interrupted
 from metapers.experiment.training import train
@@ -149,6 +149,28 @@ def test_who_diverges_comes_last_and_takes_nobody_along(tmp_path, capsys):
     assert "diverged" in out and "optimizer.personal.rate=1e+300: a loss is NaN or infinite" in out
     with pytest.raises(ValueError, match="sweep must hold a combination whose training does not diverge, got none"):
         sweep.run(options(seeds=1), ["optimizer.personal.rate=1e300"], tmp_path / "none")
+
+
+def test_scores_that_are_not_finite_are_as_divergence(tmp_path, monkeypatch):
+    scorer = scoring.scorer
+
+    def failing(parts):
+        made = scorer(parts)
+        run = lambda params, cohort, start: made.own(params, cohort, start)
+
+        def own(params, cohort, start):
+            if parts.config.seeds > 1 or parts.config.optimizer.personal.rate == 0.5:
+                raise evaluate.NotFinite("rmse must be finite, got inf")
+            return run(params, cohort, start)
+
+        return made._replace(own=own)
+
+    monkeypatch.setattr(scoring, "scorer", failing)
+    assert sweep.run(options(seeds=1), ["optimizer.personal.rate=0.5,0.002"], tmp_path) == {
+        "optimizer.personal.rate": 0.002
+    }
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert [row["rmse"] is None for row in rows] == [False, True]
 
 
 def test_keys_that_the_strategy_does_not_read_are_refused(tmp_path):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metapers import stage, store, workdir
+from metapers import evaluate, stage, store, workdir
 from metapers.base import Params, Tree
 from metapers.experiment import assembly, lineage, refusals, scoring
 from metapers.experiment import config as configs
@@ -158,14 +158,14 @@ def scored(
     members = [configs.check(configs.merged(config, one)) for one in group]
     try:
         params = lived(parts, members, name, asked)
-    except stage.Diverged as error:
+        wide = parts._replace(config=configs.merged(first, {"seeds": first.seeds * len(group)}))
+        _, values = scoring.scorer(wide).life(params, name)
+    except (stage.Diverged, evaluate.NotFinite) as error:
         if len(group) > 1:
             return [row for one in group for row in scored(config, [one], name, asked)]
         print(f"{', '.join(f'{key}={value}' for key, value in group[0].items())}: {error}")
         none = {first.evaluation.metric: None, f"{first.evaluation.metric}_start": None}
         return [dict(group[0]) | none | {"over_seeds": None, "rank_by": None}]
-    wide = parts._replace(config=configs.merged(first, {"seeds": first.seeds * len(group)}))
-    _, values = scoring.scorer(wide).life(params, name)
     by_member = np.asarray(values).reshape(2, len(group), first.seeds)
     metric = first.evaluation.metric
     return [
