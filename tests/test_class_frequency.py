@@ -9,7 +9,7 @@ import pytest
 
 from metapers.base import Cohort
 from metapers.baselines import bigram, class_prior, user_frequency
-from metapers.experiment import judging
+from metapers.experiment import comparing
 from metapers.scores import cross_entropy, next_token, squared_error
 from metapers.tasks import Examples, stream
 
@@ -129,7 +129,7 @@ def a_scorer(targets, objective, metric, inputs=None, **sizes):
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
     """The objective of a source that no config names."""
-    monkeypatch.setattr(judging.adapting, "plain_objective", lambda config: config.objective)
+    monkeypatch.setattr(comparing.adapting, "plain_objective", lambda config: config.objective)
 
 
 FAVOURITES = np.repeat(np.random.default_rng(0).integers(0, 3, 40), 20)  # everybody has one class
@@ -137,27 +137,27 @@ FAVOURITES = np.repeat(np.random.default_rng(0).integers(0, 3, 40), 20)  # every
 
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])
 def test_a_stream_of_classes_gets_class_baselines_shrunk_as_validation_users_like_it(metric):
-    found = judging.fit_baselines(a_scorer(FAVOURITES, cross_entropy(), metric, classes=4))
+    found = comparing.fit_baselines(a_scorer(FAVOURITES, cross_entropy(), metric, classes=4))
     assert list(found) == ["class_prior", "user_frequency"] and found["class_prior"].fitted["prior"].size == 4
-    assert found["user_frequency"].fitted["shrink"] == judging.STRENGTHS["user_frequency"]["shrink"][0]
+    assert found["user_frequency"].fitted["shrink"] == comparing.STRENGTHS["user_frequency"]["shrink"][0]
 
 
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])
 def test_where_users_are_alike_much_shrinking_is_chosen(metric):
     alike = np.random.default_rng(1).choice(3, 800, p=[0.4, 0.35, 0.25])
-    found = judging.fit_baselines(a_scorer(alike, cross_entropy(), metric))
+    found = comparing.fit_baselines(a_scorer(alike, cross_entropy(), metric))
     assert found["user_frequency"].fitted["shrink"] >= 20
 
 
 def test_a_stream_of_sequences_gets_bigrams_too():
     tokens = np.random.default_rng(2).integers(1, 5, (800, 3))
-    found = judging.fit_baselines(a_scorer(tokens % 4 + 1, next_token(), "nll", inputs=tokens, vocabulary=6))
+    found = comparing.fit_baselines(a_scorer(tokens % 4 + 1, next_token(), "nll", inputs=tokens, vocabulary=6))
     assert list(found) == ["class_prior", "user_frequency", "bigram"]
     assert found["bigram"].fitted["shares"].shape == (6, 6) and found["bigram"].fitted["shrink"] == 1.0
     assert (found["bigram"].fitted["shares"][1:5].argmax(axis=1) == [2, 3, 4, 1]).all()
 
 
 def test_numbers_keep_their_baselines_and_vectors_have_none():
-    numbers = judging.fit_baselines(a_scorer(FAVOURITES.astype(float), squared_error(), "rmse"))
+    numbers = comparing.fit_baselines(a_scorer(FAVOURITES.astype(float), squared_error(), "rmse"))
     assert list(numbers) == ["global_mean", "user_mean"] and numbers["user_mean"].fitted["shrink"] == 0.5
-    assert judging.fit_baselines(a_scorer(np.zeros((800, 2)), squared_error(), "rmse")) == {}
+    assert comparing.fit_baselines(a_scorer(np.zeros((800, 2)), squared_error(), "rmse")) == {}

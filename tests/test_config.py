@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from metapers import experiment, store
-from metapers.experiment import architectures, assembly, config_for, judging, resuming
+from metapers.experiment import architectures, assembly, config_for, defaults, judging, resuming
 from metapers.experiment import config as configs
 from tests import runs
 
@@ -157,7 +157,7 @@ LATER = ("learner.keep", "learner.least_move", "learner.unroll", "continual.ewc_
 
 
 def test_a_config_of_an_older_version_has_the_defaults_of_what_came_later():
-    config = runs.small(evaluation__bootstrap=configs.EVALUATION["bootstrap"])
+    config = runs.small(evaluation__bootstrap=defaults.EVALUATION["bootstrap"])
     back = configs.from_plain(aged(config, *LATER))
     assert dict(configs.leaves(back)) == dict(configs.leaves(config))
     assert configs.differences(back, config) == ([], [])

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import picture, results
-from metapers.experiment import config as configs
+from metapers.experiment import defaults
 from tests.test_report import OFFSETS, SEEDS, STRATEGIES, records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ def test_users_by_whom_hyper_parameters_were_chosen_are_left_out_of_the_second_d
     test = table.filter(pa.array((split == "test") & ((strategy != "joint") | joint)))
     users = sorted(set(test["user"].to_pylist()))
     chosen = test.filter(pa.array(np.isin(np.asarray(test["user"]), users[:4])))  # as validation users of another fold
-    config = configs.default({"source": "movielens", "stages": 2}, {"name": "linear"})
+    config = defaults.default({"source": "movielens", "stages": 2}, {"name": "linear"})
     config.seeds = SEEDS
     head = {"metric": "rmse", "shots": 16, "steps": 5, "strategy": "continual"}
     found = results.unused(test, chosen, config, {"headline": head})

@@ -7,7 +7,7 @@ import pytest
 
 from metapers import experiment, keys
 from metapers.base import Batch
-from metapers.experiment import adapting, architectures, assembly
+from metapers.experiment import adapting, architectures, assembly, optimizing
 from metapers.experiment import config as configs
 from tests import runs
 
@@ -116,7 +116,7 @@ def test_a_frozen_group_stays_where_it_began_and_the_others_move(schedule):
     config, model = built("conv4", "maml")
     config.update(schedule=schedule)
     config.optimizer.personal.update(name="frozen", weight_decay=0.5)
-    steps, params = assembly.optimizer(config, model.groups), model.init(keys.root(0))
+    steps, params = optimizing.optimizer(config, model.groups), model.init(keys.root(0))
     slopes = jax.tree.map(jnp.ones_like, params)
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = steps.update(slopes, steps.init(params), params, step=jnp.asarray(3))
@@ -190,7 +190,7 @@ def test_what_is_written_begins_empty_and_stays_so_whatever_gradient_reaches_it(
     model = assembly.model(config, {"width": 1})
     params = model.init(keys.root(0))
     slopes = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.5), params)
-    optimizer = assembly.optimizer(config, model.groups)
+    optimizer = optimizing.optimizer(config, model.groups)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
         moves, _ = optimizer.update(slopes, optimizer.init(params), params)
     assert jax.tree.leaves(moves.personal) and not any(leaf.any() for leaf in jax.tree.leaves(moves.personal))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from metapers.experiment import config as configs
+from metapers.experiment import defaults
 from metapers.experiment import summary as summaries
 from metapers.records import SCHEMA, user_hash
 from metapers.report import drawing, points, tables, words, write_report
@@ -88,7 +89,7 @@ def records(*, stages, oracle, folds, strategies, bias):
 def told(*, stages=3, oracle=True, folds=(0,), strategies=STRATEGIES, bias=0.1):
     """The test records, the summary and the config of such a run."""
     table = records(stages=stages, oracle=oracle, folds=folds, strategies=strategies, bias=bias)
-    config = configs.default({"source": "movielens"}, {"name": "linear"})
+    config = defaults.default({"source": "movielens"}, {"name": "linear"})
     config.seeds, config.strategies = SEEDS, strategies
     config.evaluation.shots, config.evaluation.steps, config.evaluation.bootstrap = SHOTS, STEPS, 200
     counts = [{"users": 10 + stage, "examples": 1234 + stage} for stage in range(stages)]

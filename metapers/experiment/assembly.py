@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
@@ -21,16 +20,15 @@ from metapers.base import (
     Memory,
     Model,
     Objective,
-    Params,
     Penalty,
     Stream,
-    Tree,
 )
-from metapers.experiment import starting
+from metapers.experiment import optimizing, starting
 from metapers.experiment.adapting import objective, training_loop
 from metapers.experiment.architectures import MODELS, solved_head
 from metapers.experiment.catalogue import SOURCES
-from metapers.experiment.config import Config, default, from_plain, naming, one_of, plain
+from metapers.experiment.config import Config, from_plain, naming, one_of, plain
+from metapers.experiment.defaults import default
 
 Device = Any  # a jax.Device, which type checkers take for a variable
 
@@ -70,14 +68,6 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
 AGGREGATORS = ("mean", "clipped")
 PENALTIES = ("none", "anchor", "ewc")
 MEMORIES = ("none", "reservoir")
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adam": lambda rate, decay: optax.inject_hyperparams(optax.adamw)(learning_rate=rate, weight_decay=decay),
-    "sgd": lambda rate, decay: optax.chain(
-        optax.add_decayed_weights(decay), optax.inject_hyperparams(optax.sgd)(learning_rate=rate)
-    ),
-    "frozen": lambda rate, decay: optax.set_to_zero(),
-}
-SCHEDULES = ("constant", "cosine")  # over a stage; each stage begins anew
 
 
 def strategies(config: Config) -> list[str]:
@@ -146,12 +136,6 @@ def parts(config: Config) -> Parts:
     made = Parts(config, built, sizes, model(config, sizes), objective(config), tuple(devices(config.devices)), donor)
     one_of("evaluation.metric", config.evaluation.metric, metrics(made))
     return made
-
-
-def reading(config: Config) -> None:
-    """Says that the data are being read, which takes up to half a minute, where progress is shown."""
-    if config.progress:
-        print(f"reading {config.data.source} …", flush=True)
 
 
 def _judged(built: Stream, config: Config) -> None:
@@ -227,46 +211,6 @@ def adapts(names: str) -> tuple[type, ...]:
     return tuple(dict.fromkeys(kind for name in sets for kind in models.ADAPTS[name]))
 
 
-def optimizer(config: Config, groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
-    """One optax optimizer for each group of parameters; a group without options of its own has those of "param".
-
-    Rates are carried in the state, so runs that differ in them alone are one program (``sweep``).
-    """
-    one_by_one = {}
-    for group, options in config.optimizer.items():
-        make = OPTIMIZERS[one_of(f"optimizer.{group}.name", options.name, OPTIMIZERS)]
-        one_by_one[group] = make(options.rate, options.weight_decay)
-
-    def labels(params: Params) -> Tree:
-        return jax.tree.map(lambda group: group if group in one_by_one else "param", groups(params))
-
-    links: list[optax.GradientTransformation] = [optax.partition(one_by_one, labels)]
-    if config.clip_norm:
-        links.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    if one_of("schedule", config.schedule, SCHEDULES) == "cosine":
-        links.append(learners.scheduled(cosine(config.steps, config.warmup)))
-    if solved_head(config.model) is not None:
-        links.append(_empty_starts(groups))
-    return optax.chain(*links)
-
-
-def _empty_starts(groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
-    # What is written begins empty and stays so: a loop that goes a part of the way has a derivative in its start, but
-    # sums over no examples are zeros, and others would be nobody's.
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        still = jax.tree.map(lambda group: group == "written", groups(updates))
-        return jax.tree.map(lambda stays, leaf: jnp.zeros_like(leaf) if stays else leaf, still, updates), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def cosine(steps: int, warmup: int) -> optax.Schedule:
-    """The share of the rate by outer step: up over ``warmup`` steps, down a cosine to 2 %, anew in each stage."""
-    warmup = min(warmup, steps - 1)
-    within = optax.warmup_cosine_decay_schedule(0.0 if warmup else 1.0, 1.0, warmup, steps, 0.02)
-    return lambda count: within(jnp.asarray(count) % steps)
-
-
 def aggregator(config: Config, mesh: Mesh | None) -> Aggregator:
     """Users to one gradient: clipped or not, in blocks or not, over the mesh's "users" or not."""
     chosen = config.learner
@@ -318,7 +262,7 @@ def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None)
     options: dict[str, Any] = {"aggregator": aggregator(config, mesh)}
     if strategy.remembers:
         options["penalty"] = penalty(config, built, loop)
-    steps = optimizer(config, built.groups)
+    steps = optimizing.optimizer(config, built.groups)
     if name == "maml" and config.learner.root:
         options["root"] = config.learner.root
     if name == "multi_step":

@@ -1,4 +1,4 @@
-"""What eval.py prints: the tables of a summary, or of a part of a run."""
+"""What the doors print: that data are read, the tables of a summary or of a part of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +11,12 @@ from metapers.experiment.summary import LIFE
 from metapers.records import per_user
 from metapers.report.words import counted
 from metapers.scores import mean_interval
+
+
+def reading(config: Config) -> None:
+    """Says that the data are being read, which takes up to half a minute, where progress is shown."""
+    if config.progress:
+        print(f"reading {config.data.source} …", flush=True)
 
 
 def text(summary: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from metapers import keys, models
-from metapers.experiment import adapting, assembly
+from metapers.experiment import adapting, assembly, defaults, optimizing
 from metapers.experiment import config as configs
 from metapers.experiment.architectures import HEADS, MODELS, solved_head
 from metapers.experiment.assembly import BASELINE, LEARNERS, STRATEGIES
@@ -34,7 +34,7 @@ class Clash(NamedTuple):
 
 _DESCENDED = tuple(name for name in adapting.INNER_LOOPS if name != "written")
 _MOVING = tuple(name for name in adapting.INNER_LOOPS if name != "none")
-_MOVED = tuple(name for name in assembly.OPTIMIZERS if name != "frozen")
+_MOVED = tuple(name for name in optimizing.OPTIMIZERS if name != "frozen")
 _DIFFERENTIATING = tuple(name for name in LEARNERS if name not in ("joint", "reptile"))  # through the inner loop
 _ADAPTING = tuple(name for name in LEARNERS if name != "joint")
 
@@ -69,7 +69,7 @@ READERS: tuple[Reader, ...] = (
     Reader("data.history", "model.name", tuple(name for name, one in MODELS.items() if one.history)),
     *(
         Reader(f"optimizer.{group}.rate optimizer.{group}.weight_decay", f"optimizer.{group}.name", _MOVED)
-        for group in configs.GROUPS
+        for group in defaults.GROUPS
     ),
 )
 """A key that differs from its default while nothing reads it is told: an ablation of one choice leaves the keys of the

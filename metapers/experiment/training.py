@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from metapers import stage, store, users, workdir
 from metapers.base import Array, Cohort, Learner, Params, Tree
-from metapers.experiment import assembly, lineage, refusals, scoring, starting
+from metapers.experiment import assembly, lineage, printing, refusals, scoring, starting
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import STRATEGIES, Parts, Strategy
 from metapers.experiment.config import Config
@@ -60,7 +60,7 @@ def train(config: Config, folder: Path) -> None:
     began = time.monotonic()
     with workdir.lock(folder), lineage.compile_clock() as clock:
         operational = agree(config, folder)
-        assembly.reading(config)
+        printing.reading(config)
         parts = assembly.parts(config)
         same_data(parts, folder)
         total = config.steps * sum(
