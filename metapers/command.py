@@ -1,12 +1,9 @@
 """The doors: flags in, one clear line out when something is wrong, and how to go on after an interruption."""
 
-import ast
 import asyncio
 import logging
 import os
 import pathlib
-import re
-import runpy
 import shlex
 import sys
 import threading
@@ -19,6 +16,8 @@ from absl import flags
 from ml_collections import config_flags
 
 import metapers
+from metapers import arguments
+from metapers.arguments import UsageError
 from metapers.experiment import config as configs
 
 TRAIN_HELP = """Trains every strategy of a config, stage by stage, into a workdir.
@@ -69,23 +68,18 @@ def eval_main(argv: Sequence[str] | None = None) -> NoReturn:
 def _train(own: flags.FlagValues, holder: Any, argv: list[str]) -> int:
     from metapers.experiment import sweep, training
 
-    config = _config(holder, argv)
-    _once(config, argv)
+    config = arguments.config_of(holder, argv)
+    arguments.once(config, argv)
     configs.check(config)
     config.profile = own.profile or config.profile
     workdir = pathlib.Path(own.workdir)
     _resume_hint.append(_command(argv))
     if own.sweep:
         best = sweep.run(config, own.sweep, workdir)
-        replaced = {"sweep", "workdir", *(f"config.{key}" for key in best)}
-        given = [
-            one
-            for before, one in zip(["", *argv], argv, strict=False)
-            if re.sub("^-+(no(?=config))?", "", one).partition("=")[0] not in replaced
-            and before.lstrip("-") not in replaced
-        ]
+        replaced = {"sweep", "workdir", *(f"{no}config.{key}" for key in best for no in ("", "no"))}
+        kept = [word for name, words in arguments.given(argv) if name not in replaced for word in words]
         chosen = [f"--config.{key}={value}" for key, value in best.items()]
-        print(f"best:  {_command([*given, *chosen, '--workdir=WORKDIR'])}")
+        print(f"best:  {_command([argv[0], *kept, *chosen, '--workdir=WORKDIR'])}")
         return 0
     training.train(config, workdir)
     print(f"\ntrained: {workdir}\nnext:    python eval.py --workdir={workdir}")
@@ -133,15 +127,15 @@ def _run(
 ) -> NoReturn:
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
         print(f"{text}\nFlags:\n{_described(own)}")
-        if "config" in needed and _path(argv):
-            print(f"\n{_about(argv)}")
+        if "config" in needed and arguments.path_of(argv):
+            print(f"\n{arguments.about(argv)}")
         raise SystemExit(0)
     if "--version_only" in argv[1:]:
         print(metapers.__version__)
         raise SystemExit(0)
     _quiet()
     try:
-        rest = _parse(own, argv)
+        rest = arguments.parse(own, argv)
         if rest:
             raise UsageError(f"unexpected argument {rest[0]!r}: every option is --name=value")
         for name in needed:
@@ -172,128 +166,6 @@ def _described(own: flags.FlagValues) -> str:
         default = f" (default: {flag.default})" if flag.default not in (None, "", False, []) else ""
         rows.append(f"  --{name:14}{flag.help}{default}")
     return "\n".join(dict.fromkeys(rows))
-
-
-def _about(argv: list[str]) -> str:
-    """What a config file says of itself, and its keys with the values that the command line gives them."""
-    own = flags.FlagValues()
-    pairs = zip(["", *argv], argv, strict=False)
-    lone = re.compile(r"--?config(\.[^=]+)?")  # its value is the next word
-    alone = [argv[0]] + [
-        one for before, one in pairs if re.match(r"--?(no)?config([.=]|$)", one) or lone.fullmatch(before)
-    ]
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=own, sys_argv=alone)
-    try:
-        _parse(own, alone)
-        config = _config(holder, alone)
-    except UsageError as error:
-        return f"error: {error}"
-    file = str(_path(argv)).partition(":")[0]
-    said = ast.get_docstring(ast.parse(pathlib.Path(file).read_text())) or ""
-    keys = [f"  --config.{key}={value!r}" for key, value in configs.leaves(config)]
-    methods = _methods(runpy.run_path(file)["get_config"])
-    told = f"\n\nMethods, after a colon behind the file's name: {', '.join(methods)}" if methods else ""
-    return "\n".join([f"{file}:\n\n{said}{told}\n\nKeys (docs/configs.md):", *keys])
-
-
-def _methods(get_config: Callable[..., Any]) -> list[str]:
-    from metapers.experiment import METHODS
-
-    def has(name: str) -> bool:
-        try:
-            return bool(configs.check(get_config(name)))
-        except Exception:  # it takes nothing, or not this one: of a config's own code anything may come
-            return False
-
-    return [name for name in METHODS if has(name)]
-
-
-class UsageError(ValueError):
-    """The command line itself is wrong."""
-
-
-def _parse(own: flags.FlagValues, argv: list[str]) -> list[str]:
-    try:
-        return own(argv)[1:]
-    except Exception as error:  # config_flags raises what it likes, from the config's own code too
-        if "--traceback" in argv:
-            raise
-        raise UsageError(_about_config(argv) or str(error)) from None
-
-
-def _about_config(argv: list[str]) -> str:
-    """What is wrong with ``--config=path`` or with the first bad ``--config.key=value``, or nothing."""
-    path = _path(argv)
-    if path is None:
-        return ""
-    own = flags.FlagValues()
-    alone = [argv[0], f"--config={path}"]
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=own, sys_argv=alone)
-    try:
-        own(alone)
-        config = _config(holder, alone)
-    except UsageError as error:
-        return str(error)
-    except Exception as error:
-        return f"--config={path} cannot be used: {_sentence(error)}"
-    known = dict(configs.leaves(config))
-    for argument in argv[1:]:
-        found = re.fullmatch(r"--?(no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
-        if not found or found[2] in known and found[3] is None:
-            continue
-        key, text = found[2], found[3]
-        if key not in known:
-            inside = [name for name in known if name.startswith(f"{key}.")]
-            grouped = f"config key {key!r} holds others: set one of them, as {inside[0]}" if inside else ""
-            return grouped or configs.unknown_key(config, key)
-        try:
-            own = flags.FlagValues()
-            config_flags.DEFINE_config_file("config", None, flag_values=own, sys_argv=[*alone, argument])
-            own([*alone, argument])
-        except Exception:
-            return f"{key} must be {type(known[key]).__name__} (now {known[key]!r}), got {text!r}"
-    return ""
-
-
-def _once(config: Any, argv: list[str]) -> None:
-    given = [found[1] for one in argv[1:] if (found := re.match(r"--?config\.([^=]+)=", one))]
-    for key, value in configs.leaves(config):  # the last of several counts, but tuples would be joined
-        if isinstance(value, tuple) and given.count(key) > 1:
-            raise UsageError(f"--config.{key} is a tuple, given {given.count(key)} times: all of it must stand in one")
-
-
-def _path(argv: list[str]) -> str | None:
-    for place, argument in enumerate(argv):
-        if argument in ("--config", "-config") and place + 1 < len(argv):
-            return argv[place + 1]
-        if argument.startswith(("--config=", "-config=")):
-            return argument.split("=", 1)[1]
-    return None
-
-
-def _sentence(error: Exception) -> str:
-    """The error of a config's own code in one line: its last one, without the traceback that absl puts before it."""
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-    if "has no attribute 'get_config'" in text:
-        return "it has no get_config() that returns a ConfigDict"
-    if re.search(r"get_config\(\) takes \d+ positional arguments? but", text):
-        return "its get_config() takes nothing after the colon"
-    near = re.search(r'Did you mean "(.+)" instead of "(.+)"', text)
-    if near:
-        return f"unknown config key {near[2]!r}; did you mean {near[1]!r}?"
-    line = (text.splitlines() or [""])[-1]
-    kind = "" if re.match(r"\w+: ", line) else f"{type(error).__name__}: "
-    return re.sub(r"^((IllegalFlag)?ValueError: )+", "", f"{kind}{line}")
-
-
-def _config(holder: Any, argv: list[str]) -> Any:
-    path = _path(argv)
-    if path is not None and not pathlib.Path(path.split(":")[0]).is_file():
-        raise UsageError(f"--config names no file: {path}")
-    config = holder.value
-    if not hasattr(config, "to_dict"):
-        raise UsageError(f"--config={path} cannot be used: its get_config() must return a ConfigDict, got {config!r}")
-    return config
 
 
 def _failed(error: Exception) -> int:
