@@ -212,6 +212,13 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         experiment.load(tmp_path)
 
 
+def test_no_queries_have_no_answers(small_run):
+    served = experiment.load(small_run)
+    width = served.lineage["sizes"]["width"]
+    assert served.predict(np.zeros((0, width))).shape == (0,)
+    assert served.adapt_and_predict(np.zeros((2, width)), np.ones(2), np.zeros((0, width))).shape == (0,)
+
+
 def test_an_empty_or_ragged_support_is_refused(small_run):
     served = experiment.load(small_run)
     width = served.lineage["sizes"]["width"]
@@ -261,10 +268,10 @@ def test_integers_have_bounds_where_they_name_something(source, sizes, bounds):
 
 
 def test_what_the_runs_numbers_cannot_hold_is_refused():
-    form = {"": {"shape": [2], "dtype": "float32"}}
+    spec = {"": {"shape": [2], "dtype": "float32"}}
     with pytest.raises(ValueError, match="^inputs must be finite, got inf in row 1"):
-        examples.read("inputs", np.array([[0.0, 1.0], [1e300, 0.0]]), form)
-    told, _ = examples.read("inputs", np.array([[0.0, 1.0]]), form)
+        examples.read("inputs", np.array([[0.0, 1.0], [1e300, 0.0]]), spec)
+    told, _ = examples.read("inputs", np.array([[0.0, 1.0]]), spec)
     assert told.dtype == np.float32
     wide = np.array([1, 2**32 + 3], np.uint64)
     with pytest.raises(ValueError, match=f"^targets must be >= 0 and < 5, got {2**32 + 3} in row 1"):
@@ -273,13 +280,13 @@ def test_what_the_runs_numbers_cannot_hold_is_refused():
 
 @pytest.mark.parametrize(("item", "row"), [(8, 0), (-5, 1), (10**6, 2)])
 def test_a_row_that_no_table_has_is_refused_and_whole_numbers_stand_for_floats(item, row):
-    form = {"['item']": {"shape": [], "dtype": "int32", "below": 8}, "['year']": {"shape": [], "dtype": "float32"}}
+    spec = {"['item']": {"shape": [], "dtype": "int32", "below": 8}, "['year']": {"shape": [], "dtype": "float32"}}
     items, years = np.array([0, 7, 3]), np.array([1, 2, 3])
-    told, rows = examples.read("query", {"item": items, "year": years}, form)
+    told, rows = examples.read("query", {"item": items, "year": years}, spec)
     assert rows == 3 and told["year"].dtype == np.float32 and told["item"].dtype.kind == "i"
     items[row] = item
     with pytest.raises(ValueError, match=rf"^query\['item'\] must be >= 0 and < 8, got {item} in row {row}$"):
-        examples.read("query", {"item": items, "year": years}, form)
+        examples.read("query", {"item": items, "year": years}, spec)
 
 
 def test_a_version_that_does_not_say_what_its_examples_look_like_is_served_all_the_same(small_run):
@@ -294,7 +301,7 @@ def test_a_version_that_does_not_say_what_its_examples_look_like_is_served_all_t
         older.predict({"a": np.zeros(2), "b": np.zeros(3)})
 
 
-def test_supports_of_one_room_share_a_program_and_padding_is_hidden(small_run, caplog):
+def test_supports_of_one_bucket_share_a_program_and_padding_is_hidden(small_run, caplog):
     served = experiment.load(small_run)
     rng, width = np.random.default_rng(0), served.lineage["sizes"]["width"]
     inputs, targets, query = rng.normal(size=(8, width)), rng.normal(size=8), rng.normal(size=(7, width))

@@ -13,16 +13,16 @@ from metapers.base import Tree
 from metapers.experiment.assembly import Parts
 from metapers.experiment.catalogue import SOURCES
 
-Form = Mapping[str, Any]  # leaf ("" where there is one) -> {"shape": of one row, "dtype", and perhaps "below"}
+Spec = Mapping[str, Any]  # leaf ("" where there is one) -> {"shape": of one row, "dtype", and perhaps "below"}
 
 
-def forms(parts: Parts) -> dict[str, Form]:
-    """The form of ``inputs`` and of ``targets``, by leaf, as a version's lineage keeps it."""
+def specs(parts: Parts) -> dict[str, Spec]:
+    """The spec of ``inputs`` and of ``targets``, by leaf, as a version's lineage keeps it."""
     cohort, below = parts.stream.held_out("validation", None), SOURCES[parts.config.data.source].below(parts.sizes)
-    return {name: _form(getattr(cohort, name), below[name]) for name in ("inputs", "targets")}
+    return {name: _spec(getattr(cohort, name), below[name]) for name in ("inputs", "targets")}
 
 
-def _form(tree: Tree, below: Mapping[str, int]) -> Form:
+def _spec(tree: Tree, below: Mapping[str, int]) -> Spec:
     found = {}
     for leaf, array in _leaves(tree):
         bound = {"below": below[leaf]} if leaf in below else {}
@@ -34,31 +34,31 @@ def _leaves(tree: Tree) -> list[tuple[str, np.ndarray]]:
     return [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
-def read(name: str, tree: Tree, form: Form | None) -> tuple[Tree, int]:
+def read(name: str, tree: Tree, spec: Spec | None) -> tuple[Tree, int]:
     """(leaves on the host, how many rows they have); ``name``: what an error calls them.
 
-    ``form``: what they must look like, None for a version that does not say. Integers stand for floats.
+    ``spec``: what they must look like, None for a version that does not say. Integers stand for floats.
 
     Raises:
-      ValueError: for leaves of different lengths, a value that is NaN or infinite, and where there is a form, for other
+      ValueError: for leaves of different lengths, a value that is NaN or infinite, and where there is a spec, for other
         leaves, rows of another shape, other kinds of numbers or an integer out of range.
     """
     found = _leaves(tree)
-    if form is not None and {leaf for leaf, _ in found} != set(form):
-        raise ValueError(f"{name} must hold the leaves {sorted(form)}, got {sorted(leaf for leaf, _ in found)}")
+    if spec is not None and {leaf for leaf, _ in found} != set(spec):
+        raise ValueError(f"{name} must hold the leaves {sorted(spec)}, got {sorted(leaf for leaf, _ in found)}")
     if not all(array.ndim for _, array in found):
         raise ValueError(f"{name} must hold a row for each example, got a single value")
     rows = {array.shape[0] for _, array in found}
     if len(rows) != 1:
         raise ValueError(f"{name} must hold the same number of rows in every leaf, got {sorted(rows)}")
-    arrays = [array if form is None else _formed(name + leaf, array, form[leaf]) for leaf, array in found]
+    arrays = [array if spec is None else _conformed(name + leaf, array, spec[leaf]) for leaf, array in found]
     for (leaf, _), array in zip(found, arrays, strict=True):
         if array.dtype.kind == "f":
             _bounded(f"{name}{leaf} must be finite", array, np.isfinite(array))
     return jax.tree.unflatten(jax.tree.structure(tree), arrays), rows.pop()
 
 
-def _formed(where: str, array: np.ndarray, wanted: Mapping[str, Any]) -> np.ndarray:
+def _conformed(where: str, array: np.ndarray, wanted: Mapping[str, Any]) -> np.ndarray:
     shape, kind, below = tuple(wanted["shape"]), np.dtype(wanted["dtype"]).kind, wanted.get("below")
     if array.shape[1:] != shape:
         raise ValueError(f"{where} must have rows of shape {shape}, got {array.shape[1:]}")
@@ -76,19 +76,19 @@ def _bounded(must: str, array: np.ndarray, good: np.ndarray) -> None:
         raise ValueError(f"{must}, got {array[place]} in row {place[0]}")
 
 
-def room(rows: int) -> int:
+def bucket(rows: int) -> int:
     """The rows that a program for ``rows`` examples has: a power of two, or one and a half of it.
 
-    >>> [room(n) for n in (1, 2, 3, 4, 5, 7, 13, 17, 48, 100)]
-    [1, 2, 3, 4, 6, 8, 16, 24, 48, 128]
+    >>> [bucket(n) for n in (0, 1, 2, 3, 4, 5, 7, 13, 17, 48, 100)]
+    [0, 1, 2, 3, 4, 6, 8, 16, 24, 48, 128]
     """
-    whole = 1 << max(0, rows - 1).bit_length()
+    whole = 1 << (rows - 1).bit_length() if rows else 0
     return whole * 3 // 4 if whole >= 4 and rows <= whole * 3 // 4 else whole
 
 
 def padded(tree: Tree, rows: int) -> tuple[Tree, Any]:
-    """(leaves of ``room(rows)`` rows, the first one repeated at the end, and the mask that hides it)."""
-    more = room(rows) - rows
+    """(leaves of ``bucket(rows)`` rows, the first one repeated at the end, and the mask that hides it)."""
+    more = bucket(rows) - rows
     mask = np.arange(rows + more) < rows
     if not more:
         return tree, mask

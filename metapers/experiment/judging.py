@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from metapers import held_out, records, store, workdir
 from metapers.base import Params, Tree
-from metapers.experiment import adapting, assembly, comparing, lineage, printing, resuming, scoring, summary
+from metapers.experiment import adapting, assembly, comparing, lineage, printing, resuming, scoring, summary, sweep
 from metapers.experiment import config as configs
 from metapers.experiment.assembly import BASELINE, STRATEGIES
 from metapers.experiment.config import Config
@@ -78,11 +78,10 @@ def judge(
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
-    # in the name of a file, which has no room for hundreds
     text = "-".join(map(str, numbers))
-    return (
-        text if len(text) <= 60 else f"{numbers[0]}-to-{numbers[-1]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    )
+    if len(text) <= 60:
+        return text
+    return f"{numbers[0]}-to-{numbers[-1]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"  # a file's name is short
 
 
 def scored(
@@ -135,9 +134,9 @@ def told(folder: Path, scorer: Scorer, table: pa.Table, seconds: dict[str, float
 def opened(folder: Path) -> Config:
     """The config of a run's folder; FileNotFoundError if there is none."""
     path = Path(folder) / "config.json"
-    if not path.is_file() and (Path(folder) / "sweep.json").is_file():
+    if not path.is_file() and (Path(folder) / sweep.SWEEP).is_file():
         raise FileNotFoundError(
-            f"no run in {folder}: it holds a sweep (sweep.json), whose combinations were judged on validation users "
+            f"no run in {folder}: it holds a sweep ({sweep.SWEEP}), whose combinations were judged on validation users "
             "and not kept; train the best one into a workdir of its own"
         )
     if not path.is_file():

@@ -37,7 +37,7 @@ def of_version(
         "config_digest": store.digest(configs.binding(parts.config)),
         "provenance": origin(parts),
         "sizes": dict(parts.sizes),
-        "examples": examples.forms(parts),
+        "examples": examples.specs(parts),
         "revision": revision(),
         "libraries": libraries(),
         "devices": machine(parts.devices),

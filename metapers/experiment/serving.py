@@ -36,7 +36,7 @@ class Served(NamedTuple):
 
         ``inputs`` leaves [n, ...], ``targets`` [n, ...]; ``start``: personal parameters instead of the version's
         start, as a row of ``bank``. Where the user diverged (``inner.path``) an entry is the start instead, with a
-        RuntimeWarning. Compiles once for each step and ``examples.room(n)``: n is padded to a power of two or one and
+        RuntimeWarning. Compiles once for each step and ``examples.bucket(n)``: n is padded to a power of two or one and
         a half of it, and the padding hidden. ValueError for an empty or ragged support, for a step that the path does
         not have, and for examples that are none of this run's (``examples.read``), as a NaN or an unknown item.
         """
@@ -51,14 +51,14 @@ class Served(NamedTuple):
         params = self.params if personal is None else self.params._replace(personal=personal)
         read, count = self._read("inputs", inputs)
         found = _apply(self.model.apply, params, *examples.padded(read, count))
-        return found if examples.room(count) == count else jax.tree.map(lambda leaf: leaf[:count], found)
+        return found if examples.bucket(count) == count else jax.tree.map(lambda leaf: leaf[:count], found)
 
     def adapt_and_predict(
         self, inputs: Tree, targets: Tree, query: Tree, *, start: Tree | None = None, step: int = -1
     ) -> np.ndarray:
         """Outputs [m, ...], on the host, for ``query`` [m, ...] of a user who is adapted to a support set as by
         ``adapt``, which says what is warned of and raised, and not kept: one program, so the least time from examples
-        to answers. Compiles once for each step and room of n and m."""
+        to answers. Compiles once for each step and bucket of n and m."""
         if step is None:
             raise ValueError("step must be an entry of the path, -1 for the last, got None")
         params, support = self._support(inputs, targets, start)
@@ -79,8 +79,8 @@ class Served(NamedTuple):
         return params, Batch(rows, labels, mask)
 
     def _read(self, name: str, tree: Tree) -> tuple[Tree, int]:
-        forms = self.lineage.get("examples", {})  # an older version does not say
-        return examples.read(name, tree, forms.get("targets" if name == "targets" else "inputs"))
+        specs = self.lineage.get("examples", {})  # an older version does not say
+        return examples.read(name, tree, specs.get("targets" if name == "targets" else "inputs"))
 
     def stream(self) -> Stream:
         """The stream that the run was trained on, read again from its source."""

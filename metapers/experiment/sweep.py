@@ -6,7 +6,6 @@ rates) are one program, vmapped beside the seeds; others are built one after the
 
 import ast
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -88,20 +87,22 @@ def kept(config: Config, grid: Mapping[str, tuple[Any, ...]], folder: Path) -> l
     """The rows that the same sweep left in the folder; ValueError for another one's."""
     if not (folder / SWEEP).exists():
         return []
+    other = ValueError(f"the workdir of a sweep must hold no other sweep, got {folder}: choose a new one")
     held = workdir.read_json(folder / SWEEP)
-    if held.get("config") != _digest(config) or held["grid"] != json.loads(json.dumps(grid)):
-        raise ValueError(f"the workdir of a sweep must hold no other sweep, got {folder}: choose a new one")
-    return [
-        row | {key: next(one for one in grid[key] if _plain(one) == row[key]) for key in grid} for row in held["rows"]
-    ]
+    if held.get("config") != _digest(config) or held["grid"].keys() != grid.keys():
+        raise other
+    if any(tuple(_typed(config, key, one) for one in held["grid"][key]) != grid[key] for key in grid):
+        raise other
+    return [row | {key: _typed(config, key, row[key]) for key in grid} for row in held["rows"]]
 
 
 def _digest(config: Config) -> str:
     return store.digest(configs.binding(config))
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _typed(config: Config, key: str, value: Any) -> Any:
+    """A value of a key as the config has it: a tuple for a list, a float for an int."""
+    return configs.value(configs.merged(config, {key: value}), key)
 
 
 def _same(one: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -118,7 +119,7 @@ def parse(config: Config, spec: str) -> tuple[str, tuple[Any, ...]]:
         raise ValueError(f"sweep must name a key that training reads, got {key!r}, which {why}")
     values = _literal(f"[{listed}]") if "(" in listed else listed
     values = [_literal(part) for part in listed.split(",")] if isinstance(values, str) else values
-    return key, tuple(configs.value(configs.merged(config, {key: value}), key) for value in values)
+    return key, tuple(_typed(config, key, value) for value in values)
 
 
 def _literal(text: str) -> Any:

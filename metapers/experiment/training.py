@@ -79,7 +79,7 @@ def train(config: Config, folder: Path) -> None:
                 journal.say(f"note: {told_once}")
             run = prepare(parts, folder, journal, told, asked)
             for name in names:
-                room(run, name)  # compiles nothing, but refuses unknown members too
+                check_memory(run, name)  # compiles nothing, but refuses unknown members too
             keep(parts, folder)
             told.waiting("compiling")
             try:
@@ -117,7 +117,7 @@ def program(run: Run, strategy: Strategy) -> tuple[Learner, stage.Program]:
     return run.programs[kind]
 
 
-def room(run: Run, name: str) -> None:
+def check_memory(run: Run, name: str) -> None:
     """Refuses with a ValueError a strategy whose state the machine cannot hold: before any is trained."""
     _, compiled = program(run, STRATEGIES[name])
     state = jax.eval_shape(compiled.init, run.init, placed(run, STRATEGIES[name].window(0)))
