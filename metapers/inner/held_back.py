@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from metapers import base, keys
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
@@ -21,8 +20,8 @@ def held_back(
     folds: int,
     scales: Array,
 ) -> tuple[Array, Array]:
-    """K-fold losses of start + scale (adapted - start), example i held back in fold ``places(n, folds)[i]``: (after the
-    last step [scales, n], and for each entry of the path in place of adapted [steps + 1, scales, n]).
+    """K-fold losses of start + scale (adapted - start), example i held back in fold ``dealt(support, folds)[i]``: (after
+    the last step [scales, n], and for each entry of the path in place of adapted [steps + 1, scales, n]).
 
     What adapting by k steps is worth depends on k alone, not on how many follow: an entry's losses are those of that
     many steps, so that one path answers for every number of them. Who reads the last alone pays for no other. Examples
@@ -30,8 +29,7 @@ def held_back(
     ones have loss 0. The start is the first entry of each fold's own path. All folds are adapted at once, which costs
     as much as ``folds`` users; the result is a constant: nothing here is differentiated.
     """
-    params, rank = jax.lax.stop_gradient(params), jnp.cumsum(support.mask) - 1
-    place = jnp.asarray(places(support.mask.shape[0], folds))[rank]
+    params, place = jax.lax.stop_gradient(params), dealt(support, folds)
 
     def one(fold: Array) -> tuple[Array, Array]:
         held = support.mask & (place == fold)
@@ -52,17 +50,21 @@ def held_back(
     return jax.lax.stop_gradient(jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), found))
 
 
-def places(count: int, folds: int) -> np.ndarray:
-    """The fold of each of ``count`` examples: of every ``folds`` in a row each fold has one, in an order drawn anew.
+def dealt(support: Batch, folds: int) -> Array:
+    """int [n]: the fold of each example of a support, as even as can be: examples are dealt to the folds in turn.
 
-    Folds are as even as can be, and keep no step with an order of the examples: where classes come in turn, every
-    fourth in one fold would hold back all that a user showed of a class. The same for everybody, at all times.
+    Classes (targets that are integers [n]) are dealt one after the other, as in stratified cross-validation: else,
+    where they come in turn, a fold could hold all that a user showed of one. What is masked stands last and counts for
+    nothing.
 
-    >>> places(8, 4).tolist(), np.bincount(places(10, 3)).tolist()
-    ([2, 0, 1, 3, 3, 2, 1, 0], [3, 4, 3])
+    >>> dealt(Batch({}, jnp.array([0, 1, 0, 1]), jnp.ones(4, bool)), 2).tolist()
+    [0, 0, 1, 1]
     """
-    rng = np.random.default_rng(0)
-    return np.concatenate([rng.permutation(folds) for _ in range(-(-count // folds))])[:count]
+    leaves = jax.tree.leaves(support.targets)
+    classes = len(leaves) == 1 and leaves[0].ndim == 1 and jnp.issubdtype(leaves[0].dtype, jnp.integer)
+    group = leaves[0] if classes else jnp.zeros(support.mask.shape, jnp.int32)
+    order = jnp.argsort(jnp.where(support.mask, group, jnp.iinfo(group.dtype).max), stable=True)
+    return jnp.argsort(order) % folds
 
 
 def each(function: Callable[[Tree], Array], path: Tree) -> Array:
