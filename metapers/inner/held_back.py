@@ -20,8 +20,8 @@ def held_back(
     folds: int,
     scales: Array,
 ) -> tuple[Array, Array]:
-    """K-fold losses of start + scale (adapted - start), example i held back in fold ``dealt(support, folds)[i]``: (after
-    the last step [scales, n], and for each entry of the path in place of adapted [steps + 1, scales, n]).
+    """K-fold losses of start + scale (adapted - start), example i held back in fold ``dealt(support, folds)[i]``:
+    (after the last step [scales, n], and for each entry of the path in place of adapted [steps + 1, scales, n]).
 
     What adapting by k steps is worth depends on k alone, not on how many follow: an entry's losses are those of that
     many steps, so that one path answers for every number of them. Who reads the last alone pays for no other. Examples
