@@ -16,7 +16,7 @@ from metapers.experiment import config as configs
 from metapers.experiment import defaults
 from metapers.experiment import summary as summaries
 from metapers.records import SCHEMA, user_hash
-from metapers.report import drawing, points, tables, words, write_report
+from metapers.report import drawing, pictures, points, stages, tables, words, write_report
 from metapers.scores import mean_interval
 
 SHOTS, STEPS, USERS, SEEDS = (1, 4, 16), (0, 1, 5), 30, 2
@@ -379,3 +379,43 @@ def test_interval_plots_share_an_axis_that_one_outlier_does_not_stretch():
     assert low < 0.9 and 1.4 < high < 4
     drawn = tables.forest(rows[3], (low, high), 1.0, strong=False)
     assert 'cx="160.0"' in drawn
+
+
+def drawn_by(draw, *given):
+    with drawing.styled():
+        figure = draw(*given).figure
+        figure.draw_without_rendering()
+    return figure
+
+
+def test_a_comparison_far_away_leaves_the_scale_to_the_curves_and_is_named_with_an_arrow(report):
+    found = points.read(report.table, report.summary, 200)
+    band = found.bands["user_mean"]
+    far = found._replace(bands={**found.bands, "user_mean": band._replace(mean=np.full_like(band.mean, 40.0))})
+    for draw in (pictures.over_steps, pictures.over_shots):
+        axes = drawn_by(draw, far, report.summary, report.config).axes
+        low, high = axes[0].get_ylim()
+        nearest = min(
+            far.references, key=lambda name: abs(far.bands[name].mean - far.bands["continual"].mean.mean()).mean()
+        )
+        assert high < 4 and low < far.bands[nearest].mean.min() <= far.bands[nearest].mean.max() < high
+        assert any(text.get_text() == "user_mean ↑ 40" for text in axes[1].texts)
+
+
+def test_the_outermost_users_stand_at_the_edge_and_nobody_is_left_out(report):
+    found = points.read(report.table, report.summary, 200)
+    cube = found.cubes["continual"]
+    values = cube.values.copy()
+    values[0, 0, :, 0] = 1e3  # one who is far from all others before adapting
+    far = found._replace(cubes={**found.cubes, "continual": cube._replace(values=values)})
+    axis = drawn_by(pictures.users, far, report.summary, report.config).axes[-1]
+    placed = np.concatenate([part.get_offsets() for part in axis.collections])
+    ends = axis.get_xlim()
+    assert len(placed) == SEEDS * USERS and (ends[0] <= placed).all() and (placed <= ends[1]).all()
+
+
+def test_the_bank_has_a_legend(report):
+    found = points.read(report.table, report.summary, 200)
+    (legend,) = drawn_by(stages.bank, found.banked, report.summary, report.config).legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told == ["from the user's row of the bank", "from the fresh start", "the bank helped", "it did not"]

@@ -127,10 +127,13 @@ def test_a_signal_ends_a_sweep_and_what_ended_is_kept(tmp_path):
     arguments = ["--config=configs/synthetic.py", f"--workdir={tmp_path}", "--sweep=learner.inner_steps=1,2,3"]
     arguments += ["--config.steps=200000", "--config.chunk=10", "--config.seeds=1", "--config.data.stages=1"]
     with runs.child("train.py", *arguments) as process:
-        told = iter(process.stdout.readline, "")
-        assert "sweep 0/3 (0%), 0 s, ETA ? reading, compiling\n" in told
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        try:
+            told = iter(process.stdout.readline, "")
+            assert "sweep 0/3 (0%), 0 s, ETA ? reading, compiling\n" in told
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 128 + signal.SIGTERM
     assert err.startswith("stopped by signal 15: what ended is in sweep.json\nto go on:  ") and "--sweep" in err
 
