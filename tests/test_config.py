@@ -201,3 +201,11 @@ def test_a_run_begun_before_its_source_or_model_had_an_option_is_opened_and_goes
     assert resuming.agree(config, tmp_path) == []
     with pytest.raises(ValueError, match=f"was started with another config: {key}: "):
         resuming.agree(configs.merged(config, {key: value}), tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"data.download": True}, {"data.path": "/elsewhere"}])
+def test_what_names_a_place_or_prepares_it_binds_nothing(changes):
+    config = config_for("omniglot", "conv4")
+    moved = configs.merged(config, changes)
+    assert configs.differences(config, moved)[0] == [] and len(configs.differences(config, moved)[1]) == 1
+    assert configs.binding(config) == configs.binding(moved)
