@@ -73,6 +73,14 @@ def test_the_oracle_is_below_everything(small_run):
     assert told["headline"]["baselines"]["oracle"]["difference"] == pytest.approx(told["regret"]["continual"]["mean"])
 
 
+def test_a_share_of_the_gap_is_told_only_where_there_is_one(small_run):
+    gap = json.loads((small_run / "summary.json").read_text())["gap"]
+    assert (
+        gap["to_close"]["low"] <= 0 < gap["to_close"]["high"] and gap["closed"] is None
+    )  # nobody could tell them apart
+    assert gap["to_close"]["mean"] == pytest.approx(gap["joint_so_far_less_naive"])
+
+
 def test_validation_users_choose_and_test_users_judge(small_run):
     test = {row["user"] for row in records.read_file(small_run / "records" / "test.parquet").to_pylist()}
     chosen = {row["user"] for rows in runs.validation(small_run).values() for row in rows}

@@ -330,6 +330,13 @@ def test_verdict_of_a_tie_with_naive_is_no_gain(report):
     assert "there is no gap to close" in words.gap({"gap": none})
 
 
+def test_a_gap_that_is_there_is_closed_by_its_share(report):
+    gap, average = report.summary["gap"], {name: row["average"] for name, row in report.summary["continual"].items()}
+    way = average["joint_so_far"] - average["naive"]
+    assert gap["to_close"]["low"] > 0 and gap["to_close"]["mean"] == pytest.approx(way)
+    assert gap["closed"] == pytest.approx((average["continual"] - average["naive"]) / way)
+
+
 def test_curves_are_the_means_and_intervals_of_the_summary(report):
     found = points.read(report.table, report.summary, 200)
     head, band = report.summary["headline"], found.bands["continual"]
