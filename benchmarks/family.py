@@ -64,6 +64,7 @@ STREAMS: dict[str, Stream] = {
             *("prototypes-pool", "meta_sgd-pool-means", "maml_plus_plus-pool-means"),
             *("prototypes-pool-short", "meta_sgd-pool-short-means", "maml_plus_plus-pool-short-means"),
             *("maml-20way-drawn", "fomaml-20way-drawn", "maml-20way-pool", "maml_plus_plus-20way-pool-means"),
+            *("maml-paper", "fomaml-paper", "maml-20way-paper", "fomaml-20way-paper"),
         ),
         features=(
             *("fomaml", "meta_sgd", "maml_plus_plus", "reptile", "reptile-support", "anil", "ridge"),
@@ -156,6 +157,10 @@ PUBLISHED = {  # the papers' figures where the task is theirs, in the units of t
     ("omniglot", "maml-20way-pool"): "95.8 ± 0.3",
     ("omniglot", "fomaml-20way"): "89.4 ± 0.5",
     ("omniglot", "fomaml-20way-drawn"): "89.4 ± 0.5",
+    ("omniglot", "maml-paper"): "98.7 ± 0.4",
+    ("omniglot", "fomaml-paper"): "98.3 ± 0.5",
+    ("omniglot", "maml-20way-paper"): "95.8 ± 0.3",
+    ("omniglot", "fomaml-20way-paper"): "89.4 ± 0.5",
     ("omniglot", "maml_plus_plus-20way"): "97.65",
     ("omniglot", "maml_plus_plus-20way-pool-means"): "97.65",
 }

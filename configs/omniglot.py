@@ -11,7 +11,8 @@ Command:  python train.py --config=configs/omniglot.py:maml --config.data.path=F
             means    every user's head begins at the class means of his support (Proto-MAML), with any method whose head
                      takes gradient steps
             support  no transduction, features measured against the support set's
-            drawn    with 20 ways: maml or fomaml at whole length from drawn parameters
+            drawn    with 20 ways: maml or fomaml at half length from drawn parameters
+            paper    maml or fomaml as in MAML's paper, at its whole length: for a GPU
           FOLDER holds the original archives images_background.zip and images_evaluation.zip.
 Minutes:  see docs/results.md, which has each row's.
 Expect:   docs/results.md; 600 test episodes of 5 ways and 1 shot, characters split 1100 / 100 / 423.
@@ -47,13 +48,14 @@ OWN = {  # where a method is not as the others; imaml from its paper, of reptile
 FROM_FEATURES = (1000, 8)  # outer steps, episodes in each
 FROM_MEANS = (200, 8)  # on validation characters as good as 1,000
 LENGTHS = {"drawn": (30000, 16), "prototypes": (18000, 8), "short": (4500, 8), "reptile": (2000, 8)}
-FORMS = ("5way", "20way", "pool", "short", "means", "support", "drawn")
+FORMS = ("5way", "20way", "pool", "short", "means", "support", "drawn", "paper")
 SAID = {
     "pool": "pooled",
     "short": "short features",
     "means": "head from means",
     "support": "no transduction",
     "drawn": "from drawn parameters",
+    "paper": "as in the paper",
 }
 
 
@@ -75,8 +77,11 @@ def get_config(method="maml"):
         raise ValueError(f"form 'means' needs a method whose head takes gradient steps, got {method!r}")
     if "drawn" in forms and (ways != 20 or means or method not in ("maml", "fomaml")):
         raise ValueError(f"form 'drawn' is of maml and fomaml with 20 ways, got {method!r} with {forms}")
+    paper = "paper" in forms
+    if paper and (method not in ("maml", "fomaml") or {*forms} - {"5way", "20way", "paper"}):
+        raise ValueError(f"form 'paper' is of maml and fomaml and of no other form, got {method!r} with {forms}")
     short = "short" in forms
-    drawn = method == "prototypes" or "drawn" in forms or method == "maml" and ways == 5 and not means
+    drawn = method == "prototypes" or paper or "drawn" in forms or method == "maml" and ways == 5 and not means
     if short and ("pool" not in forms or drawn and not solved):
         raise ValueError(f"form 'short' is of pooled features and what begins with them, got {method!r} with {forms}")
     if drawn:
@@ -101,11 +106,17 @@ def get_config(method="maml"):
     if zeroed:
         config.model.head_scale = 0.0
         config.optimizer.personal.name = "frozen"  # the head's start, which alone is of this group here
-    first = 3e-3 if short else 2e-3 if solved or ways == 20 else 5e-3
+    first = 1e-3 if paper else 3e-3 if short else 2e-3 if solved or ways == 20 else 5e-3
     for group in ("param", "inner") if zeroed else ("param", "personal", "inner"):
         config.optimizer[group].rate = first if drawn else 1e-4
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if solved else (0, 1, 3, 5)
+    if paper:  # its code sums a loss over the ways, at 0.4 and 0.1: 2.0 for the mean; the head drawn with deviation 1
+        config.update(steps=60000, users=32 if ways == 5 else 16, schedule="constant")
+        config.data.update(queries=1, smooth=False)
+        config.learner.update(inner_rate=2.0, inner_steps=1 if ways == 5 else 5)
+        config.model.head_scale = config.model.filters**0.5
+        steps = (0, 1, 3) if ways == 5 else steps
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution
         steps = (*steps, config.learner.inner_steps)
     if method == "reptile":  # its paper: the start moves by plain steps, and 50 inner ones at test

@@ -201,6 +201,7 @@ def test_every_omniglot_row_that_its_config_does_not_train_from_drawn_parameters
     stream = family.STREAMS["omniglot"]
     assert set(stream.methods) - set(stream.features) == {
         *("maml", "maml-20way-drawn", "fomaml-20way-drawn"),
+        *("maml-paper", "fomaml-paper", "maml-20way-paper", "fomaml-20way-paper"),
         *("prototypes", "prototypes-support", "prototypes-pool", "prototypes-pool-short"),
     }
 
