@@ -3,9 +3,11 @@ nothing reads is told."""
 
 import re
 
+import jax
+import numpy as np
 import pytest
 
-from metapers import experiment
+from metapers import experiment, keys
 from metapers.experiment import assembly, config_for, refusals, training
 from metapers.experiment import config as configs
 from metapers.experiment.training import train
@@ -456,6 +458,8 @@ FORMS = (
     "20way-pool-means",
     "pool-short-means",
     "20way-drawn",
+    "20way-paper",
+    "paper",
     "drawn",
     "short",
     "pool-short",
@@ -478,7 +482,9 @@ def test_every_form_of_every_method_of_omniglot_is_a_config_that_holds_or_is_ref
                 str(error),
             )
             assert (
-                form in ("drawn", "pool-pool", "20way-drawn", "short") or "means" in form or name == "maml-pool-short"
+                form in ("drawn", "pool-pool", "20way-drawn", "20way-paper", "paper", "short")
+                or "means" in form
+                or name == "maml-pool-short"
             )
             continue
         configs.check(config)
@@ -499,6 +505,11 @@ def test_every_form_of_every_method_of_omniglot_is_a_config_that_holds_or_is_ref
         ("maml-drawn", r"form 'drawn' is of maml and fomaml with 20 ways, got 'maml' with \['drawn'\]"),
         ("anil-20way-drawn", "form 'drawn' is of maml and fomaml with 20 ways, got 'anil' with"),
         ("maml-20way-means-drawn", "form 'drawn' is of maml and fomaml with 20 ways, got 'maml' with"),
+        ("anil-paper", r"form 'paper' is of maml and fomaml and of no other form, got 'anil' with \['paper'\]"),
+        (
+            "maml-paper-pool",
+            r"form 'paper' is of maml and fomaml and of no other form, got 'maml' with \['paper', 'pool'\]",
+        ),
         ("prototypes-short", "form 'short' is of pooled features and what begins with them, got 'prototypes' with"),
         ("maml-20way-pool-short-drawn", "form 'short' is of pooled features and what begins with them, got 'maml'"),
         ("maml-pool-short", "form 'short' is of pooled features and what begins with them, got 'maml'"),
@@ -536,3 +547,26 @@ def test_a_head_from_class_means_may_stand_beside_other_layers_that_adapt():
         configs.check(configs.merged(config, {"model.prototypes": True, "learner.adapts": adapts}))
     with pytest.raises(ValueError, match="prototypes must be False where adapts has no Head"):
         configs.check(configs.merged(config, {"model.prototypes": True, "learner.adapts": "biases"}))
+
+
+def test_omniglot_as_in_the_paper_has_its_protocol_whose_rates_are_for_a_loss_summed_over_the_ways():
+    module = config_of(runs.ROOT / "configs" / "omniglot.py")
+    for form, ways, users, steps, rate, headline in (("paper", 5, 32, 1, 0.4, 3), ("20way-paper", 20, 16, 5, 0.1, 5)):
+        config = module.get_config(f"maml-{form}")
+        assert (config.data.ways, config.users, config.steps, config.schedule) == (ways, users, 60000, "constant")
+        assert (config.data.queries, config.data.smooth, config.model.pool, config.model.norm) == (
+            1,
+            False,
+            False,
+            "batch",
+        )
+        assert (config.learner.inner_steps, config.evaluation.headline_steps) == (steps, headline)
+        assert config.learner.inner_rate == rate * ways and not config.learner.first_order
+        assert {config.optimizer[group].rate for group in ("param", "personal")} == {1e-3} and not config.start_from
+        first = module.get_config(f"fomaml-{form}")
+        assert (first.learner.inner_rate, first.learner.first_order) == (0.5, True)
+        first.learner.update(inner_rate=config.learner.inner_rate, first_order=False)
+        assert first.to_dict() == config.to_dict() | {"name": first.name}  # nothing else parts them
+    start = assembly.model(config, {"classes": 20, "width": 1}).init(keys.root(0)).personal
+    head = [leaf for path, leaf in jax.tree.leaves_with_path(start) if "head" in jax.tree_util.keystr(path)]
+    assert np.std(max(head, key=np.size)) == pytest.approx(1, rel=0.1)
