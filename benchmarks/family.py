@@ -77,7 +77,10 @@ STREAMS: dict[str, Stream] = {
     "writers": Stream(
         "mnist",
         "Digits by their writers, 16 examples (accuracy)",
-        ("maml", "meta_sgd", "anil", "boil", "biases", "film", "reptile", "imaml", "ridge", "prototypes", "joint"),
+        (
+            *("maml", "meta_sgd", "anil", "boil", "biases", "film", "reptile", "imaml", "ridge", "prototypes", "joint"),
+            "maml-if_it_helps",
+        ),
     ),
     "wisdm": Stream(
         "wisdm-ar-v1.1",
@@ -105,7 +108,7 @@ STREAMS: dict[str, Stream] = {
     "shakespeare": Stream(
         "tff-shakespeare",
         "Next character by role, 8 windows of 40 (accuracy)",
-        ("anil", "biases", "film", "lora", "reptile", "imaml", "joint"),
+        ("anil", "biases", "film", "lora", "reptile", "imaml", "joint", "reptile-if_it_helps"),
     ),
     "movielens": Stream(
         "",

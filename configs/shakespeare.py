@@ -3,7 +3,8 @@
 Command:  python train.py --config=configs/shakespeare.py:lora --config.data.path=FOLDER --workdir=runs/shakespeare
           python eval.py --workdir=runs/shakespeare
           after the colon a method of metapers.experiment.METHODS that a GRU has a form of (anil, biases, film, lora,
-          joint, maml, ...). FOLDER holds shakespeare_train.h5 and shakespeare_test.h5; needs the extra `shakespeare`.
+          joint, maml, ...), with "-if_it_helps" behind it as in configs/writers.py. FOLDER holds shakespeare_train.h5
+          and shakespeare_test.h5; needs the extra `shakespeare`.
 Minutes:  see docs/results.md.
 Expect:   docs/results.md; first 8 windows of 40 characters as support, all later ones as query.
 """
@@ -15,8 +16,10 @@ RATES = {"biases": 1.0, "reptile": 1e-3}
 
 
 def get_config(method="lora"):
+    method, _, keep = method.partition("-")
     config = experiment.method_config("shakespeare", "gru", method)
-    config.name = f"next character by role: {method}"
+    config.name = f"next character by role: {method}{', ' if keep else ''}{keep}"
+    config.learner.keep = keep or "always"
     config.strategies = ("naive",)
     config.bank = False
     config.data.update(length=40, support=8, query=8, full=1.0, from_start=0.5, min_examples=4)

@@ -2,8 +2,9 @@
 
 Command:  python train.py --config=configs/writers.py:maml --config.data.path=FOLDER --workdir=runs/writers
           python eval.py --workdir=runs/writers
-          after the colon a method of metapers.experiment.METHODS. FOLDER holds MNIST's two training files and
-          qmnist-train-labels-idx2-int (the writers of the digits).
+          after the colon a method of metapers.experiment.METHODS, with "-if_it_helps" behind it where a user goes only
+          as far as serves on parts of his support held back in turn: writers.py:maml-if_it_helps. FOLDER holds MNIST's
+          two training files and qmnist-train-labels-idx2-int (the writers of the digits).
 Minutes:  see docs/results.md.
 Expect:   docs/results.md; first 16 digits of a hand as support, all later ones as query.
 """
@@ -15,8 +16,10 @@ RATES = {"anil": 0.3, "biases": 0.3, "film": 0.1, "boil": 0.03, "imaml": 0.01, "
 
 
 def get_config(method="maml"):
+    method, _, keep = method.partition("-")
     config = experiment.method_config("writers", "conv4", method)
-    config.name = f"digits by their writers: {method}"
+    config.name = f"digits by their writers: {method}{', ' if keep else ''}{keep}"
+    config.learner.keep = keep or "always"
     config.strategies = ("naive",)
     config.bank = False
     config.seeds = 5
