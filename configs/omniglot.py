@@ -115,12 +115,11 @@ def get_config(method="maml"):
     config.continual.update(penalty=(), memory="none")
     steps = (0, 1) if solved else (0, 1, 3, 5)
     if paper:  # its code sums a loss over the ways, at 0.4 and 0.1: 2.0 for the mean, at which the first order fails
-        config.update(steps=60000, users=32 if ways == 5 else 16, schedule="constant")
+        users, count, steps = (32, 1, (0, 1, 3)) if ways == 5 else (16, 5, (0, 1, 3, 5))
+        config.update(steps=60000, users=users, schedule="constant")
         config.data.update(queries=1, smooth=False)
-        count = 1 if ways == 5 else 5
         config.learner.update(inner_rate=0.5 if config.learner.first_order else 2.0, inner_steps=count, unroll=count)
         config.model.head_scale = config.model.filters**0.5  # its weights are drawn with deviation 1
-        steps = (0, 1, 3) if ways == 5 else steps
     if method == "imaml":  # as far from the start as in training: nearer, it is another problem's solution
         steps = (*steps, config.learner.inner_steps)
     if method == "reptile":  # its paper: the start moves by plain steps, and 50 inner ones at test

@@ -16,9 +16,9 @@ RATES = {"biases": 1.0, "reptile": 1e-3}
 
 
 def get_config(method="lora"):
-    method, _, keep = method.partition("-")
+    name, (method, _, keep) = method, method.partition("-")
     config = experiment.method_config("shakespeare", "gru", method)
-    config.name = f"next character by role: {method}{', ' if keep else ''}{keep}"
+    config.name = f"next character by role: {name}"
     config.learner.keep = keep or "always"
     if keep == "if_it_helps":
         config.learner.margin = 1.0  # on validation roles 0 leaves more of them hurt for the same mean

@@ -16,9 +16,9 @@ RATES = {"anil": 0.3, "biases": 0.3, "film": 0.1, "boil": 0.03, "imaml": 0.01, "
 
 
 def get_config(method="maml"):
-    method, _, keep = method.partition("-")
+    name, (method, _, keep) = method, method.partition("-")
     config = experiment.method_config("writers", "conv4", method)
-    config.name = f"digits by their writers: {method}{', ' if keep else ''}{keep}"
+    config.name = f"digits by their writers: {name}"
     config.learner.keep = keep or "always"
     config.strategies = ("naive",)
     config.bank = False

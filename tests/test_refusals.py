@@ -554,12 +554,8 @@ def test_omniglot_as_in_the_paper_has_its_protocol_whose_rates_are_for_a_loss_su
     for form, ways, users, steps, rate, headline in (("paper", 5, 32, 1, 0.4, 3), ("20way-paper", 20, 16, 5, 0.1, 5)):
         config = module.get_config(f"maml-{form}")
         assert (config.data.ways, config.users, config.steps, config.schedule) == (ways, users, 60000, "constant")
-        assert (config.data.queries, config.data.smooth, config.model.pool, config.model.norm) == (
-            1,
-            False,
-            False,
-            "batch",
-        )
+        assert (config.data.queries, config.data.smooth) == (1, False)
+        assert (config.model.pool, config.model.norm) == (False, "batch")
         assert (config.learner.inner_steps, config.evaluation.headline_steps) == (steps, headline)
         assert config.learner.inner_rate == rate * ways and not config.learner.first_order
         assert {config.optimizer[group].rate for group in ("param", "personal")} == {1e-3} and not config.start_from
@@ -570,3 +566,14 @@ def test_omniglot_as_in_the_paper_has_its_protocol_whose_rates_are_for_a_loss_su
     start = assembly.model(config, {"classes": 20, "width": 1}).init(keys.root(0)).personal
     head = [leaf for path, leaf in jax.tree.leaves_with_path(start) if "head" in jax.tree_util.keystr(path)]
     assert np.std(max(head, key=np.size)) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize(("file", "method", "margin"), [("writers", "maml", 0.0), ("shakespeare", "reptile", 1.0)])
+def test_who_may_keep_the_start_differs_from_the_bare_method_in_nothing_else(file, method, margin):
+    module = config_of(runs.ROOT / "configs" / f"{file}.py")
+    bare, careful = module.get_config(method), module.get_config(f"{method}-if_it_helps")
+    assert bare.learner.keep == "always" and careful.name == f"{bare.name}-if_it_helps"
+    changed = configs.merged(bare, {"name": careful.name, "learner.keep": "if_it_helps", "learner.margin": margin})
+    assert careful.to_dict() == changed.to_dict()
+    configs.check(careful)
+    assert "learner.keep must be one of" in refused(module.get_config(f"{method}-if_it_help"))
