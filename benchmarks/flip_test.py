@@ -2,7 +2,7 @@
 
     python benchmarks/flip_test.py --flips=200
 
-Half of the flips are uniform over all bits, half over files first, so that small files are met too. Prints the
+Half of the flips are uniform over all bits, half over files first, so that small files get some too. Prints the
 counts; exits with 1 if a flip loaded other numbers or failed without naming the damage.
 """
 
@@ -26,7 +26,7 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
-        shrunken.finish(workdir, {"steps": 10})
+        shrunken.finish(workdir, {"outer_steps": 10})
         versions = workdir / "strategies" / "continual" / "versions"
         counts = flipped(versions, store.versions(versions)[-1], given.flips, np.random.default_rng(given.seed))
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()))

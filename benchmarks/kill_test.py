@@ -1,7 +1,8 @@
 """Real SIGKILLs at random moments of a shrunken run; each time the resumed end must be the uninterrupted one's.
 
     python benchmarks/kill_test.py                  # 20 kills of the shrunken synthetic config
-    python benchmarks/kill_test.py --all --kills=1  # each member that a config can name, once
+    python benchmarks/kill_test.py --all --kills=1  # and one of each case: every member that training can choose
+    python benchmarks/kill_test.py --only="gate min_shift" --kills=1
 
 Prints a line for each kill and a count; exits with 1 if any resumed run ended otherwise.
 """
@@ -19,14 +20,19 @@ from benchmarks import shrunken  # noqa: E402
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="kills of the plain run, or of each member")
-    parser.add_argument("--all", action="store_true", help="every member of the contract table, after the plain run")
+    parser.add_argument("--kills", type=int, default=20, help="kills of the plain run, or of each case")
+    parser.add_argument("--all", action="store_true", help="every case too (shrunken.cases), each at most twice")
+    parser.add_argument("--only", default="", metavar="CASE", help="one case alone; a wrong name lists them")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     given = parser.parse_args()
-    moments = random.Random(given.seed)
-    cases = [("plain", {}, given.kills)]
-    if given.all:
-        cases += [(name, changes, min(given.kills, 2)) for name, changes in shrunken.MEMBERS.items()]
+    moments, known = random.Random(given.seed), shrunken.cases()
+    if given.only and given.only not in known:
+        parser.error(f"--only must be one of {list(known)}, got {given.only!r}")
+    cases = [] if given.only else [("plain", {}, given.kills)]
+    if given.all or given.only:
+        names = [given.only] if given.only else list(known)
+        most = given.kills if given.only else min(given.kills, 2)
+        cases += [(name, shrunken.complete(known[name]), most) for name in names]
     good = done = 0
     for name, changes, kills in cases:
         with tempfile.TemporaryDirectory() as folder:

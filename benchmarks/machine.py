@@ -12,7 +12,7 @@ import time
 from importlib import metadata
 from typing import Any
 
-from metapers.experiment import lineage
+from metapers.run import lineage
 
 TOLD = ("jax", "jaxlib", "flax", "optax", "numpy")
 

@@ -23,7 +23,8 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import timing, workloads
 from benchmarks.workloads import Examples, Workload
-from metapers import aggregate, inner, keys, learners, models, stage
+from metapers import aggregate, inner, keys, learners, models
+from metapers.run import loop as stage
 from metapers.aggregate.sums import pad
 from metapers.base import Batch, Learner, Model, Objective, Params, Task, TaskFamily, example_loss, masked_mean
 from metapers.inner import dual

@@ -11,9 +11,10 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import ours, workloads
 from benchmarks.workloads import Workload
-from metapers import evaluate, inner
+from metapers import inner
+from metapers.scoring import curves as evaluate
 from metapers.base import Batch, InnerLoop, LossFn, Params, Tree, example_loss, masked_mean
-from metapers.experiment.serving import Served
+from metapers.serving.served import Served
 from metapers.scores import objectives
 
 TOGETHER, CALLS = "together", "calls"

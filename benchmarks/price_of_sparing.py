@@ -29,8 +29,10 @@ import numpy as np  # noqa: E402
 from benchmarks.validation_sweep import shipped  # noqa: E402
 from metapers import held_out  # noqa: E402
 from metapers.base import Array, Cohort, Params, Tree  # noqa: E402
-from metapers.experiment import assembly, scoring, sweep  # noqa: E402
-from metapers.experiment import config as configs  # noqa: E402
+from metapers.spec import building as assembly
+from metapers.scoring import scorer as scoring
+from metapers.run import search as sweep
+from metapers.spec import config as configs
 from metapers.models import sums  # noqa: E402
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of users who keep the start

@@ -1,111 +1,154 @@
-"""Shipped configs made to last seconds, run by the real command as a child; what a run left, leaf by leaf."""
+"""Shipped configs made to last seconds, run by the real command as a child; what a run left, leaf by leaf.
+
+The cases come from the registries: the example and the variants of every member, as values of configs/synthetic.py.
+"""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from metapers import records, store
+from metapers import store
+from metapers.command.arguments import file_config
+from metapers.members import registry, sections, without_name
+from metapers.options import NONE, ConfigError
+from metapers.scoring import records
+from metapers.spec import Config, check, overrides
+
+Changes = Mapping[str, Any]
+"""Dotted keys with values, of sections a name or a dict; the key "shipped" names a config other than synthetic."""
 
 ROOT = Path(__file__).resolve().parents[1]
-PLAIN = {
+RUN: Changes = {
     "seeds": 2,
-    "steps": 60,
+    "outer_steps": 60,
     "chunk": 2,
-    "users": 8,
+    "meta_batch": 8,
     "checkpoint_every": 4,
     "validate_every": 20,
     "log_every": 10,
-    "strategies": "('continual',)",
-    "data.stages": 2,
-    "data.users_per_stage": 40,
-    "data.examples": 12,
-    "data.support": 4,
-    "data.query": 8,
-    "continual.capacity": 32,
-    "continual.replayed": 8,
-    "continual.draws": 4,
-    "evaluation.shots": "(4,)",
+    "strategies": ("continual",),
+    "evaluation.shots": (4,),
     "evaluation.headline_shots": 4,
-    "evaluation.steps": "(0,1)",
+    "evaluation.steps": (0, 1),
     "evaluation.headline_steps": 1,
-    "learner.inner_steps": 2,
 }
-# every member of the contract table that a config can name, as a change to the config above
-MEMBERS: dict[str, dict[str, object]] = {
-    "learner maml": {"continual.memory": "none", "continual.penalty": "()"},
-    "learner reptile": {"learner.name": "reptile", "learner.rates": "fixed", "continual.memory": "none"},
-    "learner multi_step": {
-        "learner.name": "multi_step",
-        "learner.anneal": 40,
-        "learner.second_from": 20,
-        "continual.memory": "none",
-    },
-    "learner serial": {
-        "learner.name": "reptile",
-        "learner.rates": "fixed",
-        "learner.serial": True,
-        "continual.memory": "none",
-    },
-    "learner joint": {"learner.name": "joint", "continual.memory": "none"},
-    "inner gradient": {"learner.rates": "fixed"},
-    "inner gradient, first order": {"learner.first_order": True},
-    "inner gradient, learned rates": {"learner.rates": "learned"},
-    "inner gradient, positive rates": {"learner.rates": "log"},
-    "inner gradient, rates by step": {"learner.rates": "per_step"},
-    "inner gradient, remat": {"learner.backward": "remat"},
-    "inner gradient, mixed": {"learner.backward": "mixed"},
-    "inner gradient, all parameters": {"learner.adapts": "all"},
-    "inner optimized": {"learner.inner": "optimized", "learner.inner_optimizer": "adam", "learner.inner_clip": 1.0},
-    "inner implicit": {"learner.inner": "implicit", "learner.rates": "fixed"},
-    "inner written": {"shipped": "movielens"},
-    "inner keep_if_it_helps": {"learner.keep": "if_it_helps"},
-    "inner keep_if_it_moves": {"learner.keep": "if_it_moves", "learner.least_move": 0.01},
-    "inner gated": {"learner.keep": "gated"},
-    "inner none": {"learner.inner": "none", "evaluation.steps": "(0,)", "evaluation.headline_steps": 0},
-    "penalty none": {"continual.penalty": "('none',)"},
-    "penalty anchor": {"continual.penalty": "('anchor',)", "continual.anchor_strength": 0.1},
-    "penalty ewc": {"continual.penalty": "('ewc',)", "continual.ewc_strength": 1.0},
-    "penalty ewc, sampled and decayed": {
-        "continual.penalty": "('ewc',)",
-        "continual.ewc_strength": 1.0,
-        "continual.ewc_exact": False,
-        "continual.ewc_decay": 0.5,
-    },
-    "penalty sum_of": {"continual.penalty": "('anchor','ewc')", "continual.ewc_strength": 1.0},
-    "memory reservoir, overflowing": {"continual.capacity": 8},
-    "aggregator clipped": {"learner.aggregator": "clipped", "learner.clip": 0.5},
-    "aggregator blocks": {"learner.block": 4},
-    "aggregator sharded": {"seeds": 1},  # one seed on several devices: its users are spread
-    "optimizer sgd": {"optimizer.param.name": "sgd", "optimizer.personal.name": "sgd"},
-    "model mlp": {"shipped": "sinusoid"},
+"""Sizes of a run of seconds with a checkpoint after every second chunk; those of the data are the source's example."""
+
+SECTIONS = {
+    "learner": ("learner",),
+    "inner_loop": ("inner",),
+    "rates": ("inner.rates",),
+    "inner_optimizer": ("inner.optimizer",),
+    "gate": ("gate",),
+    "memory": ("memory",),
+    "aggregator": ("aggregator",),
+    "optimizer": ("optimizer.param", "optimizer.personal"),
+    "schedule": ("schedule",),
 }
-NOT_BY_THEMSELVES = {  # of the contract table
-    "learner": {"replay": "every run here with a memory"},
-    "inner": {"tempered": "tunes the joint baseline when it is judged; nothing is trained through it"},
-    "aggregator": {"mean": "every run here that names no other"},
-}
-# what a shipped config has in place of the data of configs/synthetic.py
-DATA: dict[str, dict[str, object]] = {
-    "sinusoid": {"data.stages": 2, "data.users": 60, "evaluation.shots": "(5,)", "evaluation.headline_shots": 5},
-    "movielens": {"data.stages": 2, "data.support": 4, "data.query": 8},
-}
+"""The sections of a config that a member of each kind takes; penalties are a section of several."""
+
+BASES: tuple[Changes, ...] = (
+    {},
+    {"inner.rates": "constant"},
+    {"inner.rates": "lslr"},
+    {"inner": {"name": "optimized", "clip_norm": 1.0}},
+    {"inner": "closed_form", "model": {"name": "solved", "head": "bayes", "hidden": (5,)}},
+)
+"""Values for members that do not go with the config's own; the first that the config accepts are taken."""
+
+LATER = {"msl_anneal_steps": 40, "second_order_from": 20}
+"""Options that change the loss during a run: late enough that a kill may come before and after."""
 
 
-def command(workdir: Path, changes: dict[str, object]) -> list[str]:
-    """``python train.py …`` of the shrunken synthetic config, or of the one that the changes name as ``shipped``."""
-    config = str(changes.get("shipped", "synthetic"))
-    shrunk = PLAIN | {key: value for key, value in changes.items() if key != "shipped"}
-    if config in DATA:
-        shrunk = {key: value for key, value in shrunk.items() if not key.startswith("data.")} | DATA[config]
-    flags = [f"--config.{key}={value}" for key, value in shrunk.items()]
-    return [sys.executable, "train.py", f"--config=configs/{config}.py", f"--workdir={workdir}", *flags]
+def cases() -> dict[str, Changes]:
+    """The changes that make each case, without their base (``complete``), by the kind and the name of a member."""
+    found: dict[str, Changes] = {}
+    for kind, keys in SECTIONS.items():
+        beside = {"memory": NONE} if kind == "learner" else {}
+        for label, section in sections(kind):
+            section |= {key: value for key, value in LATER.items() if key in section}
+            found[f"{kind} {_short(label)}"] = beside | dict.fromkeys(keys, section)
+    for label, section in sections("penalty"):
+        found[f"penalty {label}"] = {"penalties": {section["name"]: without_name(section)}}
+    return found | _combined()
 
 
-def start(workdir: Path, changes: dict[str, object]) -> subprocess.Popen[str]:
+def _combined() -> dict[str, Changes]:
+    every = {name: dict(member.example) for name, member in registry("penalty").items()}
+    sequential = {"name": "reptile", "sequential": True}
+    return {
+        "learner maml alone": {"memory": NONE, "penalties": ()},
+        "learner reptile, sequential": {"memory": NONE, "learner": sequential, "inner.rates": "constant"},
+        "inner_loop none": {"inner": NONE, "evaluation.steps": (0,), "evaluation.headline_steps": 0},
+        "inner_loop gradient, all parameters": {"model.adapts": "all"},
+        "penalty none": {"penalties": ()},
+        "penalty all together": {"penalties": every},
+        "users in blocks": {"user_block": 4},
+        "users over devices": {"seeds": 1},  # several seeds would be spread over the devices instead
+        "shipped movielens": {"shipped": "movielens"},
+        "shipped sinusoid": {"shipped": "sinusoid", "data.stages": 2},
+    }
+
+
+def _short(label: str) -> str:
+    return re.sub(r"\{'name': '(\w+)'[^}]*\}", r"\1", label)
+
+
+def complete(changes: Changes) -> Changes:
+    """A case's changes with those of the first base under which the config is accepted.
+
+    Raises:
+      ConfigError: if it is refused under every base; of the first.
+    """
+    errors = []
+    for base in BASES:
+        try:
+            configured({**base, **changes})
+        except ConfigError as error:
+            errors.append(error)
+        else:
+            return {**base, **changes}
+    raise errors[0]
+
+
+def configured(changes: Changes) -> Config:
+    """The config of a run, as the command reads and checks it.
+
+    Raises:
+      ConfigError: for one that is refused.
+    """
+    return check(overrides.apply(file_config(str(file_of(changes))), list(values(changes).items())))
+
+
+def file_of(changes: Changes) -> Path:
+    """The config file of a case."""
+    return ROOT / "configs" / f"{changes.get('shipped', 'synthetic')}.py"
+
+
+def values(changes: Changes) -> dict[str, str]:
+    """Keys and texts of a case, as on a command line: the sizes of a short run, and the changes."""
+    config = file_config(str(file_of(changes)))
+    found = RUN | {f"data.{key}": value for key, value in registry("source")[config.data.name].example.items()}
+    if config.memory.name != NONE:
+        found["memory"] = {"name": config.memory.name, **registry("memory")[config.memory.name].example}
+    found |= {key: value for key, value in changes.items() if key != "shipped"}
+    return {key: value if isinstance(value, str) else repr(value) for key, value in found.items()}
+
+
+def command(workdir: Path, changes: Changes) -> list[str]:
+    """``python train.py …`` of a case with its base."""
+    flags = [f"--config.{key}={text}" for key, text in values(changes).items()]
+    return [sys.executable, "train.py", f"--config={file_of(changes)}", f"--workdir={workdir}", *flags]
+
+
+def start(workdir: Path, changes: Changes) -> subprocess.Popen[str]:
     """The run as a child."""
     environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(
@@ -113,8 +156,8 @@ def start(workdir: Path, changes: dict[str, object]) -> subprocess.Popen[str]:
     )
 
 
-def finish(workdir: Path, changes: dict[str, object]) -> None:
-    """The run to its end; RuntimeError with what it said if it fails."""
+def finish(workdir: Path, changes: Changes) -> None:
+    """The run to its end; RuntimeError with its errors if it fails."""
     with start(workdir, changes) as process:
         _, errors = process.communicate()
     if process.returncode:
@@ -125,7 +168,7 @@ def starts(workdir: Path) -> list[float]:
     """When the run was started, once for each time; whole lines of the journal only."""
     path = workdir / "journal.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return [told["time"] for told in map(json.loads, lines) if told["kind"] == "start"]
+    return [line["time"] for line in map(json.loads, lines) if line["kind"] == "start"]
 
 
 def trained_seconds(workdir: Path) -> float:
@@ -134,7 +177,7 @@ def trained_seconds(workdir: Path) -> float:
     return lines[-1]["time"] - lines[0]["time"]
 
 
-def kill_after(workdir: Path, changes: dict[str, object], seconds: float) -> bool:
+def kill_after(workdir: Path, changes: Changes, seconds: float) -> bool:
     """Starts or resumes the run and kills it ``seconds`` after it began to train; False if it had ended before."""
     before = len(starts(workdir))
     with start(workdir, changes) as process:

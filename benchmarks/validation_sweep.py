@@ -1,109 +1,73 @@
-"""Sweeps over validation users of all folds, never of test users: what chose the values in configs/.
+"""Compares candidates on validation users of all folds, never on test users: what chose the values in configs/.
 
     python benchmarks/validation_sweep.py                         # the candidates of configs/movielens.py
-    python benchmarks/validation_sweep.py "mine: users=8, steps=600, continual.capacity=1024"
+    python benchmarks/validation_sweep.py "mine: meta_batch=8, outer_steps=600, memory.capacity=512"
     python benchmarks/validation_sweep.py --config=configs/wisdm.py:maml --set data.path=FOLDER \\
         --rates 0.01,0.03,0.1,0.3                                 # the inner rate
 
-A candidate is "name: key=value, …"; "strategy=naive" trains that strategy instead of continual (or of the config's
-first), "config='gradient'" is another method of the same file. Prints, pooled over the folds' validation users, the
-headline metric after the inner steps (and at the start) on the stages of the final version (mean over stages) and on
-whole lives, and the fraction of users hurt by adapting.
+A candidate is "name: key=value, …" with values as on a command line. "strategy=naive" trains that strategy instead of
+continual (or of the config's first), "config=gradient" is another method of the same file. Prints, pooled over the
+validation users of the folds, the headline metric after the inner steps (and at the start): on the stages of the final
+version (mean over stages), on whole histories, and the fraction of users who are worse adapted than at the start.
 """
 
 import argparse
-import ast
-import importlib.util
 import pathlib
 import sys
 import time
 
-import metapers
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # run as a script
+    sys.path.insert(0, str(ROOT))
+
+import metapers  # noqa: E402
 
 metapers.use_all_cores()
 
-import numpy as np  # noqa: E402
+from metapers.command.arguments import file_config  # noqa: E402
+from metapers.run.candidates import FAILED, evaluate, parse  # noqa: E402
+from metapers.spec import Config  # noqa: E402
 
-from metapers.evaluate import NotFinite  # noqa: E402
-from metapers.experiment import assembly, scoring, sweep  # noqa: E402
-from metapers.experiment import config as configs  # noqa: E402
-from metapers.records import DIVERGED  # noqa: E402
-from metapers.scores import sign  # noqa: E402
-from metapers.stage import Diverged  # noqa: E402
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 CANDIDATES = (
     "shipped:",
-    "everybody adapts: learner.keep='always'",
-    "fewer hurt: learner.least_move=0.0755",
-    "descended: config='gradient'",
+    "no gate: gate=none",
+    "fewer adapt: gate.least=0.0755",
+    "gradient steps: config=gradient",
     "joint_so_far: strategy=joint_so_far",
     "naive: strategy=naive",
-    "half the batch: users=8, continual.replayed=24, continual.draws=32",
-    "weaker anchor: continual.anchor_strength=1e-3",
-    "memory of 512: continual.capacity=512",
-    "memory of 128: continual.capacity=128",
-    "no memory, 64 fresh: strategy=naive, users=64",
-    "longer stages: steps=600",
+    "half the batch: meta_batch=8, memory.replay_batch=24, memory.consolidation_batches=32",
+    "weaker anchor: penalties.anchor.strength=1e-3",
+    "memory of 512: memory.capacity=512",
+    "memory of 128: memory.capacity=128",
+    "no memory, 64 fresh: strategy=naive, meta_batch=64",
+    "longer stages: outer_steps=600",
     "no item tables: model.tables=False",
     "faster item tables: optimizer.table.rate=0.3",
 )
 
 
-def shipped(path: str, method: str = ""):
+def shipped(path: str, method: str | None = None) -> Config:
     """The config of a file, "configs/wisdm.py:maml"; ``method`` in place of the one after the colon."""
     file, _, own = path.partition(":")
-    spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, ROOT / file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(method or own) if method or own else module.get_config()
+    file = str(ROOT / file) if (ROOT / file).is_file() else file
+    return file_config(":".join(part for part in (file, method or own) if part))
 
 
-def parsed(text: str) -> tuple[str, dict]:
-    """("name", {key: value}) of a candidate."""
-    name, _, rest = text.partition(":")
-    pairs = dict(part.strip().split("=", 1) for part in rest.split(",") if part.strip())
-    return name, {key: value if key == "strategy" else ast.literal_eval(value) for key, value in pairs.items()}
-
-
-def judged(path: str, given: dict, overrides: dict, fold: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """(scores [users, (start, adapted)] of a fold's validation users, each one's stage or -1)."""
-    config = shipped(path, overrides.get("config", ""))
-    usual = "continual" if "continual" in config.strategies else config.strategies[0]
-    head = config.evaluation
-    fast = {"evaluation.shots": (head.headline_shots,), "evaluation.steps": (0, head.headline_steps)}
-    fast |= {} if fold is None else {"data.fold": fold}
-    changes = {key: value for key, value in overrides.items() if key not in ("config", "strategy")}
-    config = configs.check(configs.merged(config, fast | given | changes))
-    strategy = overrides.get("strategy", usual)
-    parts = assembly.parts(config)
-    params = sweep.lived(parts, [config], strategy)
-    cohort = scoring.everyone(parts.stream, "validation", parts.stream.stages - 1)
-    found = scoring.scorer(parts).curves(params, strategy, cohort)
-    lost = found.scores.get(DIVERGED)
-    if lost is not None:
-        raise NotFinite(f"{int(lost.any(axis=(0, 2, 3)).sum())} of {len(cohort.stages)} users and stages diverged")
-    return found.scores[config.evaluation.metric][:, :, 0].mean(axis=0), cohort.stages
-
-
-def line(name: str, path: str, given: dict, overrides: dict, folds: list[int | None]) -> str:
+def line(text: str, path: str, given: dict[str, str], folds: list[int | None]) -> str:
     """A candidate's row; one that diverges says so."""
-    began = time.monotonic()
+    began, candidate = time.monotonic(), parse(text)
+    candidate = candidate._replace(given=given | candidate.given)
     try:
-        found = [judged(path, given, overrides, fold) for fold in folds]
-    except (NotFinite, Diverged) as error:
-        return f"{name:24}{type(error).__name__}: {error}"
-    scores, stages = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    average = np.mean([scores[stages == stage].mean(axis=0) for stage in sorted(set(stages) - {-1})], axis=0)
-    lives = scores[stages == -1]
-    better = sign(shipped(path).evaluation.metric)
-    hurt = np.mean(better * (lives[:, 1] - lives[:, 0]) < -1e-6)
-    start, adapted = lives.mean(axis=0)
-    return (
-        f"{name:24}{average[1]:>9.4f}{average[0]:>9.4f}{adapted:>9.4f}{start:>9.4f}{hurt:>7.1%}"
-        f"{time.monotonic() - began:>9.0f}"
-    )
+        found = evaluate(candidate, lambda method: shipped(path, method), folds)
+    except FAILED as error:
+        return f"{candidate.name:24}{type(error).__name__}: {error}"
+    means = "".join(f"{value:>9.4f}" for value in found[:-1])
+    return f"{candidate.name:24}{means}{found.worse:>7.1%}{time.monotonic() - began:>9.0f}"
+
+
+def rate_key(config: Config) -> str:
+    """The key of the inner rate."""
+    return next(f"inner.{section}.rate" for section in ("rates", "optimizer") if section in config.inner)
 
 
 def main() -> int:
@@ -111,25 +75,18 @@ def main() -> int:
     parser.add_argument("candidates", nargs="*", help='"name: key=value, …"; default: those of MovieLens')
     parser.add_argument("--config", default="configs/movielens.py")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every candidate")
-    parser.add_argument("--rates", default="", help="values of learner.inner_rate, each a candidate")
+    parser.add_argument("--rates", default="", help="values of the inner rate, each a candidate")
     parser.add_argument("--folds", default="0,1,2,3,4")
     options = parser.parse_args()
-    given = {key: _literal(value) for key, value in (one.split("=", 1) for one in options.set)}
-    rates = [f"rate {rate}: learner.inner_rate={rate}" for rate in options.rates.split(",") if rate]
-    folded = "fold" in shipped(options.config).data
-    folds = [int(fold) for fold in options.folds.split(",")] if folded else [None]
-    print(f"{options.config:24}{'stages':>9}{'(start)':>9}{'lives':>9}{'(start)':>9}{'hurt':>7}{'seconds':>9}")
+    given = dict(one.split("=", 1) for one in options.set)
+    config = shipped(options.config)
+    rates = [f"rate {rate}: {rate_key(config)}={rate}" for rate in options.rates.split(",") if rate]
+    folds = [int(fold) for fold in options.folds.split(",")] if "fold" in config.data else [None]
+    titles = f"{'stages':>9}{'(start)':>9}{'whole':>9}{'(start)':>9}{'worse':>7}{'seconds':>9}"
+    print(f"{options.config:24}{titles}")
     for text in [*options.candidates, *rates] or CANDIDATES:
-        name, overrides = parsed(text)
-        print(line(name, options.config, given, overrides, folds), flush=True)
+        print(line(text, options.config, given, folds), flush=True)
     return 0
-
-
-def _literal(text: str):
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 if __name__ == "__main__":

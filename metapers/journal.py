@@ -128,3 +128,12 @@ def _opened(path: pathlib.Path) -> TextIO:
         if not whole.endswith(b"\n"):
             os.truncate(path, whole.rfind(b"\n") + 1)
     return path.open("a", encoding="utf-8")
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "inner step"), counted(5, "shot"), counted(0, "step")
+    ('1 inner step', '5 shots', '0 steps')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -16,6 +16,8 @@ from typing import Any
 from metapers.manifest import plain, sync
 
 LOCK = ".lock"
+SWEEP = "sweep.json"  # what a search writes into its folder
+TUNED = "tuned.json"  # the rates of fine-tuning that evaluations of a run have chosen
 
 
 class WorkdirInUse(BlockingIOError):
@@ -67,6 +69,11 @@ def lock(workdir: str | os.PathLike) -> Iterator[None]:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)  # and with it the lock
+
+
+def versions_of(folder: str | os.PathLike, strategy: str) -> Path:
+    """Where the versions of a strategy lie in a run's folder."""
+    return Path(folder) / "strategies" / strategy / "versions"
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:

@@ -1,4 +1,4 @@
-"""The strict room: float64, no silent promotion, two devices, warnings are errors (pyproject.toml)."""
+"""The strict test environment: float64, no silent promotion, two devices, warnings are errors (pyproject.toml)."""
 
 import fcntl
 import os
@@ -24,28 +24,45 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def shared(name: str) -> pathlib.Path:
+    """A folder of the local material: METAPERS_SHARED, else ../shared. Skips without it, fails where it is promised."""
+    promised = os.environ.get("METAPERS_SHARED")
+    folder = pathlib.Path(promised or ROOT.parent / "shared") / name
+    if folder.is_dir():
+        return folder
+    if promised:
+        pytest.fail(f"METAPERS_SHARED is set, but {folder} is missing")
+    pytest.skip(f"the local folder shared/{name} is not here; METAPERS_SHARED names another place")
+
+
 @pytest.fixture
 def shared_data() -> pathlib.Path:
-    """The folder of local real data beside the checkout; tests that need it are skipped where it is not there."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("the local data folder ../shared/data is not here")
-    return folder
+    """The folder of local real data; a test that needs it is skipped without it, or fails where it is promised."""
+    return shared("data")
+
+
+@pytest.fixture
+def shared_faults() -> pathlib.Path:
+    """The folder of small inputs that failed once."""
+    return shared("faults")
 
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A finished run of ``runs.small``, trained and judged once for all workers; to be read, never written."""
-    from metapers import experiment
+    """A finished run of ``runs.small``, trained and evaluated once for all workers; to be read, never written."""
+    from metapers.evaluation.evaluate_run import evaluate_run
+    from metapers.report import report_of
+    from metapers.run.training import train
     from tests import runs
 
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    folder, done = shared / "small_run", shared / "small_run.done"
-    with open(shared / "small_run.lock", "w") as lock:
+    common = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder, done = common / "small_run", common / "small_run.done"
+    with open(common / "small_run.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other workers wait here
         if not done.exists():
-            experiment.train(runs.small(), folder)
-            experiment.judge(folder, say=lambda text: (shared / "small_run.txt").write_text(text) and None)
+            train(runs.small(), folder)
+            evaluate_run(folder, say=lambda text: (common / "small_run.txt").write_text(text) and None)
+            report_of(folder)
             done.touch()
     return folder

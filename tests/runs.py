@@ -1,4 +1,4 @@
-"""Runs that last seconds: a tiny config, shipped configs shrunk, the doors called as children, all numbers of a run."""
+"""Runs that last seconds: a tiny config, shipped configs shrunk, commands called as children, all numbers of a run."""
 
 import json
 import os
@@ -11,45 +11,33 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from metapers import records, store, trees
-from metapers.experiment import config as configs
-from metapers.experiment import config_for
+from metapers import spec, store, trees
+from metapers.members import registry
+from metapers.scoring import records
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "seeds": 2,
-    "steps": 40,
+    "outer_steps": 40,
     "chunk": 10,
-    "users": 8,
+    "meta_batch": 8,
     "log_every": 10,
     "checkpoint_every": 20,
     "validate_every": 20,
     "progress": False,
-    "continual.capacity": 32,
-    "continual.replayed": 8,
-    "continual.draws": 4,
     "evaluation.shots": (1, 4),
     "evaluation.steps": (0, 1, 2),
     "evaluation.headline_shots": 4,
     "evaluation.headline_steps": 2,
     "evaluation.bootstrap": 100,
 }
-SHRUNK_DATA = {
-    "linear_gaussian": {"stages": 3, "users_per_stage": 40, "examples": 12, "support": 4, "query": 8},
-    "sinusoid": {"users": 60},
-    "movielens": {"stages": 3, "support": 4, "query": 8},
-    "quadratic": {"users_per_stage": 40},
-    "omniglot": {"classes": (40, 20, 20), "episodes": 6, "size": 16},
-    "writers": {"size": 7, "support": 4, "query": 8},
-    "wisdm": {"support": 4, "query": 8},
-    "shakespeare": {"length": 8, "support": 4, "query": 4},
-}
+SMALL_MEMORY = {"memory.capacity": 32, "memory.replay_batch": 8, "memory.consolidation_batches": 4}
 FOLDERS = {"omniglot": "omniglot", "writers": "mnist", "wisdm": "wisdm-ar-v1.1", "shakespeare": "tff-shakespeare"}
 QUICK = {
     "strategies": ("continual",),
-    "steps": 7,
+    "outer_steps": 7,
     "chunk": 3,
-    "users": 4,
+    "meta_batch": 4,
     "checkpoint_every": 3,
     "validate_every": 7,
     "log_every": 3,
@@ -59,30 +47,40 @@ QUICK = {
     "evaluation.shots": (4,),
     "evaluation.steps": (0, 1),
     "evaluation.headline_steps": 1,
-    "learner.inner_steps": 1,
+    "inner.steps": 1,
     "tensorboard": False,
 }
 
 
+def example(source: str) -> dict[str, Any]:
+    """The small options of a source, of its entry, as dotted keys of a config."""
+    return {f"data.{key}": value for key, value in registry("source")[source].example.items()}
+
+
+def dotted(changes: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments with "__" for dots as dotted keys."""
+    return {key.replace("__", "."): value for key, value in changes.items()}
+
+
 def small(**changes: Any) -> ConfigDict:
     """Synthetic users in three stages, two seeds, all strategies; ``changes``: dotted keys with "__" for dots."""
-    data = {f"data.{key}": value for key, value in SHRUNK_DATA["linear_gaussian"].items()}
-    given = {key.replace("__", "."): value for key, value in changes.items()}
     rates = {f"optimizer.{group}.rate": 0.02 for group in ("param", "personal", "inner")}
-    return configs.merged(config_for("linear_gaussian", "linear"), SMALL | data | rates | given)
+    base = spec.merged(
+        spec.config_for("linear_gaussian", "linear"), SMALL | SMALL_MEMORY | example("linear_gaussian") | rates
+    )
+    return spec.merged(base, dotted(changes))
 
 
 def quick(**changes: Any) -> ConfigDict:
     """One strategy, one seed, two stages of three chunks: for tests that train more than once."""
-    given = {key.replace("__", "."): value for key, value in changes.items()}
-    return configs.merged(small(), QUICK | {"seeds": 1} | given)
+    return spec.merged(small(), {**QUICK, "seeds": 1} | dotted(changes))
 
 
 def overrides(source: str, **changes: Any) -> list[str]:
-    """The command line that shrinks a shipped config of a source."""
-    data = {f"data.{key}": value for key, value in SHRUNK_DATA[source].items()}
-    given = {key.replace("__", "."): value for key, value in changes.items()}
-    return [f"--config.{key}={value}" for key, value in (SMALL | data | given).items()]
+    """The command line that shrinks a shipped config of a source; ``memory=True`` shrinks its memory too."""
+    given = dotted(changes)
+    more = SMALL_MEMORY if given.pop("memory", False) else {}
+    return [f"--config.{key}={value}" for key, value in (SMALL | more | example(source) | given).items()]
 
 
 def child(*arguments: object, optimized: bool = False, **options: Any) -> subprocess.Popen[str]:

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from metapers import experiment
-from metapers.experiment import config as configs
-from metapers.experiment.training import train
+from metapers.spec import config as configs
+from metapers.run.training import train
 from tests import runs
 
 LIMITED = """

@@ -9,7 +9,7 @@ import pytest
 
 from metapers.base import Cohort
 from metapers.baselines import bigram, class_prior, user_frequency
-from metapers.experiment import comparing
+from metapers.scoring import baselines as comparing
 from metapers.scores import cross_entropy, next_token, squared_error
 from metapers.tasks import Examples, stream
 

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 import metapers
-from metapers import command
-from metapers.experiment import sweep
+from metapers.command import main as command
+from metapers.run import search as sweep
 from tests import runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module.*:DeprecationWarning")  # how config_flags reads a file

@@ -8,8 +8,13 @@ import shutil
 import pytest
 
 from metapers import experiment, store
-from metapers.experiment import architectures, assembly, config_for, defaults, judging, resuming
-from metapers.experiment import config as configs
+from metapers.experiment import config_for
+from metapers.spec import architectures
+from metapers.spec import building as assembly
+from metapers.spec import defaults
+from metapers.evaluation import evaluate_run as judging
+from metapers.run import resume as resuming
+from metapers.spec import config as configs
 from tests import runs
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from metapers import aggregate, keys, learners
 from metapers.base import Params
-from metapers.experiment import assembly
-from metapers.experiment import config as configs
+from metapers.spec import building as assembly
+from metapers.spec import config as configs
 from tests.contracts import table, world
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -158,7 +158,7 @@ def test_no_step_touches_the_kernel_forwards_or_backwards():
     [
         ({"rate": inner.per_parameter(0.1)}, STEPS),  # a rate of its own for each number
         ({"rate": inner.log_per_parameter(0.1)}, STEPS),
-        ({"pull": 0.5}, STEPS),  # the pull reads the kernel as well
+        ({"proximal_weight": 0.5}, STEPS),  # the pull reads the kernel as well
         ({}, 1),  # one step costs more so
     ],
 )

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metapers import evaluate, held_out, records
+from metapers import held_out
+from metapers.scoring import curves as evaluate
+from metapers.scoring import records
 from metapers.base import Cohort, InnerLoop, Model, Objective, Params
 from metapers.baselines import user_mean
 from metapers.scores.matrix import DEFINITIONS, average

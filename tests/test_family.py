@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import family
 from metapers import experiment, workdir
-from metapers.experiment import adapting
+from metapers.spec import inner_loops as adapting
 from tests.test_end_to_end import config_of
 
 ROOT = Path(__file__).resolve().parents[1]

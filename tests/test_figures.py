@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import picture, results
-from metapers.experiment import defaults
+from metapers.spec import defaults
 from tests.test_report import OFFSETS, SEEDS, STRATEGIES, records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -44,7 +44,7 @@ def test_agreement_with_unrolled_steps_grows_with_their_number():
     support, query = problems.rough_task(), problems.rough_task(4, 7)
 
     def error(steps):
-        unrolled = inner.gradient(problems.rough, steps, 0.15, pull=2.0 * 5 / 2)
+        unrolled = inner.gradient(problems.rough, steps, 0.15, proximal_weight=2.0 * 5 / 2)
         loop = loop_of(problems.rough, steps, 0.15, 2.0)
         params = problems.rough_params(loop)
         ends = [jax.jit(one.adapt)(params, support, None)[0] for one in (loop, unrolled)]

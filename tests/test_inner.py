@@ -61,11 +61,11 @@ LOOPS = {
     "rates": {"rate": inner.per_parameter(RATE)},
     "log_rates": {"rate": inner.log_per_parameter(RATE)},
     "unroll": {"unroll": 2},
-    "shrink": {"shrink": 2.0, "rate": inner.per_parameter(RATE)},
-    "pull": {"shrink": 1.0, "rate": inner.log_per_parameter(RATE), "pull": 1.5},
+    "pseudo_count": {"pseudo_count": 2.0, "rate": inner.per_parameter(RATE)},
+    "proximal_weight": {"pseudo_count": 1.0, "rate": inner.log_per_parameter(RATE), "proximal_weight": 1.5},
     "per_step": {"rate": inner.per_step(RATE, 3)},
     "remat": {"remat": True},
-    "mixed": {"mixed": True, "pull": 0.5},
+    "mixed": {"mixed": True, "proximal_weight": 0.5},
 }
 
 
@@ -74,8 +74,8 @@ def test_path_on_the_quadratic_is_the_closed_form(name):
     loop = inner.gradient(bowl, 4, **{"rate": RATE, **LOOPS[name]})
     adapted, path = jax.jit(loop.adapt)(bowl_params(loop), bowl_task(), KEY)
     # Gradient: (4 (theta - mean) + 2 pull (theta - start)) / (4 + shrink).
-    pull = LOOPS[name].get("pull", 0.0)
-    rate = RATE * (4 + 2 * pull) / (4 + LOOPS[name].get("shrink", 0.0))
+    pull = LOOPS[name].get("proximal_weight", 0.0)
+    rate = RATE * (4 + 2 * pull) / (4 + LOOPS[name].get("pseudo_count", 0.0))
     limit = (4 * MEAN + 2 * pull * START) / (4 + 2 * pull)
     expected = limit[None] + (1 - rate) ** jnp.arange(5.0)[:, None] * (START - limit)[None]
     assert_close(path["theta"], expected)
@@ -144,7 +144,7 @@ def test_first_order_keeps_the_values_and_changes_the_gradient():
 
 
 def test_padding_changes_nothing_even_nan():
-    loop = inner.gradient(rough, 3, inner.per_parameter(0.2), shrink=1.0)
+    loop = inner.gradient(rough, 3, inner.per_parameter(0.2), pseudo_count=1.0)
     params, query = rough_params(loop), rough_task(4, 7)
     short = rough_task(3)
     pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
@@ -164,7 +164,7 @@ def test_no_support_at_all_keeps_the_start():
 
 
 def test_one_example_of_four_moves_by_its_own_gradient_over_one_plus_shrink():
-    loop = inner.gradient(bowl, 1, RATE, shrink=3.0)
+    loop = inner.gradient(bowl, 1, RATE, pseudo_count=3.0)
     adapted, _ = loop.adapt(bowl_params(loop), bowl_task((False, True, False, False)), None)
     assert_close(adapted.personal["theta"], START - RATE / 4 * (START - CENTRES[1]))
 
@@ -300,8 +300,8 @@ def test_shared_layers_run_once_however_many_steps():
         ({"rate": 0.0}, "rate must be finite and > 0, got 0.0"),
         ({"rate": float("nan")}, "rate must be finite and > 0, got nan"),
         ({"rate": float("inf")}, "rate must be finite and > 0, got inf"),
-        ({"shrink": -0.5}, "shrink must be finite and >= 0, got -0.5"),
-        ({"pull": float("nan")}, "pull must be finite and >= 0, got nan"),
+        ({"pseudo_count": -0.5}, "pseudo_count must be finite and >= 0, got -0.5"),
+        ({"proximal_weight": float("nan")}, "proximal_weight must be finite and >= 0, got nan"),
         ({"unroll": 0}, "unroll must be >= 1, got 0"),
         ({"remat": True, "mixed": True}, "one question, got both"),
     ],
@@ -336,7 +336,7 @@ def test_rates_by_step_act_on_their_step_and_the_last_one_on_all_later_ones():
 def test_choices_of_memory_change_no_number(choice, first_order):
     def slope(**options):
         loop = inner.gradient(
-            rough, 5, inner.per_parameter(0.2), first_order=first_order, shrink=0.5, pull=0.3, **options
+            rough, 5, inner.per_parameter(0.2), first_order=first_order, pseudo_count=0.5, proximal_weight=0.3, **options
         )
         params = rough_params(loop)
         return jax.jit(jax.value_and_grad(after(loop, rough, rough_task(), rough_task())))(params)

@@ -9,9 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from metapers import experiment, records, store
-from metapers.experiment import adapting, assembly, judging, printing, scoring, summary
-from metapers.experiment import config as configs
+from metapers import experiment, store
+from metapers.scoring import records
+from metapers.spec import inner_loops as adapting
+from metapers.spec import building as assembly
+from metapers.evaluation import evaluate_run as judging
+from metapers.evaluation import printing
+from metapers.scoring import scorer as scoring
+from metapers.evaluation import summary
+from metapers.spec import config as configs
 from metapers.report import words
 from tests import runs
 

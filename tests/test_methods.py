@@ -7,8 +7,11 @@ import pytest
 
 from metapers import experiment, keys
 from metapers.base import Batch
-from metapers.experiment import adapting, architectures, assembly, optimizing
-from metapers.experiment import config as configs
+from metapers.spec import inner_loops as adapting
+from metapers.spec import architectures
+from metapers.spec import building as assembly
+from metapers.spec import optimizing
+from metapers.spec import config as configs
 from tests import runs
 
 FILMS = {"items": 5, "genres": 3, "history": 2}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from metapers import base, inner, models, trees
-from metapers.models import layers, seam
+from metapers import base, inner, members, models, trees
+from metapers.models import kinds, layers, seam
+from metapers.options import ConfigError
 from metapers.scores import objectives
 
 KEY = jax.random.key(0)
@@ -63,6 +64,11 @@ SMALL = {
     "linear": (lambda: models.linear(3), lambda n: rows(n, 3), ()),
     "point": (lambda: models.point(3), lambda n: rows(n, 1), (3,)),
     "embedding_mlp": (lambda: models.embedding_mlp(6, (2, 3, 1)), lambda n: jnp.arange(n) % 6, (1,)),
+    "embedding_mlp_scalar": (
+        lambda: models.embedding_mlp(6, (2, 3, 1), scalar=True),
+        lambda n: jnp.arange(n) % 6,
+        (),
+    ),
     "mlp_added": (lambda: models.mlp([2, 3, 3, 1], context=2, film=True, low_rank=2), lambda n: rows(n, 2), (1,)),
     "conv4": (lambda: models.conv4(3, 2), lambda n: rows(n, 9, 9, 1), (3,)),
     "conv4_pool": (lambda: models.conv4(3, 2, pool=True, norm=models.layer_norm()), lambda n: rows(n, 16, 16, 1), (3,)),
@@ -509,6 +515,7 @@ def test_recommender_starts_near_the_statistics_with_named_groups():
         (lambda: models.point(0), "dim must be >= 1, got 0"),
         (lambda: models.embedding_mlp(0), "items must be >= 1, got 0"),
         (lambda: models.embedding_mlp(3, (2,)), r"sizes must be at least two numbers >= 1, got \[2\]"),
+        (lambda: models.embedding_mlp(3, (2, 3), scalar=True), r"sizes must end in 1 for scalar outputs, got \[2, 3\]"),
         (lambda: models.conv4(2, 0), "filters must be >= 1, got 0"),
         (lambda: models.conv4(2, 3, head_scale=-1.0), "head_scale must be finite and >= 0, got -1.0"),
         (lambda: models.conv4(2, 3, head_scale=float("inf")), "head_scale must be finite and >= 0, got inf"),
@@ -523,3 +530,50 @@ def test_recommender_starts_near_the_statistics_with_named_groups():
 def test_factories_refuse(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_adapted_joins_layer_sets_each_type_once():
+    assert kinds.adapted("head + biases+head") == (kinds.Head, kinds.Bias)
+    assert kinds.adapted("all") == models.EVERYTHING
+
+
+def built(name, sizes, **options):
+    return members.build("model", members.filled("model", {"name": name, **options}), {"sizes": sizes})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sizes", "expected"),
+    [
+        ("mlp", {"adapts": "all"}, {"width": 3}, lambda: models.mlp((3, 40, 40, 1), scalar=True)),
+        ("mlp", {"hidden": (), "adapts": "head"}, {"width": 3, "classes": 2}, lambda: models.mlp((3, 2))),
+        ("conv4", {"filters": 3, "norm": "none", "adapts": "all"}, {"width": 2, "classes": 4}, None),
+        ("recommender", {}, {"items": 7, "genres": 3}, lambda: models.recommender(7, 3, tables=True)),
+        ("embedding_mlp", {}, {"items": 7}, lambda: models.embedding_mlp(8, scalar=True)),
+    ],
+)
+def test_members_are_the_factories_at_the_sizes_of_a_source(name, options, sizes, expected):
+    make = expected or (lambda: models.conv4(4, 3, channels=2, norm=models.no_norm()))
+    found, wanted = (jax.eval_shape(model.init, KEY) for model in (built(name, sizes, **options), make()))
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)
+
+
+IMAGES = {"width": 1, "classes": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sizes", "key", "hint"),
+    [
+        ("mlp", {"adapts": "head+bises"}, {"width": 3}, "model.adapts", "did you mean 'biases'?"),
+        ("mlp", {"adapts": "film"}, {"width": 3}, "model.adapts", ""),
+        ("mlp", {"hidden": (), "film": True}, {"width": 3}, "model.film", ""),
+        ("conv4", {"filters": 6, "norm": "group"}, IMAGES, "model.filters", ""),
+        ("solved_conv4", {"filters": 6, "norm": "group"}, IMAGES, "model.filters", ""),
+        ("conv4", {"prototypes": True, "adapts": "body"}, IMAGES, "model.prototypes", ""),
+        ("transformer", {"heads": 5}, {"vocabulary": 7, "length": 4}, "model.heads", ""),
+    ],
+)
+def test_members_refuse_under_the_whole_key(name, options, sizes, key, hint):
+    with pytest.raises(ConfigError) as refused:
+        built(name, sizes, **options)
+    assert (refused.value.key, refused.value.hint) == (key, hint)
+    assert refused.value.value == members.filled("model", {"name": name, **options})[key.partition(".")[2]]

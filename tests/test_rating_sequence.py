@@ -199,7 +199,7 @@ def test_layer_sets(name, adapts, expected):
         (lambda: models.rating_gru(3, low_rank=-1), "low_rank must be >= 0, got -1"),
         (lambda: models.rating_transformer(3, history=0), "history must be >= 1, got 0"),
         (lambda: models.rating_transformer(3, history=2, layers=0), "layers must be >= 1, got 0"),
-        (lambda: models.rating_transformer(3, history=2, width=6), "heads must divide width = 6, got 4"),
+        (lambda: models.rating_transformer(3, history=2, width=6), "heads must be a divisor of width = 6, got 4"),
         (
             lambda: MAKERS["rating_transformer"]().apply(
                 MAKERS["rating_transformer"]().init(KEY), example(2), MASK, None

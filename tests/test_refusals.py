@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from metapers import experiment, keys
-from metapers.experiment import assembly, config_for, refusals, training
-from metapers.experiment import config as configs
-from metapers.experiment.training import train
+from metapers.experiment import config_for
+from metapers.spec import building as assembly
+from metapers.spec import validate as refusals
+from metapers.run import training
+from metapers.spec import config as configs
+from metapers.run.training import train
 from tests import runs
 from tests.test_end_to_end import CONFIGS, config_of
 

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from metapers.experiment import config as configs
-from metapers.experiment import defaults
-from metapers.experiment import summary as summaries
-from metapers.records import SCHEMA, user_hash
+from metapers.spec import config as configs
+from metapers.spec import defaults
+from metapers.evaluation import summary as summaries
+from metapers.scoring.records import SCHEMA, user_hash
 from metapers.report import drawing, pictures, points, stages, tables, words, write_report
 from metapers.scores import mean_interval
 

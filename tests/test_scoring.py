@@ -4,9 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import evaluate, experiment, tasks
-from metapers.experiment import adapting, assembly, scoring
-from metapers.experiment import config as configs
+from metapers import experiment, tasks
+from metapers.scoring import curves as evaluate
+from metapers.spec import inner_loops as adapting
+from metapers.spec import building as assembly
+from metapers.scoring import scorer as scoring
+from metapers.spec import config as configs
 
 
 def scorer_of(**overrides):

@@ -35,7 +35,7 @@ def draws(part, window=(0, 2), n=400, seed=0, **options):
 @pytest.mark.parametrize("seed", range(6))
 def test_support_strictly_precedes_query_in_one_segment(seed):
     part = history(seed)
-    tasks = draws(part, seed=seed, from_start=0.3 * (seed % 2), by_length=0.5 * (seed % 3))
+    tasks = draws(part, seed=seed, p_from_first=0.3 * (seed % 2), length_power=0.5 * (seed % 3))
     lengths = {(s, u): n for s, u, n in zip(part.stage, part.user, part.length, strict=True)}
     for i in range(400):
         own = (int(tasks.notes["stage"][i]), int(tasks.user[i]))
@@ -71,7 +71,7 @@ def one_user(length):
 
 def test_sizes_and_starts_of_the_support_have_the_stated_odds():
     n, length = 4000, 9
-    tasks = draws(one_user(length), window=(0, 0), n=n, stages=1, full=0.5, from_start=0.25)
+    tasks = draws(one_user(length), window=(0, 0), n=n, stages=1, p_full_support=0.5, p_from_first=0.25)
     sizes = np.bincount(tasks.support.mask.sum(axis=1), minlength=SUPPORT + 1) / n
     np.testing.assert_allclose(sizes, [0] + [0.125] * 3 + [0.625], atol=5 * np.sqrt(0.25 / n))
     begins = tasks.support.inputs["x"][:, 0][tasks.support.mask.sum(axis=1) == SUPPORT]
@@ -79,9 +79,9 @@ def test_sizes_and_starts_of_the_support_have_the_stated_odds():
     np.testing.assert_allclose(odds, [0.25 + 0.75 / 5] + [0.75 / 5] * 4, atol=5 * np.sqrt(0.25 / len(begins)))
 
 
-@pytest.mark.parametrize(("full", "sizes"), [(1.0, {4}), (0.0, {1, 2, 3, 4})])
-def test_full_at_its_ends(full, sizes):
-    tasks = draws(one_user(9), window=(0, 0), stages=1, full=full, from_start=1.0)
+@pytest.mark.parametrize(("p_full_support", "sizes"), [(1.0, {4}), (0.0, {1, 2, 3, 4})])
+def test_full_at_its_ends(p_full_support, sizes):
+    tasks = draws(one_user(9), window=(0, 0), stages=1, p_full_support=p_full_support, p_from_first=1.0)
     assert set(tasks.support.mask.sum(axis=1).tolist()) == sizes
     assert not tasks.support.inputs["x"][:, 0].any()
 
@@ -89,7 +89,7 @@ def test_full_at_its_ends(full, sizes):
 @pytest.mark.parametrize("length", [6, 8, 12, 23])
 def test_every_later_row_is_as_likely_to_be_judged_on(length):
     n = 4000
-    tasks = draws(one_user(length), window=(0, 0), n=n, stages=1, support=1, from_start=1.0)
+    tasks = draws(one_user(length), window=(0, 0), n=n, stages=1, support=1, p_from_first=1.0)
     seen = np.bincount(tasks.query.inputs["x"][tasks.query.mask], minlength=length) / n
     assert seen[0] == 0
     wanted = min(1.0, QUERY / (length - 1))
@@ -99,7 +99,7 @@ def test_every_later_row_is_as_likely_to_be_judged_on(length):
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 def test_segments_are_drawn_by_their_length(power):
     part, n = history(1), 8000
-    tasks = draws(part, window=(1, 2), n=n, by_length=power)
+    tasks = draws(part, window=(1, 2), n=n, length_power=power)
     weight = (part.length.astype(float) ** power) * (part.stage >= 1)
     for chance, stage, user in zip(weight / weight.sum(), part.stage, part.user, strict=True):
         share = np.mean((tasks.notes["stage"] == stage) & (tasks.user == user))
@@ -153,9 +153,9 @@ def test_bad_arguments_are_named():
         ({"support": 0}, "support must be >= 1, got 0"),
         ({"query": 0}, "query must be >= 1, got 0"),
         ({"query": 2**30}, "query must be < 2"),
-        ({"full": 1.5}, "full must be between 0 and 1, got 1.5"),
-        ({"from_start": -0.5}, "from_start must be between 0 and 1, got -0.5"),
-        ({"by_length": float("nan")}, "by_length must be >= 0 and finite, got nan"),
+        ({"p_full_support": 1.5}, "p_full_support must be between 0 and 1, got 1.5"),
+        ({"p_from_first": -0.5}, "p_from_first must be between 0 and 1, got -0.5"),
+        ({"length_power": float("nan")}, "length_power must be >= 0 and finite, got nan"),
     ]:
         with pytest.raises(ValueError, match=message):
             segments.family(part, **good | wrong)

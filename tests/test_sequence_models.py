@@ -227,7 +227,7 @@ def test_layer_norm_of_rows():
         (lambda: models.gru(3, hidden=0), "hidden must be >= 1, got 0"),
         (lambda: models.gru(3, low_rank=-1), "low_rank must be >= 0, got -1"),
         (lambda: models.transformer(3, length=0), "length must be >= 1, got 0"),
-        (lambda: models.transformer(3, length=2, width=6, heads=4), "heads must divide width = 6, got 4"),
+        (lambda: models.transformer(3, length=2, width=6, heads=4), "heads must be a divisor of width = 6, got 4"),
         (lambda: models.transformer(3, length=2, low_rank=-1), "low_rank must be >= 0, got -1"),
         (
             lambda: models.transformer(3, length=2).apply(

@@ -6,9 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import base, experiment, held_out, records
-from metapers.experiment import adapting, assembly, catalogue, examples, judging
-from metapers.experiment import config as configs
+from metapers import base, experiment, held_out
+from metapers.scoring import records
+from metapers.spec import inner_loops as adapting
+from metapers.spec import building as assembly
+from metapers.spec import catalogue
+from metapers.run import input_schema as examples
+from metapers.evaluation import evaluate_run as judging
+from metapers.spec import config as configs
 from metapers.tasks import user_hash
 
 

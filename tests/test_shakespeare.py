@@ -73,14 +73,14 @@ def test_a_roles_snippets_follow_each_other_training_file_first(h5py, tmp_path):
 def test_roles_of_few_windows_are_an_error_or_left_out(h5py, tmp_path):
     hand_made(h5py, tmp_path, TRAIN | {"LONE_1": [b"ab"], "LONE_2": [b""]}, TEST)
     with pytest.raises(
-        ValueError, match="role LONE_1 has 1 windows, a user needs >= 2 .* 2 such roles: min_examples=2"
+        ValueError, match="min_examples must be >= 2 where .*, got None; .*; 2 such roles, the first is LONE_1 with 1"
     ):
         small(tmp_path)
     stream = small(tmp_path, min_examples=2)
     assert stream.users == tuple(sorted((ANN, BOB, TESS)))
     assert (stream.provenance["dropped_users"], stream.provenance["dropped_examples"]) == (2, 1)
     assert small(tmp_path, min_examples=3).users == (ANN,)
-    with pytest.raises(ValueError, match="min_examples must leave some roles, got 9 where the most windows are 5"):
+    with pytest.raises(ValueError, match="min_examples must be <= 5, the most windows of a role, got 9"):
         small(tmp_path, min_examples=9)
 
 

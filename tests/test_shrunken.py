@@ -26,7 +26,7 @@ def test_every_member_of_the_table_is_killed_too(kind):
 
 @pytest.mark.parametrize("name", shrunken.MEMBERS)
 def test_its_config_is_one_that_train_takes(name):
-    from metapers.experiment import config as configs
+    from metapers.spec import config as configs
     from tests.test_end_to_end import config_of
 
     command = shrunken.command(shrunken.ROOT / "runs", shrunken.MEMBERS[name])

@@ -10,7 +10,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from metapers import keys, stage, store, tasks
+from metapers import keys, store, tasks
+from metapers.run import loop as stage
 from metapers.base import Learner
 from tests.contracts import table, world
 

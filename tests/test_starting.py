@@ -8,9 +8,11 @@ import pytest
 
 from metapers import models, store
 from metapers.base import Params
-from metapers.experiment import assembly, scoring, starting
-from metapers.experiment import config as configs
-from metapers.experiment.training import train
+from metapers.spec import building as assembly
+from metapers.scoring import scorer as scoring
+from metapers.run import warm_start as starting
+from metapers.spec import config as configs
+from metapers.run.training import train
 from tests import runs
 
 

@@ -7,10 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import evaluate, stage, store
-from metapers.experiment import assembly, judging, scoring, sweep
-from metapers.experiment.resuming import Interrupted
-from metapers.experiment.training import train
+from metapers import store
+from metapers.scoring import curves as evaluate
+from metapers.run import loop as stage
+from metapers.spec import building as assembly
+from metapers.evaluation import evaluate_run as judging
+from metapers.scoring import scorer as scoring
+from metapers.run import search as sweep
+from metapers.run.resume import Interrupted
+from metapers.run.training import train
 from tests import runs
 
 

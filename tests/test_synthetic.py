@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metapers import keys
+from metapers.members import build, filled, registry
 from metapers.tasks import oracle, synthetic
 
 SIZES = {"support": 3, "query": 4}
@@ -245,6 +246,7 @@ def test_tasks_come_out_of_the_family():
     [
         ("stages", 0, "stages must be >= 1, got 0"),
         ("dim", 0, "dim must be >= 1, got 0"),
+        ("examples", 1, "examples must be >= 2, got 1"),
         ("returning", 1.0, "returning must be >= 0 and < 1, got 1.0"),
         ("minority", -0.1, "minority must be >= 0 and < 1, got -0.1"),
         ("overlap", 0.0, "overlap must be strictly between 0 and 1, got 0.0"),
@@ -255,3 +257,16 @@ def test_tasks_come_out_of_the_family():
 def test_bad_numbers_are_named(name, value, message):
     with pytest.raises(ValueError, match=message):
         make(**{name: value})
+
+
+@pytest.mark.parametrize("name", synthetic.DRIFTS)
+def test_a_config_names_the_drift(name):
+    small = registry("source")["linear_gaussian"].example
+    stream = build("source", filled("source", {"name": "linear_gaussian", **small, "drift": name}), {})
+    expected = {
+        "none": synthetic.none(),
+        "gradual": synthetic.gradual(3),
+        "sudden": synthetic.sudden(3),
+        "recurring": synthetic.recurring(),
+    }[name]
+    assert stream.provenance["drift"] == [expected(stage).tolist() for stage in range(3)]

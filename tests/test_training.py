@@ -11,9 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metapers import stage, store, workdir
-from metapers.experiment import assembly, config_for, judging, resuming, scoring, sweep, training
-from metapers.experiment.training import train
+from metapers import store, workdir
+from metapers.run import loop as stage
+from metapers.experiment import config_for
+from metapers.spec import building as assembly
+from metapers.evaluation import evaluate_run as judging
+from metapers.run import resume as resuming
+from metapers.scoring import scorer as scoring
+from metapers.run import search as sweep
+from metapers.run import training
+from metapers.run.training import train
 from metapers.journal import Journal, meter
 from tests import runs
 from tests.contracts import world

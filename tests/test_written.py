@@ -7,7 +7,8 @@ import optax
 import pytest
 from jax.sharding import AxisType
 
-from metapers import aggregate, base, evaluate, inner, keys, learners, models, scores, tasks, trees
+from metapers import aggregate, base, inner, keys, learners, models, scores, tasks, trees
+from metapers.scoring import curves as evaluate
 from metapers.tasks import synthetic
 from tests.contracts import world
 

@@ -1,6 +1,12 @@
-"""How the losses of many users become one gradient."""
+"""How the gradients of many users become one gradient."""
 
 from metapers.aggregate.blocks import blocks as blocks
+from metapers.aggregate.clipped import CLIPPED
 from metapers.aggregate.clipped import clipped as clipped
+from metapers.aggregate.mean import MEAN
 from metapers.aggregate.mean import mean as mean
 from metapers.aggregate.sharded import sharded as sharded
+from metapers.members import registry
+
+MEMBERS = registry("aggregator", "how the gradients of many users become one gradient")
+MEMBERS.add(mean=MEAN, clipped=CLIPPED)

@@ -7,6 +7,8 @@ import optax
 from metapers import base
 from metapers.aggregate.sums import by_user, divide, users_in
 from metapers.base import Aggregator, Array, Key, Params, Task, TaskLoss, Tree
+from metapers.members import Member
+from metapers.options import Option
 
 
 def clipped(norm: float) -> Aggregator:
@@ -49,3 +51,12 @@ def clipped(norm: float) -> Aggregator:
         return state, divide(sums["grads"], count), {"clipped": divide(sums["clipped"], count)}
 
     return Aggregator(init, total, finish)
+
+
+CLIPPED = Member(
+    clipped,
+    options={"norm": Option(above=0.0, doc="bound on the norm of one task's gradient")},
+    paper="Abadi et al. 2016, arXiv:1607.00133, by task",
+    example={"norm": 0.5},
+    doc="the mean over users of gradients clipped one task at a time",
+)

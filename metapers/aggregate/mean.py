@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from metapers import base
 from metapers.aggregate.sums import by_user, divide, users_in
 from metapers.base import Aggregator, Array, Key, Params, Task, TaskLoss, Tree
+from metapers.members import Member
 
 
 def mean() -> Aggregator:
@@ -35,3 +36,6 @@ def mean() -> Aggregator:
         return state, divide(sums["grads"], sums["count"]), {}
 
     return Aggregator(init, total, finish)
+
+
+MEAN = Member(mean, doc="the mean over users")

@@ -5,7 +5,9 @@ import numpy as np
 
 from metapers.base import Cohort
 from metapers.baselines.class_frequency import class_prior
-from metapers.baselines.predictor import Predictor
+from metapers.baselines.predictor import Predictor, has_classes
+from metapers.members import Member
+from metapers.options import Option
 
 
 def bigram(training: Cohort, *, shrink: float = 10.0, classes: int | None = None) -> Predictor:
@@ -40,3 +42,18 @@ def _inputs(cohort: Cohort, classes: int) -> tuple[np.ndarray, np.ndarray]:
         found = f"{inputs.dtype} {list(inputs.shape)}" if isinstance(inputs, np.ndarray) else type(inputs).__name__
         raise ValueError(f"bigram needs integer inputs [total, length] as the targets {list(shape)}, got {found}")
     return inputs, (inputs >= 0) & (inputs < classes)
+
+
+def _applies(training: Cohort) -> bool:
+    inputs, targets = training.inputs, training.targets
+    sequences = has_classes(training) and np.ndim(targets) == 2
+    return sequences and isinstance(inputs, np.ndarray) and inputs.shape == np.shape(targets)
+
+
+BIGRAM = Member(
+    bigram,
+    options={"shrink": Option(10.0, above=0.0, grid=(1.0, 10.0, 100.0), doc="pseudo-counts at the token frequencies")},
+    needs=("training", "classes"),
+    facts=_applies,
+    doc="how often each token follows each other token",
+)

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from metapers.base import Cohort
-from metapers.baselines.predictor import Predictor
+from metapers.baselines.predictor import Predictor, has_classes
+from metapers.members import Member
+from metapers.options import Option
 
 
 def class_prior(training: Cohort, *, classes: int | None = None) -> Predictor:
@@ -82,3 +84,20 @@ def _support_counts(cohort: Cohort, targets: np.ndarray, shots: int, classes: in
     each = math.prod(targets.shape[1:])
     cell = np.repeat(owner[seen], each) * classes + targets[seen].ravel()
     return np.bincount(cell, minlength=sizes.size * classes).reshape(sizes.size, classes)
+
+
+FREQUENCIES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 300.0, 1000.0)
+
+CLASS_PRIOR = Member(
+    class_prior,
+    needs=("training", "classes"),
+    facts=has_classes,
+    doc="the class frequencies of all training users",
+)
+USER_FREQUENCY = Member(
+    user_frequency,
+    options={"shrink": Option(3.0, above=0.0, grid=FREQUENCIES, doc="pseudo-counts at the class frequencies of all")},
+    needs=("training", "classes"),
+    facts=has_classes,
+    doc="the class frequencies of the support, shrunk",
+)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from metapers.base import Cohort
-from metapers.baselines.predictor import Predictor, ratings, training_ratings
+from metapers.baselines.predictor import Predictor, has_numbers, ratings, training_ratings
+from metapers.members import Member
 
 
 def global_mean(training: Cohort) -> Predictor:
@@ -18,3 +19,6 @@ def global_mean(training: Cohort) -> Predictor:
         return np.full(ratings("global_mean", cohort).size, mean, dtype=cohort.targets.dtype)
 
     return Predictor(predict, {"mean": float(mean)})
+
+
+GLOBAL_MEAN = Member(global_mean, needs=("training",), facts=has_numbers, doc="the mean target of all training users")

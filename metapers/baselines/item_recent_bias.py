@@ -3,7 +3,9 @@
 import numpy as np
 
 from metapers.base import Cohort
-from metapers.baselines.predictor import Predictor, ratings, training_ratings
+from metapers.baselines.predictor import Predictor, has_input, has_numbers, ratings, training_ratings
+from metapers.members import Member
+from metapers.options import Option
 
 NEEDED = ("bias", "past_there", "past_rating", "past_bias")
 
@@ -38,3 +40,16 @@ def _inputs(cohort: Cohort) -> dict[str, np.ndarray]:
     if missing:
         raise ValueError(f"item_recent_bias needs inputs[{missing[0]!r}]: films with their past (data.history)")
     return {name: np.asarray(inputs[name], np.float64) for name in NEEDED}
+
+
+def _applies(training: Cohort) -> bool:
+    return has_numbers(training) and has_input(training, "past_rating")
+
+
+ITEM_RECENT_BIAS = Member(
+    item_recent_bias,
+    options={"shrink": Option(3.0, least=0.0, grid=(0.5, 1.0, 2.0, 3.0, 5.0, 10.0), doc="pseudo-counts at zero")},
+    needs=("training",),
+    facts=_applies,
+    doc="item offsets and the mean residual of the user's last ratings",
+)

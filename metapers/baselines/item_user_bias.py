@@ -3,7 +3,17 @@
 import numpy as np
 
 from metapers.base import Cohort
-from metapers.baselines.predictor import Predictor, ratings, spread, support_mean, training_ratings
+from metapers.baselines.predictor import (
+    Predictor,
+    has_input,
+    has_numbers,
+    ratings,
+    spread,
+    support_mean,
+    training_ratings,
+)
+from metapers.members import Member
+from metapers.options import Option
 
 
 def item_user_bias(
@@ -74,3 +84,20 @@ def _owners(cohort: Cohort) -> np.ndarray:
     sizes = np.diff(cohort.offsets)
     _, person = np.unique(cohort.users, return_inverse=True)  # a user of several stages has one offset
     return np.repeat(person, sizes)
+
+
+def _applies(training: Cohort) -> bool:
+    return has_numbers(training) and has_input(training, "item")
+
+
+ITEM_USER_BIAS = Member(
+    item_user_bias,
+    options={
+        "item": Option(4.0, above=0.0, grid=(2.0, 3.0, 4.0, 5.0), doc="pseudo-counts of an item's offset"),
+        "user": Option(10.0, above=0.0, grid=(8.0, 10.0, 12.0, 15.0), doc="pseudo-counts of a user's offset"),
+    },
+    needs=("training",),
+    paper="Koren 2010, section 2.1",
+    facts=_applies,
+    doc="item and user offsets, shrunk",
+)

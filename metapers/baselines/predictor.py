@@ -9,17 +9,6 @@ import numpy as np
 
 from metapers.base import Cohort
 
-TRIVIAL = (
-    "global_mean",
-    "user_mean",
-    "item_user_bias",
-    "item_recent_bias",
-    "class_prior",
-    "user_frequency",
-    "bigram",
-)
-"""The baselines by name, in the order in which tables show them."""
-
 
 class Predictor(NamedTuple):
     """A fitted baseline."""
@@ -96,3 +85,20 @@ def support_mean(cohort: Cohort, residual: np.ndarray, shots: int, horizon: int,
     seen = place < shots
     sums = np.bincount(np.repeat(np.arange(sizes.size), sizes)[seen], residual[seen], minlength=sizes.size)
     return np.where(count > 0, sums / np.maximum(count + strength, np.finfo(float).tiny), 0.0)
+
+
+def has_numbers(training: Cohort) -> bool:
+    """Whether the targets are single numbers."""
+    targets = training.targets
+    return isinstance(targets, np.ndarray) and targets.ndim == 1 and np.issubdtype(targets.dtype, np.floating)
+
+
+def has_classes(training: Cohort) -> bool:
+    """Whether the targets are integers: classes, or sequences of tokens."""
+    targets = training.targets
+    return isinstance(targets, np.ndarray) and np.issubdtype(targets.dtype, np.integer)
+
+
+def has_input(training: Cohort, name: str) -> bool:
+    """Whether the inputs hold a leaf of this name."""
+    return isinstance(training.inputs, dict) and name in training.inputs

@@ -3,7 +3,9 @@
 import numpy as np
 
 from metapers.base import Cohort
-from metapers.baselines.predictor import Predictor, ratings, spread, support_mean, training_ratings
+from metapers.baselines.predictor import Predictor, has_numbers, ratings, spread, support_mean, training_ratings
+from metapers.members import Member
+from metapers.options import Option
 
 
 def user_mean(training: Cohort, *, shrink: float = 3.0) -> Predictor:
@@ -21,3 +23,12 @@ def user_mean(training: Cohort, *, shrink: float = 3.0) -> Predictor:
         return (mean + spread(cohort, offset)).astype(cohort.targets.dtype)
 
     return Predictor(predict, {"mean": float(mean), "shrink": shrink})
+
+
+USER_MEAN = Member(
+    user_mean,
+    options={"shrink": Option(3.0, least=0.0, grid=(0.5, 1.0, 2.0, 3.0, 5.0, 10.0), doc="pseudo-counts at the mean")},
+    needs=("training",),
+    facts=has_numbers,
+    doc="the mean of the support, shrunk",
+)

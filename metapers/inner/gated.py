@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
 from metapers.inner.held_back import held_back, hidden, part_way
+from metapers.inner.keep_if_it_helps import FOLDS
+from metapers.members import Member
 
 
 def gated(
@@ -60,3 +62,17 @@ def gated(
         return adapted._replace(inner=params.inner), path
 
     return InnerLoop(init, adapt)
+
+
+LEARNED = Member(
+    gated,
+    options={"folds": FOLDS},
+    needs=("inner_loop", "loss_fn"),
+    example={"folds": 3},
+    traits=("holds_back", "trained"),
+    conflicts={
+        "undifferentiated": "no derivative reaches it there, so nothing would train it",
+        "stores_examples": "what it stores has no meaning part of the way",
+    },
+    doc="a learned gate on the evidence that adaptation helps",
+)

@@ -10,8 +10,11 @@ from jax.scipy.sparse.linalg import cg
 
 from metapers import trees
 from metapers.base import Batch, InnerLoop, Key, LossFn, Params, Tree
-from metapers.inner.optimized import descend
+from metapers.inner.gradient import STEPS
+from metapers.inner.optimized import MOVES, descend, with_clip
 from metapers.inner.support_loss import Write, begin, path_of, support_loss
+from metapers.members import Member
+from metapers.options import Option
 
 
 def implicit(
@@ -37,8 +40,8 @@ def implicit(
     those between are plain numbers. ``damping`` is added to the diagonal in the inverse only, for curvature that is
     negative beyond ``strength``, where conjugate gradients go astray; 0 is exact. ``learn_strength``: ``inner =
     {"log_strength": scalar}``, at first log(strength). Noise that the loss draws is the same at every step, so that
-    there is one minimum. In units of ``inner.gradient``: pull = strength n / 2 for n examples. What ``write``
-    computes from the support stands in place of the start in the formula and before the first step, not in the path.
+    there is one minimum. In units of ``inner.gradient``: proximal_weight = strength n / 2 for n examples. What
+    ``write`` computes from the support is the start in the formula and before the first step, not in the path.
 
     >>> loss_fn = lambda params, batch, key: 0.5 * jnp.square(params.personal["w"] - batch.targets)
     >>> support = Batch({}, jnp.array([1.0, 3.0]), jnp.array([True, True]))
@@ -107,3 +110,33 @@ def _check(steps: int, strength: float, cg_steps: int, damping: float) -> None:
         raise ValueError(f"strength must be finite and > 0, got {strength}")
     if not (math.isfinite(damping) and damping >= 0):
         raise ValueError(f"damping must be finite and >= 0, got {damping}")
+
+
+def _member(
+    loss_fn: LossFn,
+    write: Write,
+    steps: int,
+    optimizer: optax.GradientTransformation,
+    clip_norm: float | None,
+    **options,
+) -> InnerLoop:
+    moves = with_clip(optimizer, clip_norm)
+    return implicit(loss_fn, max(steps, 1), moves, write=write, **options)
+
+
+IMPLICIT = Member(
+    _member,
+    options={
+        "steps": STEPS,
+        **MOVES,
+        "strength": Option(1.0, above=0.0, doc="weight of half the squared distance from the start"),
+        "cg_steps": Option(5, least=1, doc="conjugate gradient steps of the outer derivative"),
+        "damping": Option(0.0, least=0.0, doc="added to the diagonal of the curvature in the outer derivative"),
+        "learn_strength": Option(False, doc="the outer loop learns the strength"),
+    },
+    needs=("loss_fn", "write"),
+    paper="Rajeswaran, Finn, Kakade, Levine 2019, arXiv:1909.04630",
+    example={"steps": 3, "cg_steps": 4},
+    variants=({"steps": 2, "strength": 0.5, "cg_steps": 3, "damping": 0.1, "learn_strength": True},),
+    doc="the minimum of a proximal problem, differentiated there (iMAML)",
+)

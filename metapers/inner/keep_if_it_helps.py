@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
 from metapers.inner.held_back import held_back, hidden, part_way
+from metapers.members import Member
+from metapers.options import Option
 
 
 def keep_if_it_helps(
@@ -68,3 +71,26 @@ def keep_if_it_helps(
         return part_way(*inner_loop.adapt(params, support, key), chosen(last, support.mask), scales)
 
     return InnerLoop(inner_loop.init, adapt)
+
+
+FOLDS = Option(4, least=2, doc="parts of the support that are held back in turn")
+
+
+def _member(inner_loop: InnerLoop, loss_fn: LossFn, stores_examples: bool, folds: int, margin: float) -> InnerLoop:
+    # stored examples have no meaning part of the way: all of them, or the start
+    more: dict[str, Any] = {"scales": (0.0, 1.0)} if stores_examples else {}
+    return keep_if_it_helps(inner_loop, loss_fn, folds=folds, margin=margin, **more)
+
+
+CROSS_VALIDATED = Member(
+    _member,
+    options={
+        "folds": FOLDS,
+        "margin": Option(0.0, least=0.0, doc="standard errors by which adapting must gain"),
+    },
+    needs=("inner_loop", "loss_fn", "stores_examples"),
+    paper="Breiman, Friedman, Olshen, Stone 1984, section 3.4.3 (the rule of one standard error)",
+    example={"folds": 2},
+    traits=("holds_back",),
+    doc="adapt as far as helps on parts of the support that are held back",
+)

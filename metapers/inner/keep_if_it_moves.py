@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from metapers import base
 from metapers.base import Array, Batch, InnerLoop, Key, Params, Tree
 from metapers.inner.held_back import each, hidden, part_way
+from metapers.members import Member
+from metapers.options import Option
 
 
 def keep_if_it_moves(inner_loop: InnerLoop, outputs_fn: Callable[[Params, Batch], Array], least: float) -> InnerLoop:
@@ -62,3 +64,14 @@ def _one_array(outputs: Tree) -> Array:
 
 def _share(move: Array, least: float) -> Array:
     return (move >= least).astype(move.dtype)  # not where the move is no number
+
+
+MIN_SHIFT = Member(
+    keep_if_it_moves,
+    options={
+        "least": Option(above=0.0, doc="mean squared shift of the predictions on the support that is needed to adapt")
+    },
+    needs=("inner_loop", "outputs_fn"),
+    example={"least": 1e-3},
+    doc="adapt where the predictions on the support move enough",
+)

@@ -9,7 +9,10 @@ import optax
 
 from metapers import trees
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
+from metapers.inner.gradient import FIRST_ORDER, STEPS, SUPPORT_LOSS
 from metapers.inner.support_loss import Write, begin, check_weights, path_of, support_loss, varying_like
+from metapers.members import Member
+from metapers.options import Choice, Option
 
 
 def optimized(
@@ -18,18 +21,18 @@ def optimized(
     optimizer: optax.GradientTransformation,
     *,
     first_order: bool = False,
-    shrink: float = 0.0,
-    pull: float = 0.0,
+    pseudo_count: float = 0.0,
+    proximal_weight: float = 0.0,
     minibatch: int = 0,
     write: Write | None = None,
 ) -> InnerLoop:
-    """personal <- personal + optimizer(∇ (Σ loss + pull ‖personal - start‖²) / (max(n, 1) + shrink)), ``steps`` times.
+    """``steps`` times personal <- personal + optimizer(∇ (Σ loss + c ‖personal - start‖²) / (max(n, 1) + m)).
 
     The optimizer starts afresh for every user; it sees the personal parameters as one tree, so a clip by the global
     norm is one of a user's whole gradient. ``optax.sgd(rate)`` is ``inner.gradient``; Adam with b1 = 0 is the inner
     optimizer of Reptile (Nichol, Achiam, Schulman 2018, arXiv:1803.02999, section 6.1), there with moments that live
-    on from task to task. ``first_order``, ``shrink``, ``pull`` and ``write`` as in ``inner.gradient``. A user without
-    any support takes no step.
+    on from task to task. ``first_order``, ``pseudo_count`` m, ``proximal_weight`` c and ``write`` as in
+    ``inner.gradient``. A user without any support takes no step.
 
     ``minibatch`` > 0: each step has the next so many examples of the support in an order drawn from the key, and none
     stands twice in a step; n times their mean stands for Σ loss. 0: every step has all. Reptile's update rewards
@@ -49,19 +52,27 @@ def optimized(
     [0.0, 0.5, 1.0]
 
     Raises:
-      ValueError: steps or minibatch < 0, shrink or pull not finite or < 0.
+      ValueError: steps or minibatch < 0, pseudo_count or proximal_weight not finite or < 0.
     """
     for name, value in (("steps", steps), ("minibatch", minibatch)):
         if value < 0:
             raise ValueError(f"{name} must be >= 0, got {value}")
-    check_weights(shrink, pull)
+    check_weights(pseudo_count, proximal_weight)
 
     def adapt(params: Params, support: Batch, key: Key | None = None) -> tuple[Params, Tree]:
         if steps == 0:
             return params, jax.tree.map(lambda x: x[None], params.personal)
         start, first = begin(params, support, key, write)
         params = params._replace(personal=first)
-        loss, ready = support_loss(loss_fn, params, support, key, shrink=shrink, pull=pull, minibatch=minibatch)
+        loss, ready = support_loss(
+            loss_fn,
+            params,
+            support,
+            key,
+            pseudo_count=pseudo_count,
+            proximal_weight=proximal_weight,
+            minibatch=minibatch,
+        )
         slope = lambda personal, step: jax.grad(loss)(personal, (step, ready))
         adapted, moved = descend(slope, first, steps, optimizer, jnp.any(support.mask), first_order=first_order)
         return params._replace(personal=adapted), path_of(start, moved)
@@ -115,3 +126,46 @@ def descend(
     fresh = varying_like(optimizer.init(start), (start, known))
     (end, _), moved = jax.lax.scan(step_fn, (start, fresh), jnp.arange(steps))
     return end, moved
+
+
+def _member(
+    loss_fn: LossFn,
+    write: Write,
+    optimizer: optax.GradientTransformation,
+    clip_norm: float | None,
+    minibatch: int | None,
+    **options,
+) -> InnerLoop:
+    moves = with_clip(optimizer, clip_norm)
+    return optimized(loss_fn, optimizer=moves, minibatch=minibatch or 0, write=write, **options)
+
+
+def with_clip(optimizer: optax.GradientTransformation, norm: float | None) -> optax.GradientTransformation:
+    """``optimizer`` on a gradient clipped to ``norm``; None: as it is."""
+    return optimizer if norm is None else optax.chain(clip(norm), optimizer)
+
+
+MOVES = {
+    "optimizer": Choice("inner_optimizer", "sgd", doc="the optimizer of inner steps"),
+    "clip_norm": Option(None, type=float, above=0.0, doc="bound on the norm of a user's gradient in an inner step"),
+}
+
+OPTIMIZED = Member(
+    _member,
+    options={
+        "steps": STEPS,
+        **MOVES,
+        "minibatch": Option(None, type=int, least=1, doc="examples in an inner step; None: all of the support"),
+        "first_order": FIRST_ORDER,
+        **SUPPORT_LOSS,
+    },
+    needs=("loss_fn", "write"),
+    paper="Nichol, Achiam, Schulman 2018, arXiv:1803.02999 (with adam_no_momentum)",
+    example={"steps": 2, "optimizer": {"name": "adam_no_momentum", "rate": 0.05}},
+    variants=(
+        {"optimizer": "sgd", "clip_norm": 0.5, "proximal_weight": 0.5},
+        {"steps": 3, "optimizer": "sgd", "minibatch": 2},
+    ),
+    traits=("path",),
+    doc="steps of an optax optimizer",
+)

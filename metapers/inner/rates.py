@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from metapers.base import Array, Tree
+from metapers.members import Member
+from metapers.options import Option
 
 
 class Rates(NamedTuple):
@@ -69,3 +71,34 @@ def per_step(rate: float, steps: int) -> Rates:
 def _check(rate: float) -> None:
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"rate must be finite and > 0, got {rate}")
+
+
+RATE = "size of an inner step"
+UNTRAINED = {"undifferentiated": "no derivative reaches the rates there, so nothing would train them"}
+RATES = {
+    "constant": Member(fixed, {"rate": Option(0.1, above=0.0, doc=RATE)}, doc="one rate that is not trained"),
+    "meta_sgd": Member(
+        per_parameter,
+        {"rate": Option(0.1, above=0.0, traced=True, doc=f"{RATE} at first")},
+        paper="Li, Zhou, Chen, Li 2017, arXiv:1707.09835",
+        traits=("trained_rates",),
+        conflicts=UNTRAINED,
+        doc="one trained rate for each personal parameter",
+    ),
+    "log_meta_sgd": Member(
+        log_per_parameter,
+        {"rate": Option(0.1, above=0.0, traced=True, doc=f"{RATE} at first")},
+        traits=("trained_rates",),
+        conflicts=UNTRAINED,
+        doc="one trained rate for each personal parameter, kept positive",
+    ),
+    "lslr": Member(
+        per_step,
+        {"rate": Option(0.1, above=0.0, traced=True, doc=f"{RATE} at first")},
+        needs=("steps",),
+        paper="Antoniou, Edwards, Storkey 2019, arXiv:1810.09502",
+        traits=("trained_rates", "lslr"),
+        conflicts=UNTRAINED,
+        doc="one trained rate for each layer and inner step",
+    ),
+}

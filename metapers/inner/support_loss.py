@@ -14,9 +14,9 @@ Write = Callable[[Params, Batch, Key | None], Tree]
 """(params, support, key) -> personal: where the steps begin."""
 
 
-def check_weights(shrink: float, pull: float) -> None:
-    """Raise ValueError for a ``shrink`` or ``pull`` that is not finite or < 0."""
-    for name, value in (("shrink", shrink), ("pull", pull)):
+def check_weights(pseudo_count: float, proximal_weight: float) -> None:
+    """Raise ValueError for a ``pseudo_count`` or ``proximal_weight`` that is not finite or < 0."""
+    for name, value in (("pseudo_count", pseudo_count), ("proximal_weight", proximal_weight)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be finite and >= 0, got {value}")
 
@@ -40,11 +40,13 @@ def support_loss(
     support: Batch,
     key: Key | None,
     *,
-    shrink: float = 0.0,
-    pull: float = 0.0,
+    pseudo_count: float = 0.0,
+    proximal_weight: float = 0.0,
     minibatch: int = 0,
 ) -> tuple[Callable[[Tree, tuple[Array, Tree]], Array], Tree]:
-    """(loss, ready): loss(personal, (step, ready)) = (Σ loss + pull ‖personal - first‖²) / (max(n, 1) + shrink).
+    """(loss, ready): loss(personal, (step, ready)) = (Σ loss + c ‖personal - first‖²) / (max(n, 1) + m).
+
+    c is ``proximal_weight``, m is ``pseudo_count``.
 
     ``params.personal`` is ``first``, where the steps begin; n, of the whole support, is how many examples a user has.
     Step i of the descent draws from its own key. Where ``minibatch`` > 0 it has the examples that ``turn`` gives it,
@@ -59,13 +61,13 @@ def support_loss(
         support = turn(support, minibatch, step, key) if minibatch else support
         key = None if key is None else keys.named(key, "inner", step)
         losses = loss_fn(params._replace(personal=personal), support, key)
-        weight = count.astype(losses.dtype) + shrink
-        mean = masked_mean(losses, support.mask, shrink=0.0 if minibatch else shrink)
-        if minibatch and shrink:
+        weight = count.astype(losses.dtype) + pseudo_count
+        mean = masked_mean(losses, support.mask, shrink=0.0 if minibatch else pseudo_count)
+        if minibatch and pseudo_count:
             mean = mean * count.astype(losses.dtype) / weight
-        if pull == 0:
+        if proximal_weight == 0:
             return mean
-        return mean + pull * trees.squared_norm(trees.subtract(personal, params.personal)) / weight
+        return mean + proximal_weight * trees.squared_norm(trees.subtract(personal, params.personal)) / weight
 
     rest, ready = cut(objective, (params.personal, jnp.asarray(0)), (params, support, key))
     return lambda personal, others: rest((personal, others[0]), others[1]), ready

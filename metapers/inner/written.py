@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from metapers import keys
 from metapers.base import Batch, InnerLoop, Key, Params, Tree
+from metapers.members import Member
+from metapers.options import Option
 
 
 def written(write: Callable[[Params, Batch, Key | None], Tree], steps: int = 1) -> InnerLoop:
@@ -36,3 +38,14 @@ def written(write: Callable[[Params, Batch, Key | None], Tree], steps: int = 1) 
         return params._replace(personal=end), path
 
     return InnerLoop(lambda params: {}, adapt)
+
+
+CLOSED_FORM = Member(
+    written,
+    options={"steps": Option(1, least=1, doc="entries of the path after the start; all are the solution")},
+    needs=("write",),
+    paper="Bertinetto et al. 2019, arXiv:1805.08136; Snell, Swersky, Zemel 2017, arXiv:1703.05175",
+    variants=({"steps": 3},),
+    traits=("closed_form_loop",),
+    doc="what the model computes from the support, without gradient steps",
+)

@@ -5,6 +5,7 @@ import optax
 from metapers import base, keys
 from metapers.base import Aggregator, Array, Key, Learner, LossFn, Params, Penalty, Task
 from metapers.learners.descent import descent, joined
+from metapers.members import Member
 
 
 def joint(
@@ -25,3 +26,11 @@ def joint(
         return loss, loss, params
 
     return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty)
+
+
+JOINT = Member(
+    joint,
+    needs=("loss_fn", "optimizer", "aggregator", "penalty"),
+    traits=("no_inner_loop",),
+    doc="one model for all users, no inner loop in training",
+)

@@ -6,6 +6,8 @@ import optax
 from metapers import base, keys
 from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task
 from metapers.learners.descent import descent
+from metapers.members import Member
+from metapers.options import Option
 
 
 def maml(
@@ -37,3 +39,32 @@ def maml(
         return loss if root is None else jnp.sqrt(loss + root), loss, adapted
 
     return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty, inner=inner_loop.init)
+
+
+def _member(
+    loss_fn: LossFn,
+    inner_loop: InnerLoop,
+    optimizer: optax.GradientTransformation,
+    aggregator: Aggregator,
+    penalty: Penalty | None,
+    rmse_epsilon: float | None,
+) -> Learner:
+    return maml(loss_fn, inner_loop, optimizer, aggregator=aggregator, penalty=penalty, root=rmse_epsilon)
+
+
+MAML = Member(
+    _member,
+    options={
+        "rmse_epsilon": Option(
+            None,
+            type=float,
+            above=0.0,
+            not_with={"likelihood": "a negative log-likelihood can be negative and has no root"},
+            doc="a user's loss is sqrt(mean squared error + this); None: the mean",
+        )
+    },
+    needs=("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty"),
+    paper="Finn, Abbeel, Levine 2017, arXiv:1703.03400",
+    variants=({"rmse_epsilon": 0.1},),
+    doc="descend the query loss after adaptation (MAML)",
+)

@@ -7,6 +7,8 @@ import optax
 from metapers import base, keys
 from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task, Tree
 from metapers.learners.descent import Phase, UserLoss, descent
+from metapers.members import Member
+from metapers.options import Option
 
 
 def multi_step(
@@ -68,3 +70,61 @@ def _weights(step: Array, losses: Array, anneal: int) -> Array:
     last = (jnp.arange(losses.shape[0]) == losses.shape[0] - 1).astype(losses.dtype)
     share = jnp.maximum(0, 1 - step.astype(losses.dtype) / max(anneal, 1)) if anneal else jnp.zeros_like(losses[0])
     return share / losses.shape[0] + (1 - share) * last
+
+
+def _member(
+    loss_fn: LossFn,
+    inner_loop: InnerLoop,
+    optimizer: optax.GradientTransformation,
+    aggregator: Aggregator,
+    penalty: Penalty | None,
+    first_order_loop: InnerLoop,
+    msl_anneal_steps: int,
+    second_order_from: int,
+) -> Learner:
+    return multi_step(
+        loss_fn,
+        inner_loop,
+        optimizer,
+        anneal=msl_anneal_steps,
+        aggregator=aggregator,
+        penalty=penalty,
+        first_order=first_order_loop if second_order_from else None,
+        second_from=second_order_from,
+    )
+
+
+ANNEAL = "outer steps until only the last inner step counts"
+FROM = "outer step from which on the derivative is of second order"
+NEEDS = (*("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty"), "first_order_loop")
+NO_PATH = {"path": "there are no inner steps to evaluate one by one"}
+
+MULTI_STEP = Member(
+    _member,
+    options={
+        "msl_anneal_steps": Option(0, least=0, doc=ANNEAL),
+        "second_order_from": Option(0, least=0, doc=FROM),
+    },
+    needs=NEEDS,
+    paper="the multi-step loss of Antoniou, Edwards, Storkey 2019, arXiv:1810.09502",
+    example={"msl_anneal_steps": 3, "second_order_from": 2},
+    requires=NO_PATH,
+    doc="descend the query loss after each inner step, later after the last alone (multi-step loss)",
+)
+
+MAML_PLUS_PLUS = Member(
+    _member,
+    options={
+        "msl_anneal_steps": Option(type=int, least=1, doc=ANNEAL),
+        "second_order_from": Option(type=int, least=1, doc=FROM),
+    },
+    needs=NEEDS,
+    paper="Antoniou, Edwards, Storkey 2019, arXiv:1810.09502",
+    example={"msl_anneal_steps": 3, "second_order_from": 2},
+    requires={
+        **NO_PATH,
+        "lslr": "MAML++ learns one rate for each layer and inner step: inner.rates must be lslr",
+        "cosine": "MAML++ anneals the outer rate along a cosine: schedule must be cosine",
+    },
+    doc="MAML++ without per-step normalisation statistics and without the ensemble of checkpoints",
+)

@@ -6,6 +6,7 @@ import optax
 from metapers import base, keys, trees
 from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task
 from metapers.learners.descent import descent, joined
+from metapers.members import Member
 
 
 def reptile(
@@ -34,3 +35,13 @@ def reptile(
         return 0.5 * distance + loss, loss, adapted
 
     return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty, inner=inner_loop.init)
+
+
+REPTILE = Member(
+    reptile,
+    needs=("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty"),
+    paper="Nichol, Achiam, Schulman 2018, arXiv:1803.02999",
+    traits=("undifferentiated",),
+    conflicts={"closed_form_loop": "what is computed from one user's examples is no start that others could share"},
+    doc="move the start towards where adaptation ends (Reptile)",
+)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from metapers import keys, trees
 from metapers.base import Array, Key, Memory, Tree, hide
+from metapers.members import Member
+from metapers.options import Option
 
 
 class ReservoirState(NamedTuple):
@@ -128,3 +130,13 @@ def _check_items(stored: Tree, items: Tree, n: int) -> None:
         if (new.shape, new.dtype) != ((n, *old.shape[1:]), old.dtype):
             expected, got = f"{old.dtype}{[n, *old.shape[1:]]}", f"{new.dtype}{list(new.shape)}"
             raise ValueError(f"items: leaf {name!r} must be {expected}, got {got}")
+
+
+RESERVOIR = Member(
+    reservoir,
+    options={"capacity": Option(256, least=1, doc="user-tasks that it holds")},
+    paper="Vitter 1985, ACM TOMS 11(1), Algorithm R",
+    example={"capacity": 64, "replay_batch": 3, "consolidation_batches": 2},
+    variants=({"capacity": 4},),
+    doc="a uniform sample of everything that was ever inserted",
+)

@@ -1,14 +1,18 @@
 """A last layer for numbers that is solved, not descended: Bayesian linear regression under a learned prior."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array
+from metapers.members import Member
 from metapers.models import sums
+from metapers.models.facts import HeadFacts
 from metapers.models.kinds import Written
+from metapers.options import Option
 
 
 class Prior(nnx.Param):
@@ -118,3 +122,29 @@ def check(**positive: float) -> None:
     for name, value in positive.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be finite and > 0, got {value}")
+
+
+def likelihood(section: Mapping[str, Any]) -> str | None:
+    """The objective of outputs with a predicted variance; None, that of the source, without.
+
+    Args:
+      section: of a config, with the options of the head.
+    """
+    return "gaussian" if section.get("variance") else None
+
+
+BAYES_FACTS = HeadFacts(targets=("numbers",), learns_alone=True, sums=True)
+
+VARIANCE = Option(False, doc="predict a variance too; the loss is then the likelihood")
+FULL = Option(False, doc="a prior covariance with correlations, else a diagonal one")
+BAYES_PAPER = "Harrison, Sharma, Pavone 2018, arXiv:1807.08912"
+
+BAYES_HEAD_MEMBER = Member(
+    bayes_head,
+    options={"variance": VARIANCE, "full": FULL},
+    paper=BAYES_PAPER,
+    variants=({"variance": True, "full": True},),
+    traits=("closed_form",),
+    facts=BAYES_FACTS,
+    doc="Bayesian linear regression under a learned prior",
+)

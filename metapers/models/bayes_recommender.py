@@ -1,12 +1,18 @@
 """Ratings: the recommender whose weights of a user are solved from the user's ratings, under a learned prior."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Batch, Key, Model, hide
+from metapers.members import Member
 from metapers.models import seam
-from metapers.models.bayes_head import BayesHead, check
-from metapers.models.recommender import add_item_layers, check_sizes, item_features
+from metapers.models.bayes_head import BAYES_FACTS, BAYES_PAPER, FULL, VARIANCE, BayesHead, check, likelihood
+from metapers.models.facts import ModelFacts
+from metapers.models.recommender import ITEM_OPTIONS, add_item_layers, check_sizes, item_features
+from metapers.options import Option
 
 
 class BayesRecommender(nnx.Module):
@@ -74,3 +80,26 @@ def bayes_recommender(
     rows = items + 1 if tables else 0
     head = {"variance": variance, "full": full, "deviation": deviation, "noise": noise}
     return seam.model(lambda rngs: BayesRecommender(rows, genres, features, hidden, offset, rngs, **head))
+
+
+def _from_sizes(sizes: Mapping[str, int], **options: Any) -> Model:
+    return bayes_recommender(sizes["items"], sizes["genres"], **options)
+
+
+BAYES_RECOMMENDER_MEMBER = Member(
+    _from_sizes,
+    options={
+        **ITEM_OPTIONS,
+        "variance": VARIANCE,
+        "full": FULL,
+        "deviation": Option(0.3, above=0, doc="first standard deviation of a user's weights"),
+        "noise": Option(0.9, above=0, doc="first standard deviation of a rating around its mean"),
+    },
+    needs=("sizes",),
+    paper=BAYES_PAPER,
+    example={"features": 2, "hidden": 4},
+    variants=({"tables": False, "variance": True, "full": True},),
+    traits=("closed_form",),
+    facts=ModelFacts(inputs=("films",), objective=likelihood, head=BAYES_FACTS),
+    doc="the recommender with weights in closed form under a learned prior",
+)

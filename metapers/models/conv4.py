@@ -1,17 +1,22 @@
 """Four convolutions and a linear layer: the usual network for few-shot images, in its two published forms."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Batch, Key, Model, hide
+from metapers.members import Member
 from metapers.models import seam
-from metapers.models.kinds import Body, Head
+from metapers.models.facts import ModelFacts
+from metapers.models.kinds import ADAPTS_OPTION, ADDED_OPTIONS, Body, Head, adapted
 from metapers.models.layers import Conv3x3, Dense, FilmLayer, max_pool
-from metapers.models.norms import Norm, batch_norm
+from metapers.models.norms import Norm, batch_norm, chosen
 from metapers.models.prototypes import as_linear
+from metapers.options import Choice, Option
 
 USUAL = batch_norm()
 
@@ -124,3 +129,40 @@ def conv4(
         raise ValueError(f"prototypes must be False where adapts has no Head, whose start they are, got ({names})")
     build = lambda rngs: Conv4(ways, filters, channels, norm, pool, film, head_scale, prototypes, rngs)
     return seam.model(build, (*adapts, *norm.keeps))
+
+
+def _from_sizes(sizes: Mapping[str, int], *, filters: int, norm: Norm | None, adapts: str, **options: Any) -> Model:
+    norm = chosen(norm, filters)
+    return conv4(sizes["classes"], filters, channels=sizes["width"], norm=norm, adapts=adapted(adapts), **options)
+
+
+BODY_OPTIONS = {
+    "filters": Option(64, least=1, doc="filters of each convolution"),
+    "norm": Choice("norm", "batch", optional=True, doc="normalisation after each convolution"),
+    "pool": Option(False, doc="stride 1 and pooling, else stride 2; images of at least 16 x 16"),
+}
+"""The options of a model with a ``ConvBody``."""
+
+CONV4_MEMBER = Member(
+    _from_sizes,
+    options={
+        **BODY_OPTIONS,
+        "film": ADDED_OPTIONS["film"],
+        "head_scale": Option(1.0, least=0, doc="factor of the head's first weights; 0 for a head of zeros"),
+        "prototypes": Option(False, doc="a user's head begins at the class means of the support (Proto-MAML)"),
+        "adapts": ADAPTS_OPTION,
+    },
+    needs=("sizes",),
+    paper="Finn, Abbeel, Levine 2017, arXiv:1703.03400",
+    example={"filters": 4},
+    variants=(
+        {"norm": {"name": "group", "groups": 2}, "pool": True},
+        {"head_scale": 0.0},
+        {"prototypes": True, "adapts": "all"},
+        {"norm": "layer", "adapts": "body"},
+        {"norm": "support"},
+        {"norm": "none", "film": True},
+    ),
+    facts=ModelFacts(inputs=("images",), targets=("classes",)),
+    doc="four convolutions and a linear layer",
+)

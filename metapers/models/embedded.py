@@ -1,17 +1,21 @@
 """Features that all users share under a head that is computed from a user's support set, each chosen by a value."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
 from metapers.base import Array, Batch, Key, Model, Tree, hide
+from metapers.members import Member
 from metapers.models import seam
-from metapers.models.conv4 import ConvBody
+from metapers.models.bayes_head import likelihood
+from metapers.models.conv4 import BODY_OPTIONS, ConvBody
+from metapers.models.facts import ModelFacts
 from metapers.models.kinds import Body
 from metapers.models.layers import Dense
-from metapers.models.norms import Norm, batch_norm
+from metapers.models.norms import Norm, batch_norm, chosen
+from metapers.options import Choice, Option
 
 MakeBody = Callable[[nnx.Rngs], Any]  # -> a module (inputs, mask) -> phi [n, features], with ``features`` an attribute
 MakeHead = Callable[[int, nnx.Rngs], Any]  # features -> a module (phi, mask) -> outputs, with write(phi, targets, mask)
@@ -89,3 +93,41 @@ def conv_body(filters: int = 64, *, channels: int = 1, norm: Norm = USUAL, pool:
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
     return lambda rngs: ConvBody(filters, channels, norm, pool, rngs)
+
+
+def _dense_from_sizes(sizes: Mapping[str, int], *, hidden: tuple[int, ...], head: MakeHead) -> Model:
+    return embedded(dense_body((sizes["width"], *hidden)), head)
+
+
+def _conv_from_sizes(sizes: Mapping[str, int], *, filters: int, norm: Norm | None, pool: bool, head: MakeHead) -> Model:
+    return embedded(conv_body(filters, channels=sizes["width"], norm=chosen(norm, filters), pool=pool), head)
+
+
+def _objective(section: Mapping[str, Any]) -> str | None:
+    return likelihood(section["head"])
+
+
+HEAD = Choice("head", "ridge", doc="how the head of a user is computed from the support")
+
+SOLVED_MEMBER = Member(
+    _dense_from_sizes,
+    options={"hidden": Option((64, 64), least=1, doc="units of each shared layer"), "head": HEAD},
+    needs=("sizes",),
+    example={"hidden": (5,)},
+    variants=(
+        {"head": "prototypes"},
+        {"head": {"name": "neighbours", "capacity": 3}},
+        {"head": {"name": "bayes", "variance": True, "full": True}},
+    ),
+    facts=ModelFacts(targets=("numbers", "classes"), objective=_objective),
+    doc="shared dense layers and a head in closed form",
+)
+SOLVED_CONV4_MEMBER = Member(
+    _conv_from_sizes,
+    options={**BODY_OPTIONS, "head": HEAD},
+    needs=("sizes",),
+    example={"filters": 4},
+    variants=({"head": {"name": "neighbours", "capacity": 3}}, {"norm": "support", "head": "prototypes"}),
+    facts=ModelFacts(inputs=("images",), targets=("numbers", "classes"), objective=_objective),
+    doc="four shared convolutions and a head in closed form",
+)

@@ -1,5 +1,6 @@
 """A recurrent network over a user's sequence: what comes next, at every place."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Key, Model
+from metapers.members import Member
 from metapers.models import seam
-from metapers.models.kinds import Body, Head
+from metapers.models.facts import ModelFacts
+from metapers.models.kinds import ADAPTS_OPTION, ADDED_OPTIONS, Body, Head, adapted
 from metapers.models.layers import Dense, Embed, FilmLayer
+from metapers.options import Option
 
 
 class GRU(nnx.Module):
@@ -88,3 +92,24 @@ def gru(
     if low_rank < 0:
         raise ValueError(f"low_rank must be >= 0, got {low_rank}")
     return seam.model(lambda rngs: GRU(vocabulary, embed, hidden, film, low_rank, rngs), adapts)
+
+
+def _from_sizes(sizes: Mapping[str, int], *, adapts: str, **options: Any) -> Model:
+    return gru(sizes["vocabulary"], adapts=adapted(adapts), **options)
+
+
+GRU_MEMBER = Member(
+    _from_sizes,
+    options={
+        "embed": Option(16, least=1, doc="size of an embedding"),
+        "hidden": Option(64, least=1, doc="size of the state"),
+        **ADDED_OPTIONS,
+        "adapts": ADAPTS_OPTION,
+    },
+    needs=("sizes",),
+    paper="Cho et al. 2014, arXiv:1406.1078",
+    example={"embed": 3, "hidden": 4},
+    variants=({"film": True, "low_rank": 1},),
+    facts=ModelFacts(inputs=("characters",), targets=("characters",)),
+    doc="a gated recurrent network over characters",
+)

@@ -1,6 +1,6 @@
 """Variable types: what a parameter is, said where it is born, so that a config can name what adapts.
 
-A config's ``learner.adapts`` picks types: ``Head`` alone is ANIL (Raghu et al. 2020, arXiv:1909.09157), ``Body`` alone
+A config's ``model.adapts`` picks types: ``Head`` alone is ANIL (Raghu et al. 2020, arXiv:1909.09157), ``Body`` alone
 BOIL (Oh et al. 2021, arXiv:2008.08882), ``Context`` alone CAVIA (Zintgraf et al. 2019, arXiv:1810.03642), ``Bias``
 alone BitFit (Ben Zaken et al. 2022, arXiv:2106.10199), ``LowRank`` LoRA (Hu et al. 2022, arXiv:2106.09685).
 ``group`` names the optimizer that moves a type; a type without one is a group of its own (its lower-case name).
@@ -9,6 +9,7 @@ alone BitFit (Ben Zaken et al. 2022, arXiv:2106.10199), ``LowRank`` LoRA (Hu et 
 from flax import nnx
 
 from metapers.models.seam import EVERYTHING, Personal
+from metapers.options import Option, nearest
 
 
 class Body(nnx.Param):
@@ -58,8 +59,8 @@ class LowRank(Personal):
 class Written(Personal):
     """What a module's ``write`` computes from a user's support set; empty at the start.
 
-    ``inner.written`` gives the start no gradient. Loops that go a part of the way (``gated``, ``tempered``) do: whoever
-    learns through them keeps the group still, as ``experiment`` does.
+    ``inner.written`` gives the start no gradient. Loops that go a part of the way (``gated``, ``tempered``) do; a
+    learner through them must not change it.
     """
 
     group = "written"
@@ -78,3 +79,36 @@ ADAPTS: dict[str, tuple[type[nnx.Variable], ...]] = {
     "low_rank": (LowRank,),
 }
 """Names of layer sets; several are joined by "+" in a config."""
+
+ADAPTS_OPTION = Option(
+    "personal", type=str, doc=f"types of the personal parameters: {', '.join(ADAPTS)}, joined by '+'"
+)
+"""The option of a model whose personal parameters a config chooses."""
+
+ADDED_OPTIONS = {
+    "film": Option(False, doc="a personal scale and shift of features (FiLM)"),
+    "low_rank": Option(0, least=0, doc="rank of personal products on top of shared kernels (LoRA); 0 for none"),
+}
+"""The options of a model with personal parameters that change nothing at first."""
+
+
+def adapted(names: str) -> tuple[type[nnx.Variable], ...]:
+    """The Variable types of a layer set, or of several joined by "+".
+
+    Args:
+      names: of ``ADAPTS``.
+
+    Raises:
+      ValueError: for an unknown name.
+
+    Example:
+      >>> [kind.__name__ for kind in adapted("head+biases")]
+      ['Head', 'Bias']
+    """
+    found: dict[type[nnx.Variable], None] = {}
+    for name in (part.strip() for part in names.split("+")):
+        if name not in ADAPTS:
+            hint = nearest(name, ADAPTS)
+            raise ValueError(f"adapts must be one of {list(ADAPTS)}, got {name!r}{f'; {hint}' if hint else ''}")
+        found |= dict.fromkeys(ADAPTS[name])
+    return tuple(found)

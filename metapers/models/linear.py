@@ -1,10 +1,15 @@
 """A linear user: his own weights on features that a shared matrix maps first."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Key, Model
+from metapers.members import Member
 from metapers.models import seam
+from metapers.models.facts import ModelFacts
+from metapers.models.kinds import ADAPTS_OPTION, adapted
 
 
 class Linear(nnx.Module):
@@ -30,3 +35,16 @@ def linear(dim: int, *, adapts: tuple[type[nnx.Variable], ...] = (seam.Personal,
     if dim < 1:
         raise ValueError(f"dim must be >= 1, got {dim}")
     return seam.model(lambda rngs: Linear(dim), adapts)
+
+
+def _from_sizes(sizes: Mapping[str, int], *, adapts: str) -> Model:
+    return linear(sizes["width"], adapts=adapted(adapts))
+
+
+LINEAR_MEMBER = Member(
+    _from_sizes,
+    options={"adapts": ADAPTS_OPTION},
+    needs=("sizes",),
+    facts=ModelFacts(),
+    doc="personal linear weights after a shared linear map",
+)

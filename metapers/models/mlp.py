@@ -1,15 +1,19 @@
 """Dense layers with relu between them; all of it adapts, or only what a layer set names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Key, Model
+from metapers.members import Member
 from metapers.models import seam
-from metapers.models.kinds import Body, Context, Head
+from metapers.models.facts import ModelFacts
+from metapers.models.kinds import ADAPTS_OPTION, ADDED_OPTIONS, Body, Context, Head, adapted
 from metapers.models.layers import Dense, FilmLayer
+from metapers.options import Option
 
 
 class MLP(nnx.Module):
@@ -83,3 +87,31 @@ def mlp(
             raise ValueError(f"{name} must be >= 0, got {value}")
     options = {"scalar": scalar, "context": context, "film": film, "low_rank": low_rank}
     return seam.model(lambda rngs: MLP(tuple(sizes), rngs, **options), adapts)
+
+
+def _from_sizes(sizes: Mapping[str, int], *, hidden: tuple[int, ...], film: bool, adapts: str, **options: Any) -> Model:
+    if film and not hidden:
+        raise ValueError(f"film must be False without a hidden layer, got {film}")
+    layers = (sizes["width"], *hidden, sizes.get("classes", 1))
+    return mlp(layers, scalar="classes" not in sizes, film=film, adapts=adapted(adapts), **options)
+
+
+MLP_MEMBER = Member(
+    _from_sizes,
+    options={
+        "hidden": Option((40, 40), least=1, doc="units of each hidden layer"),
+        "context": Option(0, least=0, doc="personal numbers beside the inputs (CAVIA); 0 for none"),
+        **ADDED_OPTIONS,
+        "adapts": ADAPTS_OPTION,
+    },
+    needs=("sizes",),
+    example={"hidden": (5,)},
+    variants=(
+        {"adapts": "all"},
+        {"context": 2, "adapts": "context"},
+        {"film": True, "adapts": "film"},
+        {"low_rank": 2, "adapts": "low_rank"},
+    ),
+    facts=ModelFacts(targets=("numbers", "classes")),
+    doc="dense layers with relu between them",
+)

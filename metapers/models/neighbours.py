@@ -1,17 +1,20 @@
 """The shared model's prediction mixed with what the user's own examples say nearby."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array
+from metapers.members import Member
 from metapers.models.bayes_head import check
+from metapers.models.facts import HeadFacts
 from metapers.models.kinds import Body, Written
 from metapers.models.layers import Dense
 from metapers.models.ridge_head import one_hot
+from metapers.options import Option
 
 
 class Neighbours(nnx.Module):
@@ -120,3 +123,26 @@ def neighbours(
     chosen = {"classes": classes, "capacity": capacity, "k": min(k, capacity)}
     mixing = {"share": share, "scale": scale, "learned": learned}
     return lambda features, rngs: Neighbours(features, rngs, **chosen, **mixing)
+
+
+def _from_sizes(
+    sizes: Mapping[str, int], *, capacity: int, nearest: int, share: float, scale: float
+) -> Callable[[int, nnx.Rngs], nnx.Module]:
+    return neighbours(capacity, classes=sizes.get("classes"), k=nearest, share=share, scale=scale)
+
+
+NEIGHBOURS_MEMBER = Member(
+    _from_sizes,
+    options={
+        "capacity": Option(64, least=1, doc="examples of a user that are stored, the latest"),
+        "nearest": Option(10, least=1, doc="stored examples that a prediction reads"),
+        "share": Option(0.5, least=0, most=1, doc="weight of the neighbours beside the shared model"),
+        "scale": Option(1.0, above=0, doc="distance at which the weight of a neighbour falls to 1/e"),
+    },
+    needs=("sizes",),
+    paper="Marfoq et al. 2022, arXiv:2111.09360",
+    example={"capacity": 3},
+    traits=("stores_examples", "closed_form"),
+    facts=HeadFacts(targets=("numbers", "classes"), learns_alone=True),
+    doc="a shared linear layer mixed with the user's nearest examples",
+)

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array
+from metapers.members import Member
 from metapers.models.kinds import BIASES, Body
 from metapers.models.layers import along_last
 from metapers.models.seam import Personal
+from metapers.options import Option
 
 EPSILON = 1e-5  # added to every variance
 
@@ -26,6 +28,7 @@ class Norm(NamedTuple):
     build: Callable[[int], Any]  # channels -> a module
     transductive: bool  # a row's output depends on the other unmasked rows of its call: a report must say so
     keeps: tuple[type[nnx.Variable], ...] = ()  # types of what each user has for himself, whatever else adapts
+    groups: int = 1  # the number of channels must be a multiple of it
 
 
 class Statistics(Personal):
@@ -128,7 +131,7 @@ def group_norm(groups: int = 8) -> Norm:
             raise ValueError(f"groups must divide the {channels} channels, got {groups}")
         return GroupNorm(channels, channels // groups, kind=Body)
 
-    return Norm(build, transductive=False)
+    return Norm(build, transductive=False, groups=groups)
 
 
 def layer_norm() -> Norm:
@@ -152,6 +155,22 @@ def support_norm() -> Norm:
     return Norm(lambda channels: SupportNorm(channels, kind=Body), transductive=False, keeps=(Statistics,))
 
 
+def chosen(norm: Norm | None, filters: int) -> Norm:
+    """The norm that a config chose.
+
+    Args:
+      norm: None for none.
+      filters: the channels of each layer.
+
+    Raises:
+      ValueError: filters that are no multiple of the norm's groups.
+    """
+    norm = no_norm() if norm is None else norm
+    if filters % norm.groups:
+        raise ValueError(f"filters must be a multiple of {norm.groups}, the groups of the norm, got {filters}")
+    return norm
+
+
 def _measured(x: Array, mask: Array) -> tuple[Array, Array, Array]:
     # (x - mean, variance, mean) over space and the unmasked rows; the last two per channel
     mean = _over_rows(jnp.mean(x, (1, 2)), mask)
@@ -166,3 +185,28 @@ def _over_rows(rows: Array, mask: Array) -> Array:
 
 def _affine(norm: Any, centred: Array, gain: Array | float = 1.0) -> Array:
     return centred * along_last(gain * norm.scale[...], centred.ndim) + along_last(norm.shift[...], centred.ndim)
+
+
+GROUP_NORM_MEMBER = Member(
+    group_norm,
+    options={"groups": Option(8, least=1, doc="groups of neighbouring channels")},
+    paper="Wu, He 2018, arXiv:1803.08494",
+    example={"groups": 2},
+    doc="each row by itself, over space and a group of channels",
+)
+LAYER_NORM_MEMBER = Member(
+    layer_norm,
+    paper="Ba, Kiros, Hinton 2016, arXiv:1607.06450",
+    doc="each row by itself, over space and all channels",
+)
+SUPPORT_NORM_MEMBER = Member(
+    support_norm,
+    paper="Bronskill et al. 2020, arXiv:2003.03284",
+    doc="with statistics of the user's support set",
+)
+BATCH_NORM_MEMBER = Member(
+    batch_norm,
+    paper="Ioffe, Szegedy 2015, arXiv:1502.03167",
+    traits=("transductive",),
+    doc="with statistics of all rows of the call",
+)

@@ -1,10 +1,15 @@
 """The smallest model there is: a point in space, the same for every row; its meta-gradients are formulas."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Key, Model
+from metapers.members import Member
 from metapers.models import seam
+from metapers.models.facts import ModelFacts
+from metapers.models.kinds import ADAPTS_OPTION, adapted
 
 
 class Point(nnx.Module):
@@ -30,3 +35,16 @@ def point(dim: int, *, adapts: tuple[type[nnx.Variable], ...] = (seam.Personal,)
     if dim < 1:
         raise ValueError(f"dim must be >= 1, got {dim}")
     return seam.model(lambda rngs: Point(dim), adapts)
+
+
+def _from_sizes(sizes: Mapping[str, int], *, adapts: str) -> Model:
+    return point(sizes["width"], adapts=adapted(adapts))
+
+
+POINT_MEMBER = Member(
+    _from_sizes,
+    options={"adapts": ADAPTS_OPTION},
+    needs=("sizes",),
+    facts=ModelFacts(inputs=("points",), targets=("points",)),
+    doc="one personal vector, whatever the inputs",
+)

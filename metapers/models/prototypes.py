@@ -1,11 +1,13 @@
 """Classes by their nearest mean: what a user's examples of a class look like on average."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array
+from metapers.members import Member
+from metapers.models.facts import HeadFacts
 from metapers.models.kinds import Written
 from metapers.models.ridge_head import one_hot
 
@@ -80,3 +82,17 @@ def prototypes(ways: int) -> Callable[[int, nnx.Rngs], nnx.Module]:
     if ways < 1:
         raise ValueError(f"ways must be >= 1, got {ways}")
     return lambda features, rngs: Prototypes(features, ways)
+
+
+def _from_sizes(sizes: Mapping[str, int]) -> Callable[[int, nnx.Rngs], nnx.Module]:
+    return prototypes(sizes["classes"])
+
+
+PROTOTYPES_MEMBER = Member(
+    _from_sizes,
+    needs=("sizes",),
+    paper="Snell, Swersky, Zemel 2017, arXiv:1703.05175",
+    traits=("stores_examples", "closed_form"),
+    facts=HeadFacts(),
+    doc="the class whose mean feature is nearest",
+)

@@ -1,17 +1,21 @@
 """The next rating of a user from the films rated just before it: a GRU or a decoder over them and the present film."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Key, Model
+from metapers.members import Member
 from metapers.models import seam
+from metapers.models.facts import ModelFacts
 from metapers.models.gru import add_recurrence, recurrence
-from metapers.models.kinds import Body, Head
+from metapers.models.kinds import ADAPTS_OPTION, ADDED_OPTIONS, Body, Head, adapted
 from metapers.models.layers import Dense
-from metapers.models.recommender import check_sizes, describe
-from metapers.models.transformer import add_decoder, check_decoder, decoder
+from metapers.models.recommender import OFFSET, check_sizes, describe
+from metapers.models.transformer import add_decoder, check_decoder, decoder, decoder_options
+from metapers.options import Option
 
 Inputs = dict[str, Array]
 
@@ -149,3 +153,40 @@ def _rating(module: Any, inputs: Inputs, states: Array) -> Array:
     described = describe(inputs)  # its last entry is the film's bias
     read = jnp.concatenate([states[:, -1], described], -1)
     return module.offset + described[:, -1] + module.head(read)[:, 0]
+
+
+def _gru_from_sizes(sizes: Mapping[str, int], *, adapts: str, **options: Any) -> Model:
+    return rating_gru(sizes["genres"], adapts=adapted(adapts), **options)
+
+
+def _transformer_from_sizes(sizes: Mapping[str, int], *, adapts: str, **options: Any) -> Model:
+    return rating_transformer(sizes["genres"], history=sizes["history"], adapts=adapted(adapts), **options)
+
+
+_FACTS = ModelFacts(inputs=("films",), history=1)
+
+RATING_GRU_MEMBER = Member(
+    _gru_from_sizes,
+    options={
+        "hidden": Option(32, least=1, doc="size of the state"),
+        "offset": OFFSET,
+        **ADDED_OPTIONS,
+        "adapts": ADAPTS_OPTION,
+    },
+    needs=("sizes",),
+    paper="Hidasi et al. 2016, arXiv:1511.06939",
+    example={"hidden": 4},
+    variants=({"film": True, "low_rank": 1},),
+    facts=_FACTS,
+    doc="a gated recurrent network over the films rated before",
+)
+RATING_TRANSFORMER_MEMBER = Member(
+    _transformer_from_sizes,
+    options={**decoder_options(32), "offset": OFFSET, **ADDED_OPTIONS, "adapts": ADAPTS_OPTION},
+    needs=("sizes",),
+    paper="Kang, McAuley 2018, arXiv:1808.09781",
+    example={"width": 4, "heads": 2, "layers": 1},
+    variants=({"film": True, "low_rank": 2, "adapts": "film"},),
+    facts=_FACTS,
+    doc="a decoder with attention over the films rated before",
+)

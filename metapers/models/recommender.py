@@ -1,13 +1,18 @@
 """Ratings: what items have in common with each other, learned by all users, under each user's own weights."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Key, Model
+from metapers.members import Member
 from metapers.models import seam
+from metapers.models.facts import ModelFacts
+from metapers.models.kinds import ADAPTS_OPTION, adapted
 from metapers.models.layers import Dense, Embed
+from metapers.options import Option
 
 
 class Table(nnx.Param):
@@ -100,3 +105,28 @@ def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
+
+
+def _from_sizes(sizes: Mapping[str, int], *, adapts: str, **options: Any) -> Model:
+    return recommender(sizes["items"], sizes["genres"], adapts=adapted(adapts), **options)
+
+
+OFFSET = Option(3.5, doc="constant that is added to every rating")
+
+ITEM_OPTIONS = {
+    "features": Option(8, least=1, doc="learned features of an item"),
+    "hidden": Option(16, least=1, doc="units of the layer over an item's description"),
+    "offset": OFFSET,
+    "tables": Option(True, doc="a learned bias and learned features of each item"),
+}
+"""The options of a model with the layers of ``add_item_layers``."""
+
+RECOMMENDER_MEMBER = Member(
+    _from_sizes,
+    options={**ITEM_OPTIONS, "adapts": ADAPTS_OPTION},
+    needs=("sizes",),
+    example={"features": 2, "hidden": 4},
+    variants=({"tables": False},),
+    facts=ModelFacts(inputs=("films",)),
+    doc="personal linear weights on shared features of items",
+)

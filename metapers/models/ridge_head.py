@@ -1,13 +1,15 @@
 """A last layer for classes that is solved, not descended: ridge regression on one-hot targets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array
+from metapers.members import Member
 from metapers.models import sums
 from metapers.models.bayes_head import check
+from metapers.models.facts import HeadFacts
 from metapers.models.kinds import Written
 
 
@@ -59,3 +61,17 @@ def ridge_head(ways: int, *, ridge: float = 1.0, scale: float = 10.0) -> Callabl
     if ways < 1:
         raise ValueError(f"ways must be >= 1, got {ways}")
     return lambda features, rngs: RidgeHead(features, ways, ridge=ridge, scale=scale)
+
+
+def _from_sizes(sizes: Mapping[str, int]) -> Callable[[int, nnx.Rngs], nnx.Module]:
+    return ridge_head(sizes["classes"])
+
+
+RIDGE_HEAD_MEMBER = Member(
+    _from_sizes,
+    needs=("sizes",),
+    paper="Bertinetto et al. 2019, arXiv:1805.08136",
+    traits=("closed_form",),
+    facts=HeadFacts(),
+    doc="ridge regression on one-hot classes",
+)

@@ -1,5 +1,6 @@
 """A small decoder over a user's sequence: what comes next, at every place, with attention to the places before."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,9 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metapers.base import Array, Key, Model
+from metapers.members import Member
 from metapers.models import seam
-from metapers.models.kinds import Body, Head
+from metapers.models.facts import ModelFacts
+from metapers.models.kinds import ADAPTS_OPTION, ADDED_OPTIONS, Body, Head, adapted
 from metapers.models.layers import Dense, Embed, FilmLayer, LayerNorm
+from metapers.options import Option
 
 
 class Block(nnx.Module):
@@ -151,6 +155,35 @@ def check_decoder(width: int, heads: int, low_rank: int, **sizes: int) -> None:
         if value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}")
     if width % heads:
-        raise ValueError(f"heads must divide width = {width}, got {heads}")
+        raise ValueError(f"heads must be a divisor of width = {width}, got {heads}")
     if low_rank < 0:
         raise ValueError(f"low_rank must be >= 0, got {low_rank}")
+
+
+def _from_sizes(sizes: Mapping[str, int], *, adapts: str, **options: Any) -> Model:
+    return transformer(sizes["vocabulary"], length=sizes["length"], adapts=adapted(adapts), **options)
+
+
+def decoder_options(width: int) -> dict[str, Option]:
+    """The options of a model with the layers of ``add_decoder``.
+
+    Args:
+      width: the default.
+    """
+    return {
+        "width": Option(width, least=1, doc="size of the state at each place"),
+        "heads": Option(4, least=1, doc="attention heads of a block, a divisor of the width"),
+        "layers": Option(2, least=1, doc="blocks of attention"),
+    }
+
+
+TRANSFORMER_MEMBER = Member(
+    _from_sizes,
+    options={**decoder_options(64), **ADDED_OPTIONS, "adapts": ADAPTS_OPTION},
+    needs=("sizes",),
+    paper="Radford et al. 2019, the GPT-2 report",
+    example={"width": 4, "heads": 2, "layers": 1},
+    variants=({"film": True, "low_rank": 2, "adapts": "low_rank"},),
+    facts=ModelFacts(inputs=("characters",), targets=("characters",)),
+    doc="a decoder with attention over characters",
+)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from metapers import trees
 from metapers.base import Array, Draw, Key, Params, Penalty
+from metapers.members import Member
+from metapers.options import Option, is_carried
 from metapers.penalties.none import none
 
 
@@ -30,7 +32,7 @@ def anchor(strength: float) -> Penalty:
     >>> float(penalty.value(state, Params({"w": jnp.array([4.0])}, {}, {})))
     9.0
     """
-    if not 0 <= strength < math.inf:
+    if not is_carried(strength) and not 0 <= strength < math.inf:
         raise ValueError(f"strength must be finite and >= 0, got {strength}")
 
     def init(params: Params) -> AnchorState:
@@ -44,3 +46,12 @@ def anchor(strength: float) -> Penalty:
         return AnchorState(trees.copy(params), jnp.ones_like(state.active))
 
     return none()._replace(init=init, value=value, consolidate=consolidate)
+
+
+ANCHOR = Member(
+    anchor,
+    options={"strength": Option(above=0.0, traced=True, doc="weight of half the squared distance from the anchor")},
+    paper="the L2 baseline of Kirkpatrick et al. 2017, arXiv:1612.00796",
+    example={"strength": 2.0},
+    doc="stay near the parameters at the end of the last period",
+)

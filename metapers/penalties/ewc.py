@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from metapers import keys, trees
 from metapers.base import Array, Draw, InnerLoop, Key, Objective, Params, Penalty, Task, Tree, hide_padding, masked_mean
+from metapers.members import Member
+from metapers.options import Option, is_carried
 from metapers.penalties.none import none
 
 
@@ -131,11 +133,27 @@ def _mean_over_users(squared_scores: Callable, params: Params, draw: Draw, draws
 
 
 def _check(objective: Objective, strength: float, decay: float, draws: int, exact: bool) -> None:
-    if not 0 <= strength < math.inf:
+    if not is_carried(strength) and not 0 <= strength < math.inf:
         raise ValueError(f"strength must be finite and >= 0, got {strength}")
-    if not 0 <= decay <= 1:
+    if not is_carried(decay) and not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
     if draws < 1:
         raise ValueError(f"draws must be >= 1, got {draws}")
     if exact and objective.labels is None:
         raise ValueError("exact must be False for an objective without labels, got True: it can only be sampled")
+
+
+EWC = Member(
+    ewc,
+    options={
+        "strength": Option(above=0.0, traced=True, doc="weight of half the importance-weighted squared distance"),
+        "decay": Option(1.0, least=0.0, most=1.0, traced=True, doc="what is left of the importance at each boundary"),
+        "draws": Option(4, least=1, doc="batches over which the importance is averaged"),
+        "exact": Option(True, doc="the whole expectation over labels, instead of one drawn label for each example"),
+    },
+    needs=("objective", "apply", "inner_loop"),
+    paper="Kirkpatrick et al. 2017, arXiv:1612.00796; Schwarz et al. 2018, arXiv:1805.06370",
+    example={"strength": 5.0, "draws": 2},
+    variants=({"exact": False, "decay": 0.5},),
+    doc="elastic weight consolidation: stay near where the adapted model's likelihood depends on the parameters",
+)

@@ -13,6 +13,8 @@ from metapers.report import drawing, pictures, points, stages, tables, words
 from metapers.report.pictures import Picture
 from metapers.report.style import SHEET
 from metapers.report.tables import escaped
+from metapers.scoring import records
+from metapers.workdir import read_json
 
 SHOWN = ("source", "version", "sha256", "data_sha256", "fold", "stages", "users", "examples", "dropped_segments")
 Section = tuple[str, str, str]  # anchor, title, HTML
@@ -21,7 +23,7 @@ Section = tuple[str, str, str]  # anchor, title, HTML
 def write_report(folder: Path, summary: Mapping[str, Any], table: pa.Table, config: Mapping[str, Any]) -> Path:
     """Writes ``report.html`` and ``pictures/*.png`` into ``folder``, each whole or not at all; returns the page's path.
 
-    ``summary``: of ``experiment.summary.summarise`` (docs/summary.md); ``table``: test records, of one run or of
+    ``summary``: of ``evaluation.summary.summarise`` (docs/summary.md); ``table``: test records, of one run or of
     several folds together; ``config``: plain nested dict. The page reads nothing from the network, and the same
     arguments give the same bytes.
 
@@ -43,6 +45,17 @@ def write_report(folder: Path, summary: Mapping[str, Any], table: pa.Table, conf
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def report_of(folder: str | Path) -> Path:
+    """``write_report`` of the run in a workdir, from what its evaluation wrote there.
+
+    Raises:
+      FileNotFoundError: for a folder without summary.json, records or config.json.
+    """
+    folder = Path(folder)
+    table = records.read_file(folder / "records" / "test.parquet")
+    return write_report(folder, read_json(folder / "summary.json"), table, read_json(folder / "config.json"))
 
 
 def _drawn(found: points.Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Picture]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from metapers.baselines import TRIVIAL
+from metapers.members import registry
 from metapers.report import drawing, palette, words
 from metapers.report.palette import light
 from metapers.report.points import Found, gains, strongest
@@ -94,7 +94,7 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
 def users(found: Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     """Who gains and who is hurt: sorted gains over the own start and over the best baseline; before against after."""
     head = summary["headline"]
-    baseline = strongest(summary, TRIVIAL)
+    baseline = strongest(summary, tuple(registry("baseline")))
     figure, axes = drawing.panels(WIDTH, 3.9, columns=3 if baseline else 2)
     own = gains(found, summary, head["strategy"], 0)
     _waterfall(axes[0, 0], own, "Adapting, against the own start")

@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metapers.baselines import TRIVIAL
+from metapers.members import registry
 from metapers.scores.bootstrap import weights
 
-REFERENCES = (*TRIVIAL, "oracle")  # drawn as lines of their own; they take no inner steps
 _CELLS = 4_000_000  # resampling weights held at once
 
 
@@ -61,7 +60,7 @@ def read(table: pa.Table, summary: Mapping[str, Any], draws: int) -> Found:
         cubes=cubes,
         bands={name: band(found, draws) for name, found in cubes.items()},
         strategies=[*known, head["strategy"]],
-        references=[name for name in REFERENCES if name in cubes],
+        references=[name for name in (*registry("baseline"), "oracle") if name in cubes],
         banked=banked(_only(rows, strategy=head["strategy"], shots=head["shots"]), summary, draws),
     )
 

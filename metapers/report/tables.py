@@ -47,11 +47,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     lines = []
     for name, row in rows.items():
         ours = "difference" not in row
-        meaning = (
-            f"{counted(head['shots'], 'shot')}, {counted(head['steps'], 'step')}"
-            if ours
-            else words.MEANINGS.get(name, "")
-        )
+        meaning = f"{counted(head['shots'], 'shot')}, {counted(head['steps'], 'step')}" if ours else words.meaning(name)
         if name == "unadapted":
             meaning = f"the better start of the two, that of {head['unadapted']['of']}"
         if name == "oracle":
@@ -105,7 +101,7 @@ def strategies(summary: Mapping[str, Any]) -> str:
     head = summary["headline"]
     lines = []
     for name, row in head["strategies"].items():
-        meaning = words.MEANINGS["joint_fine_tuned" if name == "joint" else name] if name in words.MEANINGS else ""
+        meaning = words.meaning("joint_fine_tuned" if name == "joint" else name)
         label = f'{escaped(name)}<span class="under">{escaped(meaning)}</span>'
         cells = [
             label,

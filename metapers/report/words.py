@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from metapers.journal import counted
+from metapers.members import registry
 from metapers.report.points import strongest
+from metapers.tasks.facts import SourceFacts
 
 METRICS = {"rmse": "RMSE", "mae": "MAE", "mse": "MSE", "nll": "NLL", "accuracy": "accuracy"}
 MEANINGS = {
@@ -13,13 +16,6 @@ MEANINGS = {
     "continual": "each stage in turn, with memory and penalties",
     "joint": "all stages at once, no inner loop, as trained",
     "joint_fine_tuned": "the joint model, fine-tuned on the support",
-    "global_mean": "the mean target of all training users",
-    "user_mean": "the mean of the support, shrunk",
-    "item_user_bias": "item and user offsets, shrunk",
-    "item_recent_bias": "item offsets and the user's last ratings' mean surprise",
-    "class_prior": "the class frequencies of all training users",
-    "user_frequency": "those of the support, shrunk",
-    "bigram": "how often each token follows each other",
     "oracle": "the Bayes-optimal prediction; the truth is known",
 }
 EXPLAINED = {
@@ -31,6 +27,13 @@ EXPLAINED = {
     "forgetting_first": "lost since learned; above 0 is worse",
     "fwt": "head start on a stage not yet seen",
 }
+
+
+def meaning(name: str) -> str:
+    """What a strategy or a baseline is, in a few words; empty for a name that is neither."""
+    if name in registry("baseline"):
+        return registry("baseline")[name].about()
+    return MEANINGS.get(name, "")
 
 
 def number(value: float, *, sign: bool = False, places: int = 4) -> str:
@@ -59,30 +62,27 @@ def share(value: float) -> str:
     return f"{percent:.1f} %".replace("-", "−") if 0 < abs(percent) < 9.95 else f"{percent:.0f} %".replace("-", "−")
 
 
-def counted(count: int, what: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "inner step"), counted(5, "shot"), counted(0, "step")
-    ('1 inner step', '5 shots', '0 steps')
-    """
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def metric_name(metric: str) -> str:
     """The metric as it is written in a sentence."""
     return METRICS.get(metric, metric)
 
 
 def examples(config: Mapping[str, Any]) -> str:
-    """What one example is called: ratings, or examples."""
-    return "ratings" if "movielens" in str(config.get("data", {}).get("source", "")) else "examples"
+    """What the examples of the source are called: ratings, or examples."""
+    return _facts(config).examples
+
+
+def _facts(config: Mapping[str, Any]) -> SourceFacts:
+    name = config.get("data", {}).get("name", "")
+    facts = registry("source")[name].facts if name in registry("source") else None
+    return facts or SourceFacts()
 
 
 def score_axis(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Name, unit and good direction of the score."""
     head = summary["headline"]
     unit = {"accuracy": "share of queries", "nll": "nats"}.get(head["metric"])
-    unit = unit or ("stars" if examples(config) == "ratings" else "units of the target")
+    unit = unit or _facts(config).unit
     unit = f"{unit}, squared" if head["metric"] == "mse" else unit
     return f"{metric_name(head['metric'])} ({unit}), {'higher' if head['larger_is_better'] else 'lower'} is better"
 

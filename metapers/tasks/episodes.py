@@ -58,10 +58,12 @@ def episodes(
     sizes = {"ways": ways, "train_ways": harder, "shots": shots, "queries": queries, "examples": rounds}
     _check_sizes(**sizes, stages=stages, episodes=episodes, rotations=rotations)
     pools = {split: _pool(images, split, stages, tuple(rotations)) for split in SPLITS}
-    for split in SPLITS[:2]:
-        _check_pool(split, pools[split], pools["train"], "ways", ways, rounds)
-    for name, size in (("ways", ways), ("train_ways", harder)):
-        _check_pool("train", pools["train"], pools["train"], name, size, max(rounds, shots + queries))
+    for split in SPLITS:
+        _check_pool(split, pools[split], pools["train"], "ways", ways)
+        if split == "train" or examples is None:
+            _check_shots(split, pools[split], shots, queries)
+        _check_examples(split, pools[split], rounds)
+    _check_pool("train", pools["train"], pools["train"], "train_ways", harder)
     fixed = {
         split: _fixed(pools[split], np.random.default_rng([seed, number]), episodes, rounds, ways)
         for number, split in enumerate(SPLITS)
@@ -141,7 +143,7 @@ def _pool(images: Mapping[str, np.ndarray], split: str, stages: int, rotations: 
     return _Pool(found, np.arange(stages + 1) * len(found) // stages, rotations)
 
 
-def _check_pool(split: str, pool: _Pool, train: _Pool, name: str, ways: int, drawings: int) -> None:
+def _check_pool(split: str, pool: _Pool, train: _Pool, name: str, ways: int) -> None:
     for what, one, other in (
         ("image shape", pool.images.shape[2:], train.images.shape[2:]),
         ("dtype", pool.images.dtype, train.images.dtype),
@@ -152,9 +154,21 @@ def _check_pool(split: str, pool: _Pool, train: _Pool, name: str, ways: int, dra
     if fewest < ways:
         where = f"a stage of images[{split!r}], rotations included"
         raise ValueError(f"{name} must be <= {fewest}, the fewest classes of {where}, got {ways}")
-    if pool.images.shape[1] < drawings:
-        has = f"{pool.images.shape[1]}, the drawings of a class in images[{split!r}]"
-        raise ValueError(f"shots + queries, and examples, must be <= {has}, got {drawings}")
+
+
+def _check_shots(split: str, pool: _Pool, shots: int, queries: int) -> None:
+    count = pool.images.shape[1]
+    of = f"as a class of images[{split!r}] has {count} drawings"
+    if queries >= count:
+        raise ValueError(f"queries must be < {count}, {of}, got {queries}")
+    if shots > count - queries:
+        raise ValueError(f"shots must be <= {count - queries}, {of} and {queries} are queries, got {shots}")
+
+
+def _check_examples(split: str, pool: _Pool, rounds: int) -> None:
+    count = pool.images.shape[1]
+    if rounds > count:
+        raise ValueError(f"examples must be <= {count}, the drawings of a class in images[{split!r}], got {rounds}")
 
 
 def _fixed(pool: _Pool, rng: np.random.Generator, episodes: int, rounds: int, ways: int) -> _Fixed:

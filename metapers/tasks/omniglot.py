@@ -1,12 +1,16 @@
 """Omniglot as a stream of episodes: handwritten characters as classes, quarter turns as classes of their own."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from metapers.base import Stream
+from metapers.members import Member
+from metapers.options import Option
 from metapers.tasks.episodes import episodes as draw_episodes
-from metapers.tasks.omniglot_origins import Characters
+from metapers.tasks.facts import SourceFacts, reads_folder
+from metapers.tasks.omniglot_origins import Characters, characters_from_folder, characters_from_tfds
 
 
 def omniglot(
@@ -43,7 +47,8 @@ def omniglot(
     if len(classes) != 3 or min(classes) < 1:
         raise ValueError(f"classes must be three sizes >= 1 (train, validation, test), got {classes}")
     if sum(classes) > len(characters.names):
-        raise ValueError(f"classes must sum to <= {len(characters.names)} characters, got {classes}: {sum(classes)}")
+        together = f"at most {len(characters.names)} characters together"
+        raise ValueError(f"classes must be {together}, got {classes}; their sum is {sum(classes)}")
     order = np.random.default_rng(split_seed).permutation(len(characters.names))
     cuts = np.cumsum(classes)
     chosen = dict(zip(("train", "validation", "test"), np.split(order[: cuts[-1]], cuts[:-1]), strict=True))
@@ -68,3 +73,63 @@ def omniglot(
         seed=seed,
         about=about,
     )
+
+
+def _from_options(
+    *,
+    backend: str,
+    path: Any,  # None: TFDS's usual folder
+    download: bool,
+    size: int,
+    smooth: bool,
+    **options: Any,
+) -> Stream:
+    if backend == "folder":
+        characters = characters_from_folder(path, size=size, smooth=smooth)
+    else:
+        characters = characters_from_tfds(path, size=size, smooth=smooth, download=download)
+    return omniglot(characters, **options)
+
+
+OMNIGLOT_MEMBER = Member(
+    _from_options,
+    options={
+        "backend": Option(
+            "folder",
+            choices=("folder", "tfds"),
+            doc="where the drawings come from: the original archives, TensorFlow Datasets",
+        ),
+        "path": Option(
+            None,
+            type=str,
+            doc="`folder`: the folder of the two original archives; `tfds`: its data_dir, None for the usual one",
+        ),
+        "download": Option(False, doc="`tfds`: prepare the set if it is not prepared yet (needs TensorFlow)"),
+        "size": Option(28, least=1, doc="height and width of an image in pixels"),
+        "smooth": Option(True, doc="grey values when scaled down; False: the nearest pixel, black and white"),
+        "classes": Option((1100, 100, 423), least=1, doc="characters for training, validation and test"),
+        "split_seed": Option(0, least=0, doc="seed of the shuffle before that cut"),
+        "ways": Option(5, least=1, doc="classes of an episode"),
+        "train_ways": Option(None, type=int, least=2, doc="classes of a training episode; None: as many as `ways`"),
+        "shots": Option(1, least=1, doc="support drawings of each class in a training episode"),
+        "queries": Option(1, least=1, doc="query drawings of each class"),
+        "rotations": Option(
+            (0, 1, 2, 3), least=0, most=3, doc="quarter turns; each makes a class of its own, in all splits"
+        ),
+        "stages": Option(1, least=1, doc="number of stages; the classes of each split are divided over them"),
+        "episodes": Option(600, least=1, doc="held-out episodes in a stage, of each split"),
+        "seed": Option(0, least=0, doc="seed of the held-out episodes"),
+    },
+    paper="Lake, Salakhutdinov, Tenenbaum 2015, doi:10.1126/science.aab3050",
+    example={"classes": (40, 20, 20), "episodes": 6, "size": 16},
+    facts=SourceFacts(
+        objective="cross_entropy",
+        sizes=lambda stream: {"classes": int(stream.provenance["classes"]), "width": 1},
+        inputs="images",
+        targets="classes",
+        joint=False,
+        ways=lambda section: section["ways"],
+        from_files=reads_folder,
+    ),
+    doc="episodes of handwritten characters (Omniglot)",
+)

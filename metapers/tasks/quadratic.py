@@ -5,7 +5,10 @@ from typing import Any
 import numpy as np
 
 from metapers.base import Cohort, Stream
+from metapers.members import Member
+from metapers.options import Option
 from metapers.tasks import ragged
+from metapers.tasks.facts import CUT_OPTIONS, FOLD, SourceFacts
 
 
 def quadratic(
@@ -35,13 +38,9 @@ def quadratic(
     ``sizes``: support, query and what else ``ragged.stream`` takes.
 
     Raises:
-      ValueError: for sizes below 1, negative ``spread``, ``noise`` not above 0, or means of another shape.
+      ValueError: for a number out of its range, naming it, or means of another shape.
     """
-    for name, size in dict(dim=dim, stages=stages, users_per_stage=users_per_stage, examples=examples).items():
-        if size < 1:
-            raise ValueError(f"{name} must be >= 1, got {size}")
-    if not (spread >= 0 and noise > 0):
-        raise ValueError(f"spread must be >= 0 and noise > 0, got {spread} and {noise}")
+    _check(dim=dim, stages=stages, users_per_stage=users_per_stage, examples=examples, spread=spread, noise=noise)
     centres_of = np.zeros((stages, dim)) if means is None else np.asarray(means, np.float64)
     if centres_of.shape != (stages, dim):
         raise ValueError(f"means must have shape {(stages, dim)}, got {centres_of.shape}")
@@ -72,3 +71,35 @@ def quadratic(
         oracle=oracle,
         **sizes,
     )
+
+
+def _check(*, spread: float, noise: float, **sizes: int) -> None:
+    for name, size in sizes.items():
+        least = 2 if name == "examples" else 1
+        if size < least:
+            raise ValueError(f"{name} must be >= {least}, got {size}")
+    if not spread >= 0:
+        raise ValueError(f"spread must be >= 0, got {spread}")
+    if not noise > 0:
+        raise ValueError(f"noise must be > 0, got {noise}")
+
+
+QUADRATIC_MEMBER = Member(
+    quadratic,
+    options={
+        "dim": Option(2, least=1, doc="coordinates of a point"),
+        "stages": Option(1, least=1, doc="number of stages"),
+        "users_per_stage": Option(50, least=1, doc="users in a stage, of all splits together"),
+        "examples": Option(12, least=2, doc="examples of a user"),
+        "spread": Option(1.0, least=0, doc="standard deviation of the users' centres"),
+        "noise": Option(0.1, above=0, doc="standard deviation of a target around the user's centre"),
+        "seed": Option(0, least=0, doc="seed of the users and their examples"),
+        "fold": FOLD,
+        **CUT_OPTIONS,
+    },
+    example={"users_per_stage": 40},
+    facts=SourceFacts(
+        sizes=lambda stream: {"width": int(stream.training(0).targets.shape[-1])}, inputs="points", targets="points"
+    ),
+    doc="synthetic users with a point each, for closed-form tests",
+)

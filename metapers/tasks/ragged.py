@@ -35,27 +35,25 @@ def stream(
     fold: int,
     support: int,
     query: int,
-    full: float = 0.5,
-    from_start: float = 0.0,
-    by_length: float = 0.0,
+    p_full_support: float = 0.5,
+    p_from_first: float = 0.0,
+    length_power: float = 0.0,
     history: History | None = None,
     about: Mapping[str, Any],
     oracle: Callable[[Cohort, int, int], Tree] | None = None,
 ) -> Stream:
     """A stream from dated examples: sorted by (stage, user, time), users split by ``splits.split_of`` in ``fold``.
 
-    A (stage, user) segment of one example can hold no task: it is left out of training and of that stage's
-    cohorts, and counted; whole lives (of two examples or more) and ``training`` keep its example. ``returning``: the
-    user has a segment that was kept in an earlier stage. Floats become JAX's default float, integers int32.
-    Inputs in ``examples.known`` join the others as they stood at the end of a stage: for training that of the
-    window, for cohorts as asked. With ``history`` so do ``past_<name>`` [length, ...] of the examples just before in
-    the user's life, of all stages, the most recent last, and ``past_there``, 1 or, where there were fewer, 0, as
-    everything else is there. ``about``: what the source says of itself (source, version, boundaries of stages), first
-    in the provenance. The sizes and shares of tasks are those of ``segments.family``.
+    A (stage, user) segment of one example can hold no task: it is left out of training and of that stage's cohorts,
+    and counted; whole histories (of two examples or more) and ``training`` keep its example. ``returning``: the user
+    has a segment that was kept in an earlier stage. Floats become JAX's default float, integers int32.
+    Inputs in ``examples.known`` join the others as they stood at the end of a stage: for training that of the window,
+    for cohorts as asked. With ``history`` so do ``past_<name>`` [length, ...] of the user's examples just before, of
+    all stages, the most recent last, and ``past_there``, 1 or, where there were fewer, 0, as all the others are there.
+    ``about``: source, version, boundaries of stages, first in the provenance. The rest as ``segments.family``.
 
     Raises:
-      ValueError: for examples that do not fit together or are not finite, for stages or users out of range, and for
-        a stage without a training segment.
+      ValueError: for examples that do not fit together, are not finite or out of range; a stage without training.
     """
     _check_examples(examples, stages)
     split = np.array([splits.split_of(name, fold) for name in examples.users])
@@ -70,9 +68,9 @@ def stream(
         stages=stages,
         support=support,
         query=query,
-        full=full,
-        from_start=from_start,
-        by_length=by_length,
+        p_full_support=p_full_support,
+        p_from_first=p_from_first,
+        length_power=length_power,
     )
 
     def held_out(wanted: str, stage: int | None, known: int | None = None) -> Cohort:

@@ -31,36 +31,37 @@ def family(
     stages: int,
     support: int,
     query: int,
-    full: float = 0.5,
-    from_start: float = 0.0,
-    by_length: float = 0.0,
+    p_full_support: float = 0.5,
+    p_from_first: float = 0.0,
+    length_power: float = 0.0,
 ) -> TaskFamily:
-    """Tasks cut from segments: a window of consecutive examples to adapt on, later ones to be judged on.
+    """Tasks cut from segments: a window of consecutive examples to adapt on, later ones to evaluate on.
 
-    A task is a segment of the window's, drawn with replacement with probability proportional to l ** ``by_length``
+    A task is a segment of the window's, drawn with replacement with probability proportional to l ** ``length_power``
     (0: every user alike, 1: every example alike), l its length. With m = min(support, l - 1): the support has s = m
-    examples with probability ``full``, else uniformly 1..m; they begin at o = 0 with probability ``from_start``,
-    else uniformly 0..l-s-1, and are rows o..o+s-1. The query is all a = l - o - s later rows if a <= ``query``, else
-    ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform in 0..a-1
-    (systematic sampling: every later row is as likely as any other, and they keep their order).
+    examples with probability ``p_full_support``, else uniformly 1..m; they begin at o = 0 with probability
+    ``p_from_first``, else uniformly 0..l-s-1, and are rows o..o+s-1. The query is all a = l - o - s later rows if
+    a <= ``query``, else ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform
+    in 0..a-1 (systematic sampling: every later row is as likely as any other, and they keep their order).
     Inputs in ``known``, and those of them in ``past``, are those of the end of the window; where there are such, notes
     carry ``support_rows`` [n, support] and ``query_rows`` [n, query], by which ``renew`` finds them again in a later
     stage. Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place
     in the batch), not on n.
 
     Raises:
-      ValueError: for sizes below 1, probabilities outside 0..1, ``by_length`` below 0 or so large that a weight
+      ValueError: for sizes below 1, probabilities outside 0..1, ``length_power`` below 0 or so large that a weight
         overflows; in ``data``, for a window outside the stages or without users.
     """
     _check_sizes(segments, support=support, query=query)
-    _check_shares(full=full, from_start=from_start, by_length=by_length)
+    _check_shares(p_full_support=p_full_support, p_from_first=p_from_first, length_power=length_power)
     most = 600 / np.log(segments.length.max(initial=2))  # e ** 600 users of that length are still a float64
-    if by_length > most:
-        raise ValueError(f"by_length must be <= {most:.1f} with the longest history of these users, got {by_length}")
+    if length_power > most:
+        longest = "with the longest history of these users"
+        raise ValueError(f"length_power must be <= {most:.1f} {longest}, got {length_power}")
 
     @functools.cache
     def arrays() -> Tree:  # on the device once, when first asked for; the same buffers ever after
-        weight = np.float64(segments.length) ** by_length
+        weight = np.float64(segments.length) ** length_power
         reached = np.concatenate([[0.0], np.cumsum(weight / weight.mean())])  # of order 1 a segment, for float32
         return jax.device_put(segments._asdict() | {"reached": reached.astype(jnp.zeros(()).dtype)})
 
@@ -73,38 +74,44 @@ def family(
             raise ValueError(f"window has no training user with two examples in stages {first} to {last}")
         return arrays() | jax.device_put({"lo": np.int32(low), "hi": np.int32(high), "now": np.int32(last)})
 
-    def one(data: Tree, key: Key) -> Task:
-        # a single draw for all that is chosen: one threefry call a task in the hot path
-        segment, size, fully, offset, early, shift = jax.random.uniform(key, (6,))
-        chosen = _segment(data, segment)
-        length = data["length"][chosen]
-        most = jnp.minimum(support, length - 1)
-        count = jnp.where(fully < full, most, 1 + _below(most, size))
-        begin = jnp.where(early < from_start, 0, _below(length - count, offset))
-        position, later = _query_positions(length, begin + count, query, shift)
-        index = jnp.arange(support, dtype=jnp.int32)
-        start = data["start"][chosen]
-        first, then = start + begin + index, start + position
-        notes = {"stage": data["stage"][chosen], "replayed": jnp.zeros_like(chosen)}
-        if data["known"]:
-            notes |= {"support_rows": jnp.where(index < count, first, 0), "query_rows": jnp.where(later, then, 0)}
-        return Task(_gather(data, first, index < count), _gather(data, then, later), data["user"][chosen], notes)
+    one = functools.partial(
+        _task, support=support, query=query, p_full_support=p_full_support, p_from_first=p_from_first
+    )
 
     def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
         drawn = keys.named(key, "tasks", step)
         each = jax.vmap(lambda i: jax.random.fold_in(drawn, i))(jnp.arange(n))
         return jax.vmap(one, in_axes=(None, 0))(data, each), jnp.ones(n, bool)
 
-    def renew(data: Tree, tasks: Task) -> Task:
-        if not data["known"]:
-            return tasks
-        support, query = (
-            part._replace(inputs=part.inputs | hide(_known(data, tasks.notes[f"{name}_rows"]), part.mask))
-            for name, part in (("support", tasks.support), ("query", tasks.query))
-        )
-        return tasks._replace(support=support, query=query)
+    return TaskFamily(data, sample, _renew)
 
-    return TaskFamily(data, sample, renew)
+
+def _task(data: Tree, key: Key, *, support: int, query: int, p_full_support: float, p_from_first: float) -> Task:
+    # a single draw for all that is chosen: one threefry call a task in the hot path
+    segment, size, fully, offset, early, shift = jax.random.uniform(key, (6,))
+    chosen = _segment(data, segment)
+    length = data["length"][chosen]
+    most = jnp.minimum(support, length - 1)
+    count = jnp.where(fully < p_full_support, most, 1 + _below(most, size))
+    begin = jnp.where(early < p_from_first, 0, _below(length - count, offset))
+    position, later = _query_positions(length, begin + count, query, shift)
+    index = jnp.arange(support, dtype=jnp.int32)
+    start = data["start"][chosen]
+    first, then = start + begin + index, start + position
+    notes = {"stage": data["stage"][chosen], "replayed": jnp.zeros_like(chosen)}
+    if data["known"]:
+        notes |= {"support_rows": jnp.where(index < count, first, 0), "query_rows": jnp.where(later, then, 0)}
+    return Task(_gather(data, first, index < count), _gather(data, then, later), data["user"][chosen], notes)
+
+
+def _renew(data: Tree, tasks: Task) -> Task:
+    if not data["known"]:
+        return tasks
+    support, query = (
+        part._replace(inputs=part.inputs | hide(_known(data, tasks.notes[f"{name}_rows"]), part.mask))
+        for name, part in (("support", tasks.support), ("query", tasks.query))
+    )
+    return tasks._replace(support=support, query=query)
 
 
 def _known(data: Tree, rows: Array) -> dict[str, Array]:
@@ -121,12 +128,12 @@ def _check_sizes(segments: Segments, *, support: int, query: int) -> None:
         raise ValueError(f"query must be < 2**31 / {longest} (the longest history), got {query}")
 
 
-def _check_shares(*, full: float, from_start: float, by_length: float) -> None:
-    for name, probability in (("full", full), ("from_start", from_start)):
+def _check_shares(*, p_full_support: float, p_from_first: float, length_power: float) -> None:
+    for name, probability in (("p_full_support", p_full_support), ("p_from_first", p_from_first)):
         if not 0 <= probability <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {probability}")
-    if not 0 <= by_length < np.inf:
-        raise ValueError(f"by_length must be >= 0 and finite, got {by_length}")
+    if not 0 <= length_power < np.inf:
+        raise ValueError(f"length_power must be >= 0 and finite, got {length_power}")
 
 
 def _below(bound: Array, uniform: Array) -> Array:

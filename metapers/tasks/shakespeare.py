@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from metapers.base import Stream
+from metapers.members import Member
+from metapers.options import Option
+from metapers.tasks.facts import CUT_OPTIONS, FOLD, SourceFacts, reads_folder
 from metapers.tasks.ragged import Examples, stream
 
 FILES = ("shakespeare_train.h5", "shakespeare_test.h5")
@@ -16,16 +19,16 @@ VOCABULARY = 2 + len(CHARACTERS)
 
 
 def shakespeare(
-    folder: str | pathlib.Path,
+    path: str | pathlib.Path,
     *,
     length: int = 40,
     min_examples: int | None = None,
     fold: int = 0,
     support: int = 16,
     query: int = 32,
-    full: float = 0.5,
-    from_start: float = 0.0,
-    by_length: float = 0.0,
+    p_full_support: float = 0.5,
+    p_from_first: float = 0.0,
+    length_power: float = 0.0,
 ) -> Stream:
     """One stage of 715 roles; an example is a window of ``length`` characters, its target the same moved on by one.
 
@@ -34,10 +37,10 @@ def shakespeare(
     by newlines and cut into windows that follow each other without overlap; all characters but the last are inputs,
     all but the first are targets, once each. The last window is padded at its end. Time is a window's place.
 
-    ``folder`` holds the two HDF5 files of TensorFlow Federated (Caldas et al. 2018, LEAF): shakespeare_train.h5 and
-    shakespeare_test.h5 with examples/<role>/snippets. The play in a role's name is theirs and not always the true
-    one. ``min_examples`` leaves out roles with fewer windows. Provenance: ``length``, ``vocabulary``,
-    ``characters``, what was left out, and what ``ragged.stream`` adds.
+    ``path`` is a folder with the two HDF5 files of TensorFlow Federated (Caldas et al. 2018, LEAF):
+    shakespeare_train.h5 and shakespeare_test.h5 with examples/<role>/snippets. The play in a role's name is theirs and
+    not always the true one. ``min_examples`` leaves out roles with fewer windows. Provenance: ``length``,
+    ``vocabulary``, ``characters``, what was left out, and what ``ragged.stream`` adds.
 
     Raises:
       ImportError: where h5py is missing.
@@ -47,7 +50,7 @@ def shakespeare(
     """
     if length < 1:
         raise ValueError(f"length must be >= 1, got {length}")
-    texts = _texts(pathlib.Path(folder))
+    texts = _texts(pathlib.Path(path))
     kept, dropped = _enough({role: windows(text, length) for role, text in texts.items()}, min_examples)
     counts = [len(inputs) for inputs, _ in kept.values()]
     inputs, targets = (np.concatenate(parts) for parts in zip(*kept.values(), strict=True))
@@ -67,11 +70,38 @@ def shakespeare(
         fold=fold,
         support=support,
         query=query,
-        full=full,
-        from_start=from_start,
-        by_length=by_length,
+        p_full_support=p_full_support,
+        p_from_first=p_from_first,
+        length_power=length_power,
         about=about,
     )
+
+
+SHAKESPEARE_MEMBER = Member(
+    shakespeare,
+    options={
+        "path": Option(None, type=str, doc="folder with shakespeare_train.h5 and shakespeare_test.h5"),
+        "length": Option(40, least=1, doc="characters of an example"),
+        "min_examples": Option(
+            None,
+            type=int,
+            least=2,
+            doc="leave out roles with fewer examples; None: no role, and one with fewer than two is an error",
+        ),
+        "fold": FOLD,
+        **CUT_OPTIONS,
+    },
+    paper="Caldas et al. 2018, arXiv:1812.01097",
+    example={"length": 8, "support": 4, "query": 4},
+    facts=SourceFacts(
+        objective="next_token",
+        sizes=lambda stream: {name: int(stream.provenance[name]) for name in ("vocabulary", "length")},
+        inputs="characters",
+        targets="characters",
+        from_files=reads_folder,
+    ),
+    doc="the next character in the lines of a speaking role (Shakespeare)",
+)
 
 
 def windows(text: bytes, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,11 +173,11 @@ def _enough(roles: Windows, least: int | None) -> tuple[Windows, dict[str, int]]
     if few and least is None:
         role, count = next(iter(few.items()))
         raise ValueError(
-            f"role {role} has {count} windows, a user needs >= 2 (support and query); {len(few)} such roles: "
-            "min_examples=2 leaves them out"
+            f"min_examples must be >= 2 where roles have fewer windows, got None; support and query need one each; "
+            f"{len(few)} such roles, the first is {role} with {count}"
         )
     if len(few) == len(roles):
         most = max(few.values())
-        raise ValueError(f"min_examples must leave some roles, got {least} where the most windows are {most}")
+        raise ValueError(f"min_examples must be <= {most}, the most windows of a role, got {least}")
     kept = {role: both for role, both in roles.items() if role not in few}
     return kept, {"dropped_users": len(few), "dropped_examples": sum(few.values())}

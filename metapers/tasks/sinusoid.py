@@ -9,6 +9,9 @@ import numpy as np
 
 from metapers import keys
 from metapers.base import Array, Batch, Cohort, Key, Stream, Task, TaskFamily, Tree
+from metapers.members import Member
+from metapers.options import Option
+from metapers.tasks.facts import SourceFacts
 
 LOW, HIGH = -5.0, 5.0  # of x
 SPLITS = ("validation", "test", "train")
@@ -72,6 +75,25 @@ def sinusoid(
     names = tuple(f"sinusoid-{split}-{row}" for split in SPLITS for row in range(stages * users))
     family = _family(waves, support, query, stages, len(names))
     return Stream(family, held_out, stages, names, _provenance(waves, lives, stages, users, examples, seed), training)
+
+
+SINUSOID_MEMBER = Member(
+    sinusoid,
+    options={
+        "support": Option(10, least=1, doc="examples to adapt on in a training task"),
+        "query": Option(10, least=1, doc="examples to evaluate on in a training task; held-out users have both"),
+        "stages": Option(1, least=1, doc="number of stages"),
+        "users": Option(600, least=1, doc="held-out users in a stage, of each split"),
+        "amplitude": Option((0.1, 5.0), doc="range (low, high) of the amplitude in the first stage"),
+        "shift": Option(0.0, doc="distance by which the range of amplitudes moves from stage to stage"),
+        "noise": Option(0.0, least=0, doc="standard deviation of a target"),
+        "seed": Option(0, least=0, doc="seed of the held-out users"),
+    },
+    paper="Finn, Abbeel, Levine 2017, arXiv:1703.03400",
+    example={"users": 60},
+    facts=SourceFacts(),
+    doc="sine waves, an endless supply of training users",
+)
 
 
 def _stage(stage: int, stages: int) -> int:

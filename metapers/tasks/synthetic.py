@@ -5,13 +5,16 @@ columns), so one linear model can serve all regimes at once; but all of them als
 fitted to the newest regime only spoils it for the others: there is something to forget, and no need to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metapers.base import Stream
+from metapers.base import Cohort, Stream, Tree
+from metapers.members import Member
+from metapers.options import Option
 from metapers.tasks import oracle, ragged
+from metapers.tasks.facts import CUT_OPTIONS, FOLD, SourceFacts
 
 Drift = Callable[[int], np.ndarray]  # stage -> weights of the regimes, [regimes] in every stage
 
@@ -44,6 +47,15 @@ def recurring(regimes: int = 2, every: int = 1) -> Drift:
 def gradual(stages: int) -> Drift:
     """A quarter turn from one regime in the first stage to another in the last: (cos a, sin a), a = 0 ... pi/2."""
     return lambda stage: np.array([np.cos(a := np.pi / 2 * stage / max(stages - 1, 1)), np.sin(a)])
+
+
+DRIFTS: Mapping[str, Callable[[int], Drift]] = {
+    "none": lambda stages: none(),
+    "gradual": gradual,
+    "sudden": sudden,
+    "recurring": lambda stages: recurring(),
+}
+"""The drifts by name, each for a number of stages."""
 
 
 class _World(NamedTuple):
@@ -89,6 +101,7 @@ def linear_gaussian(
     """
     given = {name: value for name, value in locals().items() if name not in ("drift", "sizes")}
     _check(given)
+    deviation = lambda noisier: noise * np.where(noisier, label_noise_factor, 1.0)
     rng = np.random.default_rng(seed)
     weights = np.stack([np.asarray(drift(stage), np.float64) for stage in range(stages)])
     stage, user, users = _visits(rng, stages, users_per_stage, returning)
@@ -99,9 +112,8 @@ def linear_gaussian(
     inputs = encode(base, weights[stage], overlap)
     width = inputs.shape[1]
     noisier = rng.random(len(user)) < label_noise
-    wanted = np.sum((weights[stage] @ world.regimes + world.tastes[user]) * base, axis=1)
-    deviation = noise * np.where(noisier, label_noise_factor, 1.0)
-    targets = wanted + deviation * rng.standard_normal(len(user))
+    targets = np.sum((weights[stage] @ world.regimes + world.tastes[user]) * base, axis=1)
+    targets += deviation(noisier) * rng.standard_normal(len(user))
     inputs = np.concatenate([inputs, noisier[:, None]], axis=1) if label_noise else inputs
     names = tuple(f"synthetic-{row}" for row in range(users))
     return ragged.stream(
@@ -109,13 +121,40 @@ def linear_gaussian(
         stages=stages,
         fold=fold,
         about={"source": "synthetic.linear_gaussian", "version": "1", "drift": weights.tolist(), **given},
-        oracle=oracle.linear(
-            _population(world, taste, minority, overlap),
-            lambda x: x[:, :width],
-            lambda x: (noise * np.where(x[:, width:].any(axis=1), label_noise_factor, 1.0)) ** 2,
-        ),
+        oracle=_oracle(_population(world, taste, minority, overlap), width, deviation),
         **sizes,
     )
+
+
+def _from_options(*, drift: str, stages: int, **options: Any) -> Stream:
+    return linear_gaussian(drift=DRIFTS[drift](stages), stages=stages, **options)
+
+
+LINEAR_GAUSSIAN_MEMBER = Member(
+    _from_options,
+    options={
+        "drift": Option("recurring", choices=tuple(DRIFTS), doc="how the common weights change from stage to stage"),
+        "stages": Option(4, least=1, doc="number of stages"),
+        "users_per_stage": Option(200, least=1, doc="users in a stage, of all splits together"),
+        "examples": Option(40, least=2, doc="examples of a user in a stage"),
+        "dim": Option(4, least=1, doc="features of an example before the regimes encode them"),
+        "spread": Option(1.0, least=0, doc="length of a regime's common weights, over sqrt(`dim`)"),
+        "taste": Option(0.5, least=0, doc="standard deviation of a user's own weights around the common ones"),
+        "noise": Option(0.3, above=0, doc="standard deviation of a target"),
+        "overlap": Option(0.5, above=0, below=1, doc="share of the inputs that all regimes use; it can be forgotten"),
+        "returning": Option(0.3, least=0, below=1, doc="fraction of a later stage's users that an earlier stage had"),
+        "minority": Option(0.0, least=0, below=1, doc="fraction of users whose own weights have another mean"),
+        "minority_shift": Option(2.0, least=0, doc="distance of that mean from the mean of the other users"),
+        "label_noise": Option(0.0, least=0, below=1, doc="fraction of examples with a noisier target"),
+        "label_noise_factor": Option(5.0, above=0, doc="factor on the standard deviation of these targets"),
+        "seed": Option(0, least=0, doc="seed of the users and their examples"),
+        "fold": FOLD,
+        **CUT_OPTIONS,
+    },
+    example={"stages": 3, "users_per_stage": 40, "examples": 12, "support": 4, "query": 8},
+    facts=SourceFacts(),
+    doc="synthetic users with linear targets and a known optimum, under drift",
+)
 
 
 def encode(base: np.ndarray, weights: np.ndarray, overlap: float) -> np.ndarray:
@@ -125,9 +164,9 @@ def encode(base: np.ndarray, weights: np.ndarray, overlap: float) -> np.ndarray:
 
 
 def _check(given: dict[str, Any]) -> None:
-    for name in ("stages", "users_per_stage", "examples", "dim"):
-        if given[name] < 1:
-            raise ValueError(f"{name} must be >= 1, got {given[name]}")
+    for name, least in (("stages", 1), ("users_per_stage", 1), ("examples", 2), ("dim", 1)):
+        if given[name] < least:
+            raise ValueError(f"{name} must be >= {least}, got {given[name]}")
     for name in ("returning", "minority", "label_noise"):
         if not 0 <= given[name] < 1:
             raise ValueError(f"{name} must be >= 0 and < 1, got {given[name]}")
@@ -165,6 +204,12 @@ def _world(
     shift = minority_shift * directions[-1]
     tastes = taste * rng.standard_normal((users, dim)) + (rng.random((users, 1)) < minority) * shift
     return _World(spread * np.sqrt(dim) * directions[:-1], shift, tastes)
+
+
+def _oracle(
+    population: oracle.Population, width: int, deviation: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[Cohort, int, int], Tree]:
+    return oracle.linear(population, lambda x: x[:, :width], lambda x: deviation(x[:, width:].any(axis=1)) ** 2)
 
 
 def _population(world: _World, taste: float, minority: float, overlap: float) -> oracle.Population:

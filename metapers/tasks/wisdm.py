@@ -7,7 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from metapers.base import Stream
+from metapers.members import Member
+from metapers.options import Option
 from metapers.tasks import splits
+from metapers.tasks.facts import CUT_OPTIONS, FOLD, SourceFacts, classes_and_width, reads_folder
 from metapers.tasks.ragged import Examples, stream
 
 FILE = "WISDM_ar_v1.1_transformed.arff"
@@ -20,14 +23,14 @@ SALT = "metapers-wisdm-1"
 
 
 def wisdm(
-    folder: str | pathlib.Path,
+    path: str | pathlib.Path,
     *,
     fold: int = 0,
     support: int = 16,
     query: int = 32,
-    full: float = 0.5,
-    from_start: float = 0.0,
-    by_length: float = 0.0,
+    p_full_support: float = 0.5,
+    p_from_first: float = 0.0,
+    length_power: float = 0.0,
 ) -> Stream:
     """One stage of 36 people; an example is 10 s of a phone's accelerometer, its target one of six ``ACTIVITIES``.
 
@@ -41,15 +44,15 @@ def wisdm(
     person is known after some labelled examples of each activity, not on another day. Rows that repeat another of
     the same person word for word (61 of one person) are left out, lest a query stand in the support.
 
-    ``folder`` holds WISDM_ar_v1.1_transformed.arff, of which the rows after @data are read. Provenance: ``classes``,
-    ``activities``, ``features``, ``dropped_repeats``, and what ``ragged.stream`` adds.
+    ``path`` is a folder with WISDM_ar_v1.1_transformed.arff, of which the rows after @data are read. Provenance:
+    ``classes``, ``activities``, ``features``, ``dropped_repeats``, and what ``ragged.stream`` adds.
 
     Raises:
       FileNotFoundError: where the file is missing.
       ValueError: naming line, column and value, for a row of other than 46 columns, a user that is no whole number,
         a feature that is no number, an unknown activity; and as ``ragged.stream``.
     """
-    table = _read(pathlib.Path(folder) / FILE)
+    table = _read(pathlib.Path(path) / FILE)
     names, user = np.unique(table.users, return_inverse=True)
     training = np.array([splits.split_of(str(name), fold) == "train" for name in names.tolist()])[user]
     about = {"source": "WISDM activity prediction, transformed", "version": "1.1", "classes": len(ACTIVITIES)}
@@ -66,11 +69,21 @@ def wisdm(
         fold=fold,
         support=support,
         query=query,
-        full=full,
-        from_start=from_start,
-        by_length=by_length,
+        p_full_support=p_full_support,
+        p_from_first=p_from_first,
+        length_power=length_power,
         about=about | {"activities": list(ACTIVITIES), "features": list(FEATURES), "dropped_repeats": table.repeats},
     )
+
+
+WISDM_MEMBER = Member(
+    wisdm,
+    options={"path": Option(None, type=str, doc=f"folder with {FILE}"), "fold": FOLD, **CUT_OPTIONS},
+    paper="Kwapisz, Weiss, Moore 2010, doi:10.1145/1964897.1964918",
+    example={"support": 4, "query": 8},
+    facts=SourceFacts(objective="cross_entropy", sizes=classes_and_width, targets="classes", from_files=reads_folder),
+    doc="activities of real users from a phone's accelerometer (WISDM)",
+)
 
 
 class _Table(NamedTuple):

@@ -5,6 +5,9 @@ import pathlib
 import numpy as np
 
 from metapers.base import Stream
+from metapers.members import Member
+from metapers.options import Option
+from metapers.tasks.facts import CUT_OPTIONS, FOLD, SourceFacts, classes_and_width, reads_folder
 from metapers.tasks.idx import read_idx
 from metapers.tasks.ragged import Examples, stream
 
@@ -15,16 +18,16 @@ SIZES = (28, 14, 7)
 
 
 def writers(
-    folder: str | pathlib.Path,
+    path: str | pathlib.Path,
     *,
     size: int = 28,
     stages: int = 1,
     fold: int = 0,
     support: int = 16,
     query: int = 32,
-    full: float = 0.5,
-    from_start: float = 0.0,
-    by_length: float = 0.0,
+    p_full_support: float = 0.5,
+    p_from_first: float = 0.0,
+    length_power: float = 0.0,
 ) -> Stream:
     """A stream of 539 writers of MNIST's 60,000 training digits; an example is one digit, its target the class.
 
@@ -34,10 +37,11 @@ def writers(
     NIST's series 0, then the school students of series 4, whose hands differ; nobody returns. A writer's digits cut
     into periods would be one hand all along, so there is no such choice.
 
-    ``folder`` holds train-images-idx3-ubyte and train-labels-idx1-ubyte of MNIST and qmnist-train-labels-idx2-int of
-    QMNIST (Yadav and Bottou 2019), whose columns are class, series, writer, the writer's digit index and four more;
-    each gzipped (.gz) or plain. Provenance: ``classes``, ``size``, ``series`` by stage, and what ``ragged.stream``
-    adds. At size 28 the digits take 0.19 GB in float32, and 0.65 GB while the stream is made.
+    ``path`` is a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte of MNIST and
+    qmnist-train-labels-idx2-int of QMNIST (Yadav and Bottou 2019), whose columns are class, series, writer, the
+    writer's digit index and four more; each gzipped (.gz) or plain. Provenance: ``classes``, ``size``, ``series`` by
+    stage, and what ``ragged.stream`` adds. At size 28 the digits take 0.19 GB in float32, and 0.65 GB while the stream
+    is made.
 
     Raises:
       FileNotFoundError: for a missing file.
@@ -47,7 +51,7 @@ def writers(
     """
     if size not in SIZES:
         raise ValueError(f"size must be one of {SIZES}, got {size}")
-    images, labels, origins = _read(folder)
+    images, labels, origins = _read(path)
     series, stage = np.unique(origins[:, 1], return_inverse=True)
     if stages not in (1, len(series)):
         raise ValueError(f"stages must be 1 or {len(series)}, the number of NIST series, got {stages}")
@@ -67,11 +71,31 @@ def writers(
         fold=fold,
         support=support,
         query=query,
-        full=full,
-        from_start=from_start,
-        by_length=by_length,
+        p_full_support=p_full_support,
+        p_from_first=p_from_first,
+        length_power=length_power,
         about=about | {"series": groups},
     )
+
+
+WRITERS_MEMBER = Member(
+    writers,
+    options={
+        "path": Option(
+            None, type=str, doc="folder with two files of MNIST and qmnist-train-labels-idx2-int (.gz or plain)"
+        ),
+        "size": Option(28, choices=SIZES, doc="height and width of an image in pixels: means of blocks"),
+        "stages": Option(1, choices=(1, 2), doc="number of stages; 2: the employees, then the school students"),
+        "fold": FOLD,
+        **CUT_OPTIONS,
+    },
+    paper="Yadav, Bottou 2019, arXiv:1905.10498",
+    example={"size": 7, "support": 4, "query": 8},
+    facts=SourceFacts(
+        objective="cross_entropy", sizes=classes_and_width, inputs="images", targets="classes", from_files=reads_folder
+    ),
+    doc="handwritten digits by the writer (MNIST)",
+)
 
 
 def _read(folder: str | pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,257 @@
+"""The whole of an evaluation: every version and every baseline on held-out users, to records, summary and report."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from metapers import held_out, store, workdir
+from metapers.base import Params
+from metapers.evaluation import printing, summary
+from metapers.journal import Meter, meter
+from metapers.options import ConfigError, nearest
+from metapers.run import lineage, resume, setup
+from metapers.run.load import load_params, opened, tuned
+from metapers.scoring import baselines, records
+from metapers.scoring import scorer as scoring
+from metapers.scoring.scorer import Scorer
+from metapers.spec import BASELINE, STRATEGIES, Config, strategies
+from metapers.spec.inner_loops import tuning_grid
+from metapers.spec.strategies import trains_without_inner_loop
+from metapers.workdir import TUNED, versions_of
+
+
+def evaluate_run(
+    folder: Path,
+    *,
+    strategy: str | None = None,
+    version: int | None = None,
+    split: str = "test",
+    steps: tuple[int, ...] = (),
+    shots: tuple[int, ...] = (),
+    say: Callable[[str], None] = print,
+    plugins: Sequence[str] = (),
+) -> dict | None:
+    """Scores a run's versions and the baselines on ``split``; writes records and summary.json.
+
+    With ``strategy`` or ``version`` only those are scored, with ``steps`` or ``shots`` the grid is another than the
+    config's, and on the validation split nothing is summarised: such a look says its table, puts its records under
+    ``looks/`` and returns None. Each use of the test split adds a line to ``test_uses.jsonl``.
+
+    Raises:
+      FileNotFoundError: if the folder holds no run, or not the version asked for, or a version is missing or what
+        training wrote of the validation users with it.
+      ValueError: for an unknown strategy, shots or steps out of range, or other data than the run was started on.
+      CorruptVersion: if a version is not what was saved.
+      WorkdirInUse: if another process trains or judges there.
+    """
+    began = time.monotonic()
+    config = opened(folder, plugins)
+    found = existing(folder, config, strategy, version)
+    for name, asked, least in (("shots", shots, 1), ("steps", steps, 0)):
+        if min(asked, default=least) < least:
+            raise ValueError(f"{name} must be >= {least}, got {min(asked)}")
+    part = strategy is not None or version is not None
+    look = part or bool(steps) or bool(shots) or split != "test"
+    with workdir.lock(folder), lineage.compile_clock() as clock:
+        lineage.say_reading(config)
+        components = setup.components(config)
+        resume.same_data(components, Path(folder))
+        if not look:
+            whole(folder, found, components.stream.stages)
+        scorer = scoring.scorer(components, shots=shots, steps=steps)
+        log_use(folder, split, strategy, version)
+        table = scored(folder, scorer, found, split, part, keep=not (steps or shots))
+        if look:
+            name = f"{split}-{strategy or 'all'}-{'all' if version is None else version}"
+            for kind, asked in (("shots", shots), ("steps", steps)):
+                name += f"-{kind}-{_listed(asked)}" if asked else ""
+            records.write_records(Path(folder) / "looks" / f"{name}.parquet", table)
+            say(printing.plain_table(table, config, split))
+            return None
+        records.write_records(Path(folder) / "records" / "test.parquet", table)
+        seconds = lineage.add_seconds(folder, "evaluate", seconds=time.monotonic() - began, compile_seconds=clock())
+        return summarised(folder, scorer, table, seconds, say)
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    text = "-".join(map(str, numbers))
+    if len(text) <= 60:
+        return text
+    return f"{numbers[0]}-to-{numbers[-1]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"  # a file's name is short
+
+
+def scored(
+    folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool, *, keep: bool
+) -> pa.Table:
+    """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part.
+
+    ``keep``: the rates that were chosen on a strategy's last stage are what serving tunes at from now on.
+    """
+    names = [] if part else [name for name in found if name != BASELINE]
+    total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
+    with meter(total, title=f"evaluate on {split}", shown=scorer.components.config.progress) as progress:
+        progress.waiting("compiling")
+        rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
+        ended = [name for name in found if finished(folder, name, scorer.components.stream.stages)]
+        if keep and ended:
+            workdir.write_json(folder / TUNED, tuned(folder) | {name: rates[name] for name in ended if rates[name]})
+        tables = []
+        for name, numbers in found.items():
+            tables += of_strategy(folder, scorer, name, numbers, split, rates[name], progress)
+        for name in names:
+            tables.append(of_init(scorer, name, split, rates[name]))
+            progress.advance(1, f"{name}, initialisation")
+        tables += baselines.of_baselines(scorer, split)
+        progress.advance(1, "baselines")
+    return pa.concat_tables(tables)
+
+
+def summarised(
+    folder: Path, scorer: Scorer, table: pa.Table, seconds: dict[str, float], say: Callable[[str], None]
+) -> dict:
+    """Writes summary.json from the records of all versions, and prints the tables."""
+    config, stream = scorer.components.config, scorer.components.stream
+    found = summary.summarise(
+        pa.concat_tables([table, validation_records(folder)]),
+        config,
+        provenance=[dict(stream.provenance)],
+        seconds=seconds,
+        stages=stream.stages,
+        transductive=scorer.transductive(),
+    )
+    workdir.write_json(folder / "summary.json", found)
+    say(printing.text(found))
+    for name, rate in tuned(folder).items():
+        if rate == max(rates_to_try(scorer, name), default=None):
+            say(f"\n{name} is tuned at {rate:g}, the largest that was tried: past it, it may be better than it is here")
+    say(f"\nsummary: {Path(folder) / 'summary.json'}")
+    return found
+
+
+def existing(folder: Path, config: Config, strategy: str | None, version: int | None) -> dict[str, list[int]]:
+    """The finished versions to judge by strategy, or FileNotFoundError naming what is missing."""
+    names = strategies(config)
+    if strategy:
+        if strategy not in names:
+            raise ConfigError("strategy", strategy, f"one of {names}", nearest(strategy, names))
+        names = [strategy]
+    found = {name: store.versions(versions_of(folder, name)) for name in names}
+    for name, numbers in found.items():
+        if not numbers:
+            raise FileNotFoundError(f"{versions_of(folder, name)} holds no finished version; train.py goes on there")
+        if version is not None:
+            chosen = numbers[-1] if version == -1 else version
+            if chosen not in numbers:
+                if strategy:
+                    raise FileNotFoundError(f"version must be one of {numbers} of {name}, got {version}")
+                numbers.clear()
+            else:
+                numbers[:] = [chosen]
+    found = {name: numbers for name, numbers in found.items() if numbers}
+    if not found:
+        raise FileNotFoundError(f"no strategy of {folder} has a version {version}")
+    return found
+
+
+def whole(folder: Path, found: dict[str, list[int]], stages: int) -> None:
+    """Refuses a run without a version for every stage, or one that has lost a version's validation records, which
+    choose what the report shows."""
+    for name, numbers in found.items():
+        missing = sorted(set(range(stages)) - set(numbers))
+        if missing:
+            raise FileNotFoundError(
+                f"{versions_of(folder, name)} must hold versions 0 to {stages - 1}, got {numbers} without {missing}: "
+                f"train.py goes on there, or judge what there is (--strategy={name})"
+            )
+        for number in numbers:
+            path = Path(folder) / "records" / f"validation-{name}-{number}.parquet"
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} is missing, which training writes with version {number} of {name}: "
+                    f"copy the run's whole folder, or judge a part of it (--strategy={name})"
+                )
+
+
+def finished(folder: Path, name: str, stages: int) -> bool:
+    """Whether a strategy has its version of the last stage."""
+    return stages - 1 in store.versions(versions_of(folder, name))
+
+
+def of_strategy(
+    folder: Path, scorer: Scorer, name: str, numbers: list[int], split: str, rate: float | None, progress: Meter
+) -> list[pa.Table]:
+    """Records of a strategy's versions: fresh starts everywhere, bank rows for those who return in its newest stage."""
+    tables = []
+    for number in numbers:
+        params = load_params(folder, name, number)
+        cohort = scoring.everyone(scorer.components.stream, split, STRATEGIES[name].known(number))
+        tables.append(scorer.table(params, name, cohort, split=split, trained_stage=number, rate=rate))
+        if number > 0 and STRATEGIES[name].learner != "joint":
+            tables += of_bank(folder, scorer, name, number, params, split, rate)
+        progress.advance(1, f"{name}, version {number}")
+    return tables
+
+
+def of_bank(
+    folder: Path, scorer: Scorer, name: str, number: int, params: Params, split: str, rate: float | None
+) -> list[pa.Table]:
+    """Records of the users who return in a stage, started from the row that the version before it kept of them."""
+    if not scorer.components.config.bank:
+        return []
+    cohort = scorer.components.stream.held_out(split, number, STRATEGIES[name].known(number))
+    returning = np.flatnonzero(cohort.returning)
+    if number - 1 not in store.versions(versions_of(folder, name)) or not returning.size:
+        return []
+    cohort = held_out.take(cohort, returning)
+    tree, _ = store.load_version(versions_of(folder, name), number - 1)
+    rows = jax.tree.map(lambda leaf: leaf[:, cohort.users], tree["bank"]["personal"])
+    return [scorer.table(params, name, cohort, split=split, trained_stage=number, start=rows, rate=rate)]
+
+
+def of_init(scorer: Scorer, name: str, split: str, rate: float | None) -> pa.Table:
+    """Records of the initialisation, as trained stage -1: what forward transfer is measured from."""
+    cohort = scoring.everyone(scorer.components.stream, split, 0)
+    return scorer.table(scorer.initial(), name, cohort, split=split, trained_stage=-1, rate=rate)
+
+
+def rates_to_try(scorer: Scorer, name: str) -> tuple[float, ...]:
+    """The rates, or weights, that a strategy without an inner loop may be tuned at; none for one that has its own."""
+    return tuning_grid(scorer.components.config) if trains_without_inner_loop(scorer.components.config, name) else ()
+
+
+def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None = None) -> float | None:
+    """The one of ``rates_to_try`` with the best score on validation users for the strategy's last version; None where
+    there is no choice. Each that was tried is one more done in ``progress``."""
+    grid = rates_to_try(scorer, name)
+    if not grid:
+        return None
+    params = load_params(folder, name, store.versions(versions_of(folder, name))[-1])
+    judges = scorer.components.stream.held_out("validation", None)
+
+    def score(rate: float) -> float:
+        found = scorer.validation_score(params, name, judges, rate)
+        if progress is not None:
+            progress.advance(1, f"{name}, tuned at {rate:g} on validation users")
+        return found
+
+    return max(grid, key=score)
+
+
+def validation_records(folder: Path) -> pa.Table:
+    """What training wrote of the validation users: the last version of each strategy chooses among baselines."""
+    files = sorted((Path(folder) / "records").glob("validation-*-[0-9]*.parquet"))
+    return pa.concat_tables([records.read_file(path) for path in files])
+
+
+def log_use(folder: Path, split: str, strategy: str | None, version: int | None) -> None:
+    """One more line in the ledger of looks at the test users."""
+    if split == "test":
+        use = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "strategy": strategy, "version": version}
+        workdir.append_line(Path(folder) / "test_uses.jsonl", json.dumps(use | {"revision": lineage.revision()}))

@@ -1,0 +1,165 @@
+"""One stage of learning as compiled chunks of a scan: the loop that knows the shapes and no method.
+
+A chunk is ``chunk`` outer steps in one program; the last one is masked, so every stage of every strategy that has
+the same learner runs the same executable. Seeds are a leading axis of the state, spread over the devices of a
+``mesh`` whose axis is "seeds"; over another axis the learner itself may split its work (``aggregate.sharded``).
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from metapers import keys, trees
+from metapers.base import Array, Key, Learner, Params, Task, TaskFamily, Tree
+from metapers.placement import place
+
+
+class Program(NamedTuple):
+    """The compiled functions of a learner on a family; state, keys and infos have a leading seed axis."""
+
+    init: Callable[[Params, Tree], Tree]  # (params [seeds, ...], data) -> state
+    chunk: Callable[..., tuple[Tree, dict[str, Array]]]  # (state, keys, data, stage, step, last) -> (state, infos)
+    consolidate: Callable[..., Tree]  # (state, keys, data, stage) -> state
+    renew: Callable[..., Tree]  # (state, keys, data) -> state, when a stage begins
+    length: int  # outer steps in a chunk
+    mesh: Mesh | None  # where everything lies
+
+
+class Progress(NamedTuple):
+    """What the caller is told after each chunk: the state after ``step`` outer steps of the stage."""
+
+    step: int
+    state: Tree
+    infos: dict[str, np.ndarray]  # each [seeds, steps of the chunk]
+
+
+class Diverged(FloatingPointError):
+    """A loss became NaN or infinite; ``state`` is the last good one, after ``step`` outer steps."""
+
+    def __init__(self, message: str, step: int, state: Tree):
+        super().__init__(message)
+        self.step = step
+        self.state = state
+
+
+def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mesh: Mesh | None = None) -> Program:
+    """Compiles ``learner`` on ``family`` once for a whole stream: ``users`` tasks a step, ``chunk`` steps a dispatch.
+
+    Every random draw is a function of (the seed's key, name, stage, step), so that a stage continued from a saved
+    state ends bit for bit where an uninterrupted one does.
+
+    Raises:
+      ValueError: if ``users`` or ``chunk`` is below 1.
+    """
+    for name, value in (("users", users), ("chunk", chunk)):
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+
+    def draw(key: Key, data: Tree, step: Array) -> tuple[Task, Array]:
+        return family.sample(data, step, users, keys.named(key, "tasks"))
+
+    def init(params: Params, data: Tree) -> Tree:
+        shapes, _ = jax.eval_shape(partial(draw, keys.root(0), data), jnp.int32(0))
+        tasks = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.vmap(lambda one: learner.init(one, tasks))(params)
+
+    def steps(state: Tree, key: Key, data: Tree, stage: Array, step: Array, last: Array) -> tuple[Tree, dict]:
+        def body(state: Tree, offset: Array) -> tuple[Tree, dict]:
+            now = step + offset
+            step_key = keys.named(key, "step", stage, now)
+            tasks, mask = draw(step_key, data, now)
+            after, info = learner.update(state, tasks, mask, keys.named(step_key, "update"))
+            live = now < last
+            return trees.select(live, after, state), _told(info, learner.params(after), mask, live)
+
+        return jax.lax.scan(body, state, jnp.arange(chunk, dtype=jnp.int32))
+
+    def consolidate(state: Tree, key: Key, data: Tree, stage: Array) -> Tree:
+        key = keys.named(key, "consolidate", stage)
+        return learner.consolidate(
+            state,
+            lambda index: draw(keys.named(key, "draw", index), data, index),
+            keys.named(key, "learner"),
+        )
+
+    def renew(state: Tree, key: Key, data: Tree) -> Tree:
+        return learner.renew(state, partial(family.renew, data))
+
+    over_seeds = partial(_over_seeds, mesh=mesh)
+    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), over_seeds(renew), chunk, mesh)
+
+
+def run(
+    compiled: Program, state: Tree, seed_keys: Array, data: Callable[[int], Tree], *, stage: int, start: int, stop: int
+) -> Iterator[Progress]:
+    """Runs outer steps ``start`` to ``stop`` of a stage, a chunk at a time, and yields after each.
+
+    ``data(step)`` gives the stage's data before each chunk; inside a chunk nothing moves between host and device.
+    Where a stage begins, what the learner kept of earlier ones is brought up to date first.
+
+    Raises:
+      Diverged: if a loss is NaN or infinite, naming stage, step and seed; it carries the last good state.
+    """
+    if start == 0 and stop > 0:
+        state = compiled.renew(state, seed_keys, data(0))
+    for step in range(start, stop, compiled.length):
+        fed = data(step)
+        numbers = place((np.int32(stage), np.int32(step), np.int32(stop)), compiled.mesh, by_seed=False)
+        with jax.transfer_guard("disallow"):
+            after, infos = compiled.chunk(state, seed_keys, fed, *numbers)
+        done = min(compiled.length, stop - step)
+        told = {name: np.asarray(value)[:, :done] for name, value in infos.items()}
+        bad = np.argwhere(~told.pop("finite"))
+        if bad.size:
+            seed, offset = bad[np.argmin(bad[:, 1])]
+            raise Diverged(
+                f"a loss is NaN or infinite at step {step + offset} of stage {stage}, seed {seed}; "
+                f"the last good state is that of step {step}",
+                step,
+                state,
+            )
+        state = after
+        yield Progress(step + done, state, told)
+
+
+def _told(info: dict, params: Params, mask: Array, live: Array) -> dict[str, Array]:
+    """Scalars of a step for people: the mean loss over the fresh users, whether all is finite, what is scalar."""
+    fresh = info["losses"][: mask.shape[0]]
+    watched = [info[name] for name in info if name.endswith("losses")] + jax.tree.leaves(params)
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in watched]))
+    scalars = {name: value for name, value in info.items() if jnp.ndim(value) == 0}
+    count = jnp.maximum(jnp.sum(mask, dtype=fresh.dtype), 1)
+    return scalars | {
+        "loss": jnp.sum(jnp.where(mask, fresh, jnp.zeros_like(fresh))) / count,
+        "finite": finite | ~live,
+    }
+
+
+def _over_seeds(function: Callable, mesh: Mesh | None) -> Callable:
+    """jit(vmap) of a function of (state, key, *rest) over the leading axis of the first two, split over the mesh.
+
+    Where a device has one seed, the function runs without the axis: a second batch axis beside the users' costs a
+    quarter of a small step on a CPU, whose library takes products with one.
+    """
+
+    def mapped(state: Tree, key: Key, *rest):
+        if key.shape[0] == 1:
+            state, key = jax.tree.map(lambda leaf: leaf[0], (state, key))
+            return jax.tree.map(lambda leaf: leaf[None], function(state, key, *rest))
+        return jax.vmap(function, in_axes=(0, 0) + (None,) * len(rest))(state, key, *rest)
+
+    if mesh is None or "seeds" not in mesh.axis_names:
+        return jax.jit(mapped)
+    seeds, all_of_it = PartitionSpec("seeds"), PartitionSpec()
+
+    def split(state: Tree, key: Key, *rest):
+        specs = (seeds, seeds) + (all_of_it,) * len(rest)
+        # no collective inside: each device runs its own seeds, so nothing is there for the replication check
+        return jax.shard_map(mapped, mesh=mesh, in_specs=specs, out_specs=seeds, check_vma=False)(state, key, *rest)
+
+    return jax.jit(split)

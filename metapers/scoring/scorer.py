@@ -1,0 +1,243 @@
+"""Versions and baselines held against held-out users: what training and judging have in common."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from metapers import held_out, keys, models
+from metapers.base import Array, Cohort, InnerLoop, Params, Stream, Tree
+from metapers.journal import counted
+from metapers.options import NONE, ConfigError
+from metapers.placement import host, users_mesh
+from metapers.scores import sign
+from metapers.scoring import curves as scored_curves
+from metapers.scoring import records
+from metapers.spec import STRATEGIES, Components, Config
+from metapers.spec.heads import head_facts, source_facts
+from metapers.spec.inner_loops import inner_loop, inner_rate, tuning_loop
+from metapers.spec.strategies import trains_without_inner_loop
+
+
+class Scorer(NamedTuple):
+    """Compiled curves of a config. Fine-tuning a model that has no learned rates is the same program fed with a
+    constant rate, so no rate compiles anew."""
+
+    components: Components
+    shots: tuple[int, ...]
+    steps: tuple[int, ...]
+    own: Callable[..., records.Curves]  # (params, cohort, start): adapts by the config's inner loop
+    tuned: Callable[..., records.Curves]  # the same for what is fine-tuned at a given rate
+    trial: Callable[..., records.Curves]  # `tuned` at the headline and after the last step, to choose the rate by
+    bank: dict[str, Any]  # programs that fill the bank, one for each kind of strategy
+
+    def curves(
+        self, params: Params, name: str, cohort: Cohort, start: Tree | None = None, rate: float | None = None
+    ) -> records.Curves:
+        """Curves of a strategy's params; ``rate``: of fine-tuning, for a strategy without an inner loop."""
+        run = self.tuned if trains_without_inner_loop(self.components.config, name) else self.own
+        return run(self.ready(params, name, rate), cohort, start)
+
+    def validation_score(self, params: Params, name: str, cohort: Cohort, rate: float) -> float:
+        """How well fine-tuning at ``rate`` serves, for a strategy without an inner loop: the mean headline score, less
+        of a loss being more. -inf where somebody diverges on the way to the last step: a bad rate, not an error."""
+        chosen = self.components.config.evaluation
+        try:
+            found = self.trial(self.ready(params, name, rate), cohort)
+        except scored_curves.NotFinite:
+            return -np.inf
+        if records.DIVERGED in found.scores:
+            return -np.inf
+        at_headline = found.scores[chosen.metric][..., found.steps.index(chosen.headline_steps)]
+        return sign(chosen.metric) * float(at_headline.mean())
+
+    def ready(self, params: Params, name: str, rate: float | None = None) -> Params:
+        """``params`` on the host, with inner parameters: their own, or a constant rate for fine-tuning."""
+        params = host(params)
+        tunes = trains_without_inner_loop(self.components.config, name)
+        if jax.tree.leaves(params.inner) and not tunes:
+            return params
+        config = self.components.config
+        own = STRATEGIES[name].learner is None and head_facts(config.model) is None
+        usual = inner_rate(config) if own else None
+        loop = _loop(self.components, max(self.steps), rate or usual, tunes)
+        return params._replace(inner=jax.vmap(loop.init)(params))
+
+    def initial(self) -> Params:
+        """The initialisation that every strategy of the run began from: random, or where ``start_from`` ended."""
+        model, warm_start = self.components.model, self.components.warm_start
+        first = host(jax.jit(jax.vmap(lambda key: model.init(keys.named(key, "init"))))(roots(self.components)))
+        return first if warm_start is None else warm_start.begin(first)[0]
+
+    def adapted(self, params: Params, name: str, cohort: Cohort) -> Tree:
+        """Personal parameters after the headline's steps on each user's first shots."""
+        kind = "tuned" if trains_without_inner_loop(self.components.config, name) else "own"
+        if kind not in self.bank:
+            chosen = self.components.config.evaluation
+            loop = _loop(self.components, chosen.headline_steps, None, kind == "tuned")
+            self.bank[kind] = scored_curves.adapted(
+                self.components.model,
+                loop,
+                shots=chosen.headline_shots,
+                steps=chosen.headline_steps,
+                block=self.components.config.user_block or 0,
+                mesh=users_mesh(self.components.devices),
+            )
+        return self.bank[kind](self.ready(params, name), cohort)
+
+    def table(
+        self,
+        params: Params,
+        name: str,
+        cohort: Cohort,
+        *,
+        split: str,
+        trained_stage: int,
+        start: Tree | None = None,
+        rate: float | None = None,
+    ) -> pa.Table:
+        """The records of a strategy's params on a cohort."""
+        found = self.curves(params, name, cohort, start, rate)
+        config = self.components.config
+        return records.records(
+            found,
+            cohort,
+            self.components.stream.users,
+            strategy=name,
+            split=split,
+            fold=fold(self.components),
+            trained_stage=trained_stage,
+            seeds=[config.seed + i for i in range(config.seeds)],
+            start="fresh" if start is None else "banked",
+        )
+
+    def validation(self, params: Params, name: str, stage: int) -> tuple[pa.Table, dict[str, Any]]:
+        """Records of the validation users of every stage and of their whole lives, and their headline scores."""
+        cohort = everyone(self.components.stream, "validation", STRATEGIES[name].known(stage))
+        table = self.table(params, name, cohort, split="validation", trained_stage=stage)
+        chosen = self.components.config.evaluation
+
+        def mean(steps: int, **where: int) -> float:
+            _, values = records.per_user(table, chosen.metric, shots=chosen.headline_shots, steps=steps, **where)
+            return float(values.mean())
+
+        stages = sorted(set(cohort.stages.tolist()))
+        scores = {
+            "split": "validation",
+            "metric": chosen.metric,
+            "shots": chosen.headline_shots,
+            "steps": chosen.headline_steps,
+            "adapted": {str(t): mean(chosen.headline_steps, evaluated_stage=t) for t in stages},
+            "start": {str(t): mean(0, evaluated_stage=t) for t in stages},
+        }
+        return table, scores
+
+    def transductive(self) -> bool:
+        """Whether the answer for one query depends on the others; asked of the model on real inputs."""
+        cohort = self.components.stream.held_out("validation", None)
+        inputs, targets = jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), (cohort.inputs, cohort.targets))
+        return models.is_transductive(self.components.model, inputs, keys.root(self.components.config.seed), targets)
+
+    def life(self, params: Params, name: str) -> tuple[records.Curves, np.ndarray]:
+        """Curves on the validation users' whole lives, and their headline means [start or adapted, seeds]."""
+        chosen = self.components.config.evaluation
+        found = self.curves(params, name, self.components.stream.held_out("validation", None))
+        grid = found.scores[chosen.metric].mean(axis=1)[:, self.shots.index(chosen.headline_shots)]
+        return found, grid[:, [self.steps.index(0), self.steps.index(chosen.headline_steps)]].T
+
+    def curve_point(self, params: Params, name: str, stage: int) -> dict[str, float]:
+        """The headline score of the stage's validation users, adapted and at the start; nothing without any."""
+        chosen = self.components.config.evaluation
+        cohort = self.components.stream.held_out("validation", stage, STRATEGIES[name].known(stage))
+        if not len(cohort.users):
+            return {}
+        found = self.curves(params, name, cohort)
+        grid = found.scores[chosen.metric].mean(axis=(0, 1))
+        row = grid[self.shots.index(chosen.headline_shots)]
+        return {
+            f"validation/{chosen.metric}": float(row[self.steps.index(chosen.headline_steps)]),
+            f"validation/{chosen.metric}_start": float(row[self.steps.index(0)]),
+        }
+
+
+def scorer(components: Components, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] = ()) -> Scorer:
+    """The scorer of a config; ``shots`` and ``steps`` instead of the config's. Step 0 and the headline always count.
+
+    Raises ValueError for more shots than the config has, or so many of an episode that its classes differ in number.
+    """
+    chosen = components.config.evaluation
+    shots = tuple(sorted({*(shots or chosen.shots), chosen.headline_shots}))
+    steps = tuple(sorted({0, *(steps or chosen.steps), chosen.headline_steps}))
+    ways = source_facts(components.config.data).ways(components.config.data)
+    uneven = [one for one in shots if ways and one % ways]
+    if uneven:
+        raise ConfigError("shots", uneven[0], f"multiples of data.ways = {ways}")
+    known, block = horizon(components, shots), components.config.user_block or 0
+
+    def curves(tunes: bool, shots: tuple[int, ...], read: tuple[int, ...]) -> Callable[..., records.Curves]:
+        loop = _loop(components, max(steps), None, tunes)
+        options: dict[str, Any] = {"horizon": known, "users": block, "mesh": users_mesh(components.devices)}
+        return scored_curves.curves(components.model, components.objective, loop, shots=shots, steps=read, **options)
+
+    own = curves(False, shots, steps)
+    tuned = own if _one_program(components.config) else curves(True, shots, steps)
+    trial = curves(True, (chosen.headline_shots,), tuple(sorted({chosen.headline_steps, max(steps)})))
+    return Scorer(components, shots, steps, own, tuned, trial, {})
+
+
+def _loop(components: Components, steps: int, rate: float | None, tunes: bool) -> InnerLoop:
+    """The config's inner loop; one that ``tunes`` reads its rate from the inner parameters, whatever the config."""
+    if tunes:
+        return tuning_loop(components.config, components.model, steps=steps, rate=rate)
+    return inner_loop(components.config, components.model, steps=steps)
+
+
+def _one_program(config: Config) -> bool:
+    """Whether adapting and tuning are the same computation on other inner parameters: not where a head begins at
+    class means, which joint training never meets (``spec.inner_loops.tuning_loop``)."""
+    learned = config.inner.name == "gradient" and config.inner.rates.name in ("meta_sgd", "log_meta_sgd")
+    return learned and config.gate.name == NONE and not config.model.get("prototypes", False)
+
+
+def horizon(components: Components, shots: tuple[int, ...]) -> int:
+    """Where queries begin: after the config's largest support, whatever shots are asked for; ValueError beyond it."""
+    most = max(components.config.evaluation.shots)
+    if max(shots) > most:
+        raise ConfigError("shots", max(shots), f"<= {most}, the most of the run's config")
+    return most
+
+
+def roots(components: Components) -> Array:
+    """The root key of each seed, [seeds]."""
+    return jnp.stack([keys.root(components.config.seed + i) for i in range(components.config.seeds)])
+
+
+def fold(components: Components) -> int:
+    """The fold whose users are the test users."""
+    return int(components.config.data.get("fold", 0))
+
+
+def everyone(stream: Stream, split: str, known: int) -> Cohort:
+    """The held-out users of each stage and then their whole lives, seen with what is known after stage ``known``."""
+    cohorts = [stream.held_out(split, stage, known) for stage in [*range(stream.stages), None]]
+    return held_out.merged([cohort for cohort in cohorts if len(cohort.users)])
+
+
+def save(folder: Path, table: pa.Table, split: str, name: str, stage: int) -> None:
+    """Writes records where eval and notebooks find them."""
+    records.write_records(folder / "records" / f"{split}-{name}-{stage}.parquet", table)
+
+
+def sentence(scores: Mapping[str, Any]) -> str:
+    """The headline of a version on validation users, for the terminal."""
+    stages = {key: value for key, value in scores["adapted"].items() if key != "-1"}
+    adapted, start = np.mean(list(stages.values())), np.mean([scores["start"][key] for key in stages])
+    better = "better" if sign(scores["metric"]) * (adapted - start) > 0 else "worse"
+    return (
+        f"validation {scores['metric']} over all stages {start:.4f} at the start, {adapted:.4f} after "
+        f"{counted(scores['steps'], 'step')} on {counted(scores['shots'], 'example')} ({better})"
+    )

@@ -1,0 +1,201 @@
+"""From a config to its parts: stream, model, objective, learner, optimizer."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from metapers import aggregate, base, inner, learners, penalties, placement
+from metapers.base import Aggregator, Array, Key, Learner, Memory, Model, Objective, Params, Penalty, Stream, Tree
+from metapers.members import Context, build, registry
+from metapers.options import NONE, ConfigError, nearest
+from metapers.spec.heads import head_facts, objective, source_facts
+from metapers.spec.inner_loops import inner_loop
+from metapers.spec.strategies import Strategy
+from metapers.spec.tree import Config
+
+
+class Components(NamedTuple):
+    """What a config builds before any strategy is chosen."""
+
+    config: Config
+    stream: Stream
+    sizes: Mapping[str, int]  # what the model knows of the inputs
+    model: Model
+    objective: Objective
+    devices: tuple[placement.Device, ...]
+    warm_start: Any = None  # the version whose parameters the run begins with (``run.warm_start``), or None
+
+
+def components(config: Config) -> Components:
+    """The stream, model and objective of a config.
+
+    Raises:
+      ConfigError: for a metric that the objective does not have, a stage without users to evaluate on, and what the
+        members refuse.
+      FileNotFoundError: for a ``data.path`` where nothing is.
+    """
+    built = stream(config)
+    _check_held_out(built, config)
+    sizes = source_facts(config.data).sizes(built)
+    there = placement.devices(config.devices)
+    made = Components(config, built, sizes, model(config, sizes), objective(config), there)
+    known, metric = metrics(made), config.evaluation.metric
+    if metric not in known:
+        raise ConfigError("evaluation.metric", metric, f"one of {known}", nearest(metric, known))
+    return made
+
+
+def _check_held_out(built: Stream, config: Config) -> None:
+    more = "more users in each stage, fewer stages" + (" or another data.fold" if "fold" in config.data else "")
+    for split, stages in (("validation", (None,)), ("test", (*range(built.stages), None))):
+        for stage in stages:
+            if not len(built.held_out(split, stage).users):
+                where = "the stream" if stage is None else f"stage {stage} of {built.stages}"
+                raise ConfigError(
+                    "data", f"no {split} user in {where}", "split so that each stage has users to evaluate on", more
+                )
+
+
+def metrics(made: Components) -> list[str]:
+    """The names of one user's scores, read off shapes: nothing is computed."""
+    cohort = made.stream.held_out("validation", None)
+    inputs, targets = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), (cohort.inputs, cohort.targets))
+    rows = jnp.ones(len(jax.tree.leaves(inputs)[0]), bool)
+
+    def scores(key: Key) -> dict[str, Array]:
+        outputs = made.model.apply(made.model.init(key), inputs, rows, None)
+        return made.objective.scores(outputs, targets, rows)
+
+    return list(jax.eval_shape(scores, jax.random.key(0)))
+
+
+def stream(config: Config) -> Stream:
+    """The stream of users that ``config.data`` describes.
+
+    Raises:
+      ConfigError: for a source that is read from files without ``data.path``, and what the source refuses.
+      FileNotFoundError: if there is nothing at ``data.path``.
+    """
+    section = config.data.to_dict()
+    if source_facts(section).from_files(section):
+        if not section["path"]:
+            raise ConfigError(
+                "data.path", section["path"], f"the folder with the files of data.name {section['name']!r}"
+            )
+        if not Path(section["path"]).exists():
+            raise FileNotFoundError(f"data.path must name a folder that is there, got {section['path']!r}")
+    return build("source", section, {}, key="data")
+
+
+def model(config: Config, sizes: Mapping[str, int]) -> Model:
+    """The model for inputs of the stream's ``sizes``; no data is read."""
+    return build("model", config.model.to_dict(), {"sizes": sizes}, key="model")
+
+
+def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None) -> Learner:
+    """The outer loop of a strategy.
+
+    Args:
+      config: its sections learner, aggregator, optimizer, schedule; of a strategy that remembers, penalties and memory.
+      built: the model.
+      strategy: what may name another learner.
+      mesh: the devices that share the users of a step; None: one.
+
+    Raises:
+      ConfigError: for what a member refuses.
+    """
+    section = config.learner.to_dict()
+    if strategy.learner is not None:
+        section = {"name": strategy.learner, "sequential": section["sequential"]}
+    # joint training does not adapt: its penalty's Fisher information is that of the parameters as they are
+    adapts = "no_inner_loop" not in registry("learner")[section["name"]].traits
+    loop = inner_loop(config, built, training=True) if adapts else inner.none()
+    context = Context(
+        loss_fn=lambda: base.example_loss(built, objective(config)),
+        inner_loop=lambda: loop,
+        first_order_loop=lambda: inner_loop(config, built, training=True, first_order=True),
+        optimizer=lambda: optimizer(config, built.groups),
+        aggregator=lambda: aggregator(config, mesh),
+        penalty=lambda: penalty(config, built, loop) if strategy.remembers else None,
+        model=lambda: built,
+        objective=lambda: objective(config),
+        mesh=lambda: mesh,
+    )
+    made = build("learner", section, context, key="learner")
+    made = learners.serial(made) if section["sequential"] else made
+    kept, chosen = memory(config) if strategy.remembers else None, config.memory
+    return (
+        made if kept is None else learners.replay(made, kept, chosen.replay_batch, draws=chosen.consolidation_batches)
+    )
+
+
+def aggregator(config: Config, mesh: Mesh | None) -> Aggregator:
+    """How users become one gradient: in blocks or not, over the mesh's "users" or not."""
+    made = build("aggregator", config.aggregator, {}, key="aggregator")
+    if config.user_block:
+        made = aggregate.blocks(made, config.user_block)
+    return aggregate.sharded(made, mesh) if mesh is not None and "users" in mesh.axis_names else made
+
+
+def penalty(config: Config, built: Model, loop: base.InnerLoop) -> Penalty:
+    """The sum of the penalties that ``config.penalties`` names."""
+    context = Context(
+        objective=lambda: objective(config),
+        apply=lambda: built.apply,
+        inner_loop=lambda: loop,
+        model=lambda: built,
+        loss_fn=lambda: base.example_loss(built, objective(config)),
+    )
+    made = [
+        build("penalty", {"name": name, **section}, context, key=f"penalties.{name}")
+        for name, section in config.penalties.to_dict().items()
+    ]
+    return penalties.sum_of(*made) if len(made) > 1 else (made or [penalties.none()])[0]
+
+
+def memory(config: Config) -> Memory | None:
+    """The memory that ``config.memory`` names, or None."""
+    return build("memory", config.memory, {}, key="memory")
+
+
+def optimizer(config: Config, groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
+    """One optax optimizer for each group of parameters; a group without one of its own has that of "param".
+
+    Rates are carried in the state, so runs that differ in them alone are one program (``run.search``).
+    """
+    by_group = {
+        group: build("optimizer", section, {}, key=f"optimizer.{group}") for group, section in config.optimizer.items()
+    }
+
+    def labels(params: Params) -> Tree:
+        return jax.tree.map(lambda group: group if group in by_group else "param", groups(params))
+
+    links: list[optax.GradientTransformation] = [optax.partition(by_group, labels)]
+    if config.clip_norm is not None:
+        links.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    share = build("schedule", config.schedule, {"outer_steps": config.outer_steps}, key="schedule")
+    if share is not None:
+        links.append(learners.scheduled(share))
+    if head_facts(config.model) is not None:
+        links.append(_empty_starts(groups))
+    return optax.chain(*links)
+
+
+def _empty_starts(groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
+    # What is computed from a support begins empty and stays so: a loop that goes part of the way has a derivative in
+    # its start, but sums over no examples are zeros.
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        still = jax.tree.map(lambda group: group == "written", groups(updates))
+        return jax.tree.map(lambda stays, leaf: jnp.zeros_like(leaf) if stays else leaf, still, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def has_memory(config: Config) -> bool:
+    """Whether the strategy that remembers has a memory."""
+    return config.memory.name != NONE

@@ -1,0 +1,53 @@
+"""Values of a config that have no effect in a run: they are no error, for an ablation leaves them standing."""
+
+from collections.abc import Iterator
+
+from metapers.members import registry
+from metapers.options import NONE
+from metapers.spec.heads import head_facts, model_facts
+from metapers.spec.strategies import BASELINE, STRATEGIES, strategies, trains_without_inner_loop
+from metapers.spec.tree import Config, config_for, leaves, members
+from metapers.spec.validate import traits_of
+
+TUNED = ("inner.pseudo_count", "inner.proximal_weight", "inner.unroll")
+"""Read too where a model trained without an inner loop is fine-tuned (``inner_loops.tuning_loop``)."""
+
+
+def unused(config: Config) -> list[str]:
+    """One sentence for each value that differs from its default while nothing reads it."""
+    found = [*_by_trait(config), *_by_strategy(config)]
+    if "history" in config.data and config.data.history and not model_facts(config.model).history:
+        found.append(f"data.history {config.data.history} has no effect with model {config.model.name!r}")
+    return found
+
+
+def _by_trait(config: Config) -> Iterator[str]:
+    traits = traits_of(config)
+    for one in members(config):
+        for key, option in registry(one.kind).options(one.name).items():
+            without = [trait for trait in getattr(option, "no_effect_with", ()) if trait in traits]
+            if without and one.section[key] != option.default:
+                beside = next(f"{two.key} {two.name!r}" for two in members(config) if _has(two, without[0]))
+                yield f"{one.key}.{key} {one.section[key]!r} has no effect with {beside}"
+
+
+def _by_strategy(config: Config) -> Iterator[str]:
+    names = strategies(config)
+    if not any(STRATEGIES[name].remembers for name in names):
+        usual = config_for(config.data.name, config.model.name)
+        for section in ("penalties", "memory"):
+            if config[section] != usual[section] and (section == "penalties" or config.memory.name != NONE):
+                yield f"{section} has no effect: no strategy of {tuple(names)} remembers"
+    adapts = any(not trains_without_inner_loop(config, name) for name in names)
+    if config.gate.name != NONE and (not adapts or config.inner.name == NONE):
+        why = "learner 'joint'" if not adapts else "inner 'none'"
+        yield f"gate {config.gate.name!r} has no effect with {why}"
+    if not adapts and head_facts(config.model) is None and config.inner.name != NONE:
+        usual = dict(leaves(config_for(config.data.name, config.model.name)))
+        for key, value in leaves({"inner": config.inner}):
+            if key in usual and value != usual[key] and key not in (*TUNED, "inner.name"):
+                yield f"{key} {value!r} has no effect with learner {BASELINE!r}"
+
+
+def _has(one, trait: str) -> bool:
+    return trait in registry(one.kind)[one.name].traits

@@ -1,0 +1,119 @@
+"""What a config can say, as text: made from the entries of the registries, and nowhere written by hand."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from metapers.members import Member, kinds, load_installed, registry
+from metapers.options import Choice, ConfigError, Option, Schema, nearest
+from metapers.spec.methods import METHODS, Method
+from metapers.spec.root import ROOT
+
+HEAD = """# Configuration reference
+
+This page is generated: `metapers list --markdown`. A config has the keys below and the options of the members that it
+chooses, no others. `metapers inspect-config --config=FILE` prints those of one config.
+
+On a command line `--config.KEY=VALUE` sets a key. A section takes the name of a member, `--config.inner=implicit`, and
+its options beside it in the same command, `--config.inner.cg_steps=3`. Where the member of a section changes, options
+that both members have keep their values. `--config.penalties=ewc,anchor` chooses several members. In a config file,
+`spec.choose(config, "inner", "implicit", cg_steps=3)` does the same.
+
+*required*: the option has no default. *carried*: the state carries the value, so other values run the same compiled
+program and a search trains them together.
+"""
+
+
+def listed(kind: str | None = None) -> str:
+    """The members of a kind, or of all, with their options, for a terminal.
+
+    Raises:
+      ConfigError: for an unknown kind.
+    """
+    load_installed()
+    if kind is not None and kind not in kinds():
+        raise ConfigError("kind", kind, f"one of {sorted(kinds())}", nearest(kind, kinds()))
+    lines = []
+    for one in kinds() if kind is None else (kind,):
+        lines.append(f"{one}: {registry(one).doc}")
+        for name, member in registry(one).items():
+            lines.append(f"  {name:18}{member.about()}")
+            for key, option in registry(one).options(name).items():
+                lines.append(f"      {key:22}{_bound(option)}; {_default(option)}. {option.doc}".rstrip(". ") + ".")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def markdown() -> str:
+    """The configuration reference, docs/configs.md."""
+    load_installed()
+    parts = [HEAD, "## Keys of every config\n", _table(_flat(ROOT)), "## Published methods\n", _methods()]
+    for kind in kinds():
+        parts.append(f"## {kind}: {registry(kind).doc}\n")
+        for name, member in registry(kind).items():
+            parts.append(_member(kind, name, member))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _flat(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Option | Choice]]:
+    for key, one in schema.items():
+        if isinstance(one, (Option, Choice)):
+            yield f"{prefix}{key}", one
+        else:
+            yield from _flat(one, f"{prefix}{key}.")
+
+
+def _table(rows: Any) -> str:
+    lines = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, one in rows:
+        lines.append(f"| `{key}` | {_escaped(_bound(one))} | {_escaped(_default(one))} | {_escaped(one.doc)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _member(kind: str, name: str, member: Member) -> str:
+    text = f"### {kind} `{name}`\n\n{_capital(member.about())}."
+    text += f" Source: {member.paper}." if member.paper else ""
+    own = registry(kind).options(name)
+    return f"{text}\n\n{_table(own.items())}" if own else f"{text}\n"
+
+
+def _methods() -> str:
+    lines = ["| method | members | options of the model |", "|---|---|---|"]
+    for name, method in METHODS.items():
+        lines.append(f"| `{name}` | {_chosen(method)} | {_pairs(method.model)} |")
+    more = (
+        "`spec.method_config(source, backbone, method)` makes a config; rates and steps are for each stream to choose."
+    )
+    return "\n".join([*lines, "", more, ""])
+
+
+def _chosen(method: Method) -> str:
+    found = {section: name for section, (name, _) in method.chosen.items()}
+    found |= {
+        f"{section}.{key}": value for section, (_, options) in method.chosen.items() for key, value in options.items()
+    }
+    return _pairs(found | ({"model.head": method.head} if method.head else {}))
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in values.items()) or "the defaults"
+
+
+def _bound(one: Option | Choice) -> str:
+    if isinstance(one, Choice):
+        names = ", ".join(registry(one.kind))
+        return f"{one.kind}: {names}{', none' if one.optional else ''}{'; several' if one.many else ''}"
+    return f"{one.bound()}{' (carried)' if one.traced else ''}"
+
+
+def _default(one: Option | Choice) -> str:
+    if isinstance(one, Choice):
+        return ", ".join(one.default) or "none" if isinstance(one.default, tuple) else one.default or "none"
+    return "required" if one.required else repr(one.default)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".")

@@ -1,0 +1,223 @@
+"""What a config may not say: values beyond their bounds, choices that contradict each other, models that do not fit."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from metapers import keys
+from metapers.members import build, plugin_of, registry
+from metapers.models import ADAPTS
+from metapers.options import NONE, ConfigError, Option, nearest
+from metapers.spec import building
+from metapers.spec.heads import head_facts, model_facts, objective_name, source_facts
+from metapers.spec.inner_loops import inner_loop
+from metapers.spec.strategies import BASELINE, STRATEGIES, strategies
+from metapers.spec.tree import Chosen, Config, expand, members, options, plain
+
+STAND_INS: Mapping[str, Mapping[str, int]] = {
+    "films": {"items": 2, "genres": 2, "history": 1},
+    "vectors": {"width": 2},
+    "points": {"width": 2},
+    "images": {"width": 1},
+    "characters": {"vocabulary": 2, "length": 2},
+}
+"""Sizes by the kind of a source's inputs, for a model that is only looked at."""
+
+
+def check(config: Config) -> Config:
+    """The same config with every value as its option has it, after all that can be checked without data.
+
+    A config that is refused has cost nothing: no data are read, nothing is computed. ``plugins`` of the result names
+    the modules of all members of other packages that the config chose, so that a run names what it needs.
+
+    Args:
+      config: a whole config; keys that are missing have their defaults.
+
+    Raises:
+      ConfigError: for an unknown key, a value beyond its bound, a required value that is missing, a model that does
+        not fit the source, or choices that contradict each other.
+    """
+    tree = read(plain(config))
+    found = {plugin_of(one.kind, one.name) for one in members(tree)} - {None, *tree["plugins"]}
+    config = ConfigDict(tree | {"plugins": (*tree["plugins"], *sorted(str(name) for name in found))}).lock()
+    _evaluation(config)
+    _names(config)
+    _contradictions(config)
+    _fits(config)
+    _builds(config)
+    if source_facts(config.data).ways(config.data):
+        _episodes(config, source_facts(config.data).ways(config.data))
+    return config
+
+
+def read(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts with every key, each value read by its option.
+
+    Raises:
+      ConfigError: for an unknown key or a value beyond its bound.
+    """
+    whole = expand(tree)
+    for leaf in options(whole):
+        *before, last = leaf.key.split(".")
+        holder: Any = whole
+        for part in before:
+            holder = holder[part]
+        holder[last] = leaf.option.read(leaf.key, leaf.value)
+    return whole
+
+
+def _evaluation(config: Config) -> None:
+    chosen = config.evaluation
+    for key in ("shots", "steps"):
+        listed = tuple(chosen[key])
+        if not listed or list(listed) != sorted(set(listed)):
+            raise ConfigError(f"evaluation.{key}", listed, "increasing whole numbers, at least one")
+        if chosen[f"headline_{key}"] not in listed:
+            raise ConfigError(
+                f"evaluation.headline_{key}", chosen[f"headline_{key}"], f"one of evaluation.{key} {listed}"
+            )
+    if config.inner.name == NONE and tuple(chosen.steps) != (0,):
+        raise ConfigError("evaluation.steps", tuple(chosen.steps), "(0,) with inner 'none', which takes no step")
+
+
+def _names(config: Config) -> None:
+    listed = tuple(config.strategies)
+    if not listed or len(set(listed)) < len(listed):
+        raise ConfigError("strategies", listed, "names of strategies, at least one, each once")
+    found = strategies(config)
+    if BASELINE in listed and BASELINE not in found:
+        raise ConfigError(
+            "strategies",
+            listed,
+            f"without {BASELINE!r} here",
+            "there is no such baseline where tasks name their classes anew, under a head that learns through the "
+            f"support alone, or with learner {BASELINE!r}",
+        )
+
+
+def _contradictions(config: Config) -> None:
+    chosen = list(members(config))
+    traits = traits_of(config)
+    for one in chosen:
+        member = registry(one.kind)[one.name]
+        for trait, because in member.requires.items():
+            if trait not in traits:
+                raise ConfigError(one.key, one.name, "another member here", because)
+        for trait, because in member.conflicts.items():
+            if trait in traits:
+                beside = ", ".join(f"{other.key} {other.name!r}" for other in chosen if trait in _traits(other))
+                raise ConfigError(one.key, one.name, f"another member with {beside}", because)
+        for key, option, value in _own_options(one):
+            for trait, because in option.not_with.items():
+                if trait in traits and value != option.default:
+                    raise ConfigError(f"{one.key}.{key}", value, f"{option.default!r} here", because)
+
+
+def traits_of(config: Config) -> set[str]:
+    """The traits of all members that a config chose, and of its objective."""
+    found = {trait for one in members(config) for trait in _traits(one)}
+    return found | set(registry("objective")[objective_name(config)].traits)
+
+
+def _traits(one: Chosen) -> tuple[str, ...]:
+    return registry(one.kind)[one.name].traits
+
+
+def _own_options(one: Chosen) -> Iterator[tuple[str, Option, Any]]:
+    for key, option in registry(one.kind).options(one.name).items():
+        if isinstance(option, Option):
+            yield key, option, one.section[key]
+
+
+def _fits(config: Config) -> None:
+    source, facts = source_facts(config.data), model_facts(config.model)
+    what = f"for data {config.data.name!r} ({source.inputs} to {source.targets})"
+    fitting = [name for name in registry("model") if _fit(source, model_facts({"name": name}))]
+    if not _fit(source, facts):
+        raise ConfigError("model", config.model.name, f"one of {sorted(fitting)} {what}")
+    if config.data.get("history", 0) < facts.history:
+        raise ConfigError("data.history", config.data.history, f">= {facts.history} with model {config.model.name!r}")
+    if "head" in config.model:
+        heads = [name for name, one in registry("head").items() if source.targets in one.facts.targets]
+        if config.model.head.name not in heads:
+            raise ConfigError("model.head", config.model.head.name, f"one of {sorted(heads)} {what}")
+    closed_form = config.inner.name != NONE and "closed_form_loop" in registry("inner_loop")[config.inner.name].traits
+    if (head_facts(config.model) is not None) != closed_form:
+        raise ConfigError(
+            "inner",
+            config.inner.name,
+            "not 'closed_form' here" if closed_form else "'closed_form' here",
+            f"model {config.model.name!r} {'takes gradient steps' if closed_form else 'computes its head'}",
+        )
+
+
+def _fit(source: Any, model: Any) -> bool:
+    return source.inputs in model.inputs and source.targets in model.targets
+
+
+def _builds(config: Config) -> None:
+    # With sizes in place of the stream's: what members refuse by themselves is refused before data are read.
+    source = source_facts(config.data)
+    sizes = {**STAND_INS.get(source.inputs, {"width": 2}), **({"classes": 2} if source.targets == "classes" else {})}
+    if "adapts" in config.model:
+        _layer_sets(config, sizes)
+    model = building.model(config, sizes)
+    for name in strategies(config):
+        building.learner(config, model, STRATEGIES[name], None)
+    building.penalty(config, model, inner_loop(config, model, training=True))
+    building.memory(config)
+    inner_loop(config, model)
+
+
+def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:
+    section = config.model.to_dict()
+    for name in section["adapts"].split("+"):
+        if name.strip() not in ADAPTS:
+            raise ConfigError(
+                "model.adapts", section["adapts"], f"of {list(ADAPTS)}, joined by '+'", nearest(name, ADAPTS)
+            )
+    if "prototypes" in section:
+        section["prototypes"] = False  # that they need a head which adapts is for the model to say
+    building.build("model", {**section, "adapts": "all"}, {"sizes": sizes}, key="model")  # other faults show here
+
+    def personal(adapts: str) -> int:
+        try:
+            made = build("model", {**section, "adapts": adapts}, {"sizes": sizes}, key="model")
+        except ValueError:  # nothing in it is of these types
+            return 0
+        return len(jax.tree.leaves(jax.eval_shape(made.init, keys.root(0)).personal))
+
+    always = personal("")  # personal whatever adapts: the statistics that a norm keeps
+    for name in config.model.adapts.split("+"):
+        if personal(name.strip()) == always:
+            raise ConfigError(
+                "model.adapts",
+                config.model.adapts,
+                "layer sets that the model has",
+                f"model {config.model.name!r} as configured has nothing of {name.strip()!r}",
+            )
+
+
+def _episodes(config: Config, ways: int) -> None:
+    # An episode's support comes first, a drawing of each class after the other, and what follows is its query.
+    support, chosen = ways * config.data.shots, config.evaluation
+    if config.data.shots < 2 and "holds_back" in traits_of(config):
+        raise ConfigError(
+            "data.shots",
+            config.data.shots,
+            f">= 2 with gate {config.gate.name!r}",
+            "what is held back would be all that is known of a class",
+        )
+    for key, value, good in (
+        ("headline_shots", chosen.headline_shots, chosen.headline_shots == support),
+        ("shots", tuple(chosen.shots), max(chosen.shots) <= support),
+    ):
+        if not good:
+            sign = "" if key == "headline_shots" else "at most "
+            raise ConfigError(f"evaluation.{key}", value, f"{sign}data.ways * data.shots = {support}")
+    if any(shots % ways for shots in chosen.shots):
+        raise ConfigError(
+            "evaluation.shots", tuple(chosen.shots), f"multiples of data.ways = {ways}", "the same number of each class"
+        )
