@@ -12,7 +12,7 @@ DEMO := runs/demo
 RESULTS := runs/results
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check pytest results kill-test flip-test test-tfds bench bench-memory lock clean
+.PHONY: help install demo test check pytest test-benchmarks results kill-test flip-test test-tfds bench bench-memory lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,10 +41,13 @@ check: $(STAMP) ## style, types, import direction
 pytest: $(STAMP) ## tests, doctests, the notebook
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
+test-benchmarks: $(STAMP) ## tests of the scripts in benchmarks/
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 -m benchmarks tests
+
 results: $(STAMP) ## MovieLens on all five folds and the synthetic drifts, pooled (under an hour on 2 cores)
 	$(BIN)/python benchmarks/results.py --workdir=$(RESULTS)
 
-kill-test: $(STAMP) ## real SIGKILLs at random moments, for every member of the contract table
+kill-test: $(STAMP) ## real SIGKILLs at random moments, for every member that training can choose
 	$(BIN)/python benchmarks/kill_test.py --all
 
 flip-test: $(STAMP) ## single bit flips over the files of a version

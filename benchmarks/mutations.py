@@ -141,9 +141,9 @@ class Copy:
         self.environment = {"METAPERS_TEST_CACHE": programs, **os.environ, "PYTHONPATH": str(self.root)}
 
     def pytest(self, files: list[str], limit: int) -> dict[str, Any]:
-        """The verdict of test files within ``limit`` seconds of the processor (ten times that by the clock)."""
+        """The verdict of test files within ``limit`` seconds of the processor (forty times that by the clock)."""
         command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0"]
-        how = dict(cwd=self.root, env=self.environment, stderr=subprocess.STDOUT, timeout=10 * limit)
+        how = dict(cwd=self.root, env=self.environment, stderr=subprocess.STDOUT, timeout=40 * limit)
         how["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         before = sum(os.times()[2:4])  # of ended children
         with (self.root.parent / "told.txt").open("w") as told:
@@ -236,7 +236,7 @@ def main() -> None:
             tests = nearest(one.path, checkout, given.without)[: given.files]
             for test in (test for test in tests if test not in plain):
                 copy.pytest([test], 20 * given.seconds)  # compiles all programs
-                plain[test] = copy.pytest([test], 20 * given.seconds)
+                plain[test] = copy.pytest([test], given.seconds)
                 keep(results, path)
             files = [one.path, *affordable(tests, plain, given.seconds * 2 / 3)]
             records[one.name] = copy.judged(one, files, given.seconds)

@@ -1,7 +1,7 @@
 """The outer step of a workload through metapers' public path: models, objectives, inner loop, learner, aggregator.
 
 --devices N splits the users over N CPU devices (``aggregate.sharded``); --chunk K > 1 takes K steps per dispatch
-in the scan in which a stage is trained (``metapers.stage.program``) instead of one call of ``learner.update``.
+in the scan in which a stage is trained (``metapers.run.loop.program``) instead of one call of ``learner.update``.
 --blocks B takes B of a device's users at a time (``aggregate.blocks``), --unroll U inner steps a turn of their loop.
 --repeated computes in every inner step what never changes (for `leads.py`: the library does it once);
 --primal moves every kernel itself, none in its dual form.
@@ -24,10 +24,10 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import timing, workloads
 from benchmarks.workloads import Examples, Workload
 from metapers import aggregate, inner, keys, learners, models
-from metapers.run import loop as stage
 from metapers.aggregate.sums import pad
 from metapers.base import Batch, Learner, Model, Objective, Params, Task, TaskFamily, example_loss, masked_mean
 from metapers.inner import dual
+from metapers.run import loop
 from metapers.scores import objectives
 
 
@@ -111,7 +111,7 @@ def chunks(work: Workload, *, chunk: int, devices: int = 1, unroll: int = 1, blo
     if mesh is not None:
         drawn = jax.device_put(drawn, NamedSharding(mesh, P("users")))
     family = TaskFamily(lambda window, step, num: drawn, lambda data, step, n, key: data)
-    program = stage.program(learner_of(work, mesh, unroll, blocks), family, users=len(drawn[1]), chunk=chunk)
+    program = loop.program(learner_of(work, mesh, unroll, blocks), family, users=len(drawn[1]), chunk=chunk)
     params = jax.tree.map(lambda leaf: leaf[None], params_of(work))
     state, root = program.init(params, drawn), keys.root(0)[None]
     if mesh is not None:

@@ -12,10 +12,10 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import ours, workloads
 from benchmarks.workloads import Workload
 from metapers import inner
-from metapers.scoring import curves as evaluate
 from metapers.base import Batch, InnerLoop, LossFn, Params, Tree, example_loss, masked_mean
-from metapers.serving.served import Served
 from metapers.scores import objectives
+from metapers.scoring import curves
+from metapers.serving import Served
 
 TOGETHER, CALLS = "together", "calls"
 
@@ -38,7 +38,7 @@ def everybody(
     if mesh is not None:
         params = jax.device_put(params, NamedSharding(mesh, P()))
         tasks = jax.device_put(tasks, NamedSharding(mesh, P("users")))
-    program, held = jax.jit(evaluate.each(one, block=blocks, mesh=mesh)), {}
+    program, held = jax.jit(curves.each(one, block=blocks, mesh=mesh)), {}
 
     def step() -> float:
         held["personal"] = jax.block_until_ready(program(params, tasks.support))
@@ -55,7 +55,7 @@ def everybody(
 
 def one_user(work: Workload, path: str, *, unroll: int = 1) -> Callable[[], float]:
     """A function that adapts the first user to a support set on the host and returns the first of the predictions
-    for that user's query, on the host: ``together``, one call; ``calls``, two, as for a user who is kept."""
+    for that user's query, on the host: ``together``, one call; ``calls``, two, as if the parameters were stored."""
     model, (_, loop), params = ours.model_of(work), loop_of(work, unroll), ours.params_of(work)
     support_x, support_y, query_x, _ = (np.asarray(part[0]) for part in work.data)
     served = Served(cast(Any, None), model, objectives.squared_error(), params, {}, {}, loop)

@@ -1,15 +1,16 @@
-"""What it costs the mean to spare users from being hurt by adapting, and what it costs at least.
+"""What it costs the mean that fewer users are worse adapted than at the start, and what it costs at least.
 
     python benchmarks/price_of_sparing.py                     # configs/movielens.py, validation users of all five folds
     python benchmarks/price_of_sparing.py --folds 0 --draws 100
 
-A rule that decides from a user's support alone who keeps the start cannot know how the user's later ratings fall. Under
-the model's own belief (the posterior of the user's weights after the support, and the noise) each validation user has a
-chance of being hurt and an expected gain on the very films that he rated later; the scale of the belief, which training
-leaves open, is set so that later errors are as large as it says. The cheapest choice of how far each user goes, from
-the start (0) to the adapted weights (1), is then known, and no rule does better where the belief is right. Beside it
-what happened when those with the least gain for their chance kept the start, and those who move least on their support,
-as ``learner.keep = "if_it_moves"`` has it. RMSE, averaged over users; seeds averaged first.
+A gate decides from a user's support alone whether the user adapts; it cannot know the user's later ratings. Under the
+model's own belief (the posterior of the user's weights after the support, and the noise) each validation user has a
+probability to become worse and an expected gain on the very films that he rated later. Training leaves the scale of the
+belief open; it is set so that later errors are as large as the belief says. The cheapest choice of how far each user
+goes, from the start (0) to the adapted weights (1), follows from the belief, and no gate does better where the belief
+is right. Beside it the table has what happened where users with the least gain for their probability stayed at the
+start, and where those who move least on their support did, as the gate ``min_shift`` has it. RMSE, averaged over users;
+seeds averaged first.
 """
 
 import argparse
@@ -29,13 +30,12 @@ import numpy as np  # noqa: E402
 from benchmarks.validation_sweep import shipped  # noqa: E402
 from metapers import held_out  # noqa: E402
 from metapers.base import Array, Cohort, Params, Tree  # noqa: E402
-from metapers.spec import building as assembly
-from metapers.scoring import scorer as scoring
-from metapers.run import search as sweep
-from metapers.spec import config as configs
 from metapers.models import sums  # noqa: E402
+from metapers.placement import host  # noqa: E402
+from metapers.run import search, setup  # noqa: E402
+from metapers.spec import check, merged  # noqa: E402
 
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of users who keep the start
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of users who stay at the start
 WAYS = (0.0, 0.25, 0.5, 0.75, 1.0)  # how far a user may go
 
 
@@ -57,7 +57,7 @@ class Found(NamedTuple):
     adapted: np.ndarray
     move: np.ndarray
     gain: np.ndarray  # expected RMSE at the start less that there
-    chance: np.ndarray  # of being hurt
+    chance: np.ndarray  # probability of being worse than at the start
 
 
 @jax.jit
@@ -79,16 +79,16 @@ def scale_of(users: Sequence[User]) -> float:
 
     Where a mean alone is trained, prior and noise are learned up to a common factor, which no prediction depends on.
     """
-    real, believed = [], []
+    real, expected = [], []
     for user in users:
         mean, covariance = belief(user)
         real.append(np.mean(np.square(user.query_error - user.query @ mean)))
-        believed.append(float(user.prior.noise) + np.mean(np.sum(user.query @ covariance * user.query, 1)))
-    return float(np.mean(real) / np.mean(believed))
+        expected.append(float(user.prior.noise) + np.mean(np.sum(user.query @ covariance * user.query, 1)))
+    return float(np.mean(real) / np.mean(expected))
 
 
-def judged(user: User, scale: float, random: np.random.Generator, draws: int) -> Found:
-    """A user's row of ``Found``; ``draws`` lives are drawn from the belief, its variances times ``scale``."""
+def believed(user: User, scale: float, random: np.random.Generator, draws: int) -> Found:
+    """A user's row of ``Found``; ``draws`` histories are drawn from the belief, its variances times ``scale``."""
     mean, covariance = belief(user)
     weights = random.multivariate_normal(mean, scale * covariance, draws, method="eigh")
     noise = (scale * float(user.prior.noise)) ** 0.5 * random.standard_normal((draws, len(user.query)))
@@ -109,9 +109,9 @@ def rmse(errors: np.ndarray) -> np.ndarray:
 
 
 def least_price(gain: np.ndarray, chance: np.ndarray, share: float) -> float:
-    """The least mean gain to give up so that the mean chance of being hurt falls to ``share`` of what it is.
+    """The least mean gain to give up so that the mean probability to be worse falls to ``share`` of what it is.
 
-    ``gain`` and ``chance`` [users, ways], the last way being what everybody does now. The dual of the linear program
+    ``gain`` and ``chance`` [users, ways]; the last way is full adaptation. The dual of the linear program
     in which each user goes one way, or several with some probability: the largest of many lower bounds.
 
     >>> round(least_price(np.array([[0.0, 1.0], [0.0, 4.0]]), np.array([[0.0, 0.5], [0.0, 0.5]]), 0.25), 2)
@@ -123,34 +123,34 @@ def least_price(gain: np.ndarray, chance: np.ndarray, share: float) -> float:
     return float(max(bounds))
 
 
-def spared(found: Found, score: np.ndarray, share: float) -> tuple[float, float]:
-    """(RMSE, fraction of users hurt) where of each seed the ``share`` with the lowest ``score`` keep the start."""
-    kept = score >= np.quantile(score, share)
-    told = np.where(kept, found.adapted, found.start).mean(axis=1)
-    return float(told.mean()), float(np.mean(told - found.start.mean(axis=1) > 1e-6))
+def gated(found: Found, score: np.ndarray, share: float) -> tuple[float, float]:
+    """(RMSE, fraction of users worse) where of each seed the ``share`` with the lowest ``score`` stay at the start."""
+    adapts = score >= np.quantile(score, share)
+    reached = np.where(adapts, found.adapted, found.start).mean(axis=1)
+    return float(reached.mean()), float(np.mean(reached - found.start.mean(axis=1) > 1e-6))
 
 
 def price(found: Found, score: np.ndarray, share: float) -> float:
-    """How much the RMSE rises where so many are spared that the fraction hurt falls to ``share`` of what it is."""
-    curve = np.array([spared(found, score, one) for one in np.linspace(0, 1, 101)])
-    worse, hurt = curve[:, 0] - curve[0, 0], curve[:, 1]
-    return float(worse[np.flatnonzero(hurt <= share * hurt[0])[0]])
+    """How much the RMSE rises where so many stay at the start that the fraction worse falls to ``share`` of it."""
+    curve = np.array([gated(found, score, one) for one in np.linspace(0, 1, 101)])
+    rise, worse = curve[:, 0] - curve[0, 0], curve[:, 1]
+    return float(rise[np.flatnonzero(worse <= share * worse[0])[0]])
 
 
 def users_of(fold: int) -> list[list[User]]:
-    """A fold's validation users after all stages of the shipped config where everybody adapts: [users][seeds]."""
+    """A fold's validation users after all stages of the shipped config without its gate: [users][seeds]."""
     config = shipped("configs/movielens.py")
     head = config.evaluation
-    given = {"learner.keep": "always", "learner.least_move": 0.0, "data.fold": fold}
+    given = {"gate": "none", "data.fold": fold}
     given |= {"evaluation.shots": (head.headline_shots,), "evaluation.steps": (0, head.headline_steps)}
-    parts = assembly.parts(configs.check(configs.merged(config, given)))
-    params = scoring.host(sweep.lived(parts, [parts.config], "continual"))
-    cohort = parts.stream.held_out("validation", None, parts.stream.stages - 1)
+    components = setup.components(check(merged(config, given)))
+    params = host(search.learned(components, [components.config], "continual"))
+    cohort = components.stream.held_out("validation", None, components.stream.stages - 1)
     starts, _ = held_out.cut(cohort, head.headline_shots)
     seeds = [jax.tree.map(lambda leaf, at=i: leaf[at], params) for i in range(config.seeds)]
-    known = [seen(parts.model.apply, one, cohort) for one in seeds]
-    lives = list(zip(cohort.offsets[:-1], cohort.offsets[:-1] + starts, cohort.offsets[1:], strict=True))
-    return [[User(phi[a:s], e[a:s], phi[s:b], e[s:b], prior) for phi, e, prior in known] for a, s, b in lives]
+    seen_by = [seen(components.model.apply, one, cohort) for one in seeds]
+    bounds = list(zip(cohort.offsets[:-1], cohort.offsets[:-1] + starts, cohort.offsets[1:], strict=True))
+    return [[User(phi[a:s], e[a:s], phi[s:b], e[s:b], prior) for phi, e, prior in seen_by] for a, s, b in bounds]
 
 
 def seen(apply: Any, params: Params, cohort: Cohort) -> tuple[np.ndarray, np.ndarray, sums.Prior]:
@@ -170,15 +170,15 @@ def seen(apply: Any, params: Params, cohort: Cohort) -> tuple[np.ndarray, np.nda
 
 
 def table(found: Found) -> str:
-    """What was believed and what happened, by the share of users who keep the start."""
+    """What was believed and what happened, by the share of users who stay at the start."""
     gain, chance = found.gain[..., -1], found.chance[..., -1]
     orders = found.move, gain / np.maximum(chance, 1e-12)
     rows = [
-        "| keep the start | by the move on the support | hurt | by gain over chance on the later films | hurt |",
+        "| stay at the start | by the move on the support | worse | by gain over probability later | worse |",
         "|---|---|---|---|---|",
     ]
     for share in SHARES:
-        cells = [f"{value:.4f} | {hurt:.1%}" for value, hurt in (spared(found, by, share) for by in orders)]
+        cells = [f"{value:.4f} | {worse:.1%}" for value, worse in (gated(found, by, share) for by in orders)]
         rows.append(f"| {share:.0%} | {' | '.join(cells)} |")
     least = np.mean([least_price(found.gain[:, i], found.chance[:, i], 0.5) for i in range(gain.shape[1])])
     start, mean = found.start.mean(), found.adapted.mean()
@@ -186,9 +186,9 @@ def table(found: Found) -> str:
     rows += [
         "",
         f"{len(found.start)} validation users: {start:.4f} at the start, {mean:.4f} adapted. Of users and seeds "
-        f"{np.mean(found.adapted > found.start):.1%} hurt, {chance.mean():.1%} believed; gain "
+        f"{np.mean(found.adapted > found.start):.1%} worse, {chance.mean():.1%} believed; gain "
         f"{start - mean:.4f}, {gain.mean():.4f} believed.",
-        f"To halve the fraction hurt costs {prices[0]:.4f} ({prices[0] / mean:.1%}) by the move on the support, "
+        f"To halve the fraction worse costs {prices[0]:.4f} ({prices[0] / mean:.1%}) by the move on the support, "
         f"{prices[1]:.4f} ({prices[1] / mean:.1%}) by the belief on the later films, and at least {least:.4f} "
         f"({least / mean:.1%}) if the belief is right.",
     ]
@@ -198,16 +198,16 @@ def table(found: Found) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", default="0,1,2,3,4")
-    parser.add_argument("--draws", type=int, default=400, help="lives drawn for each user and seed")
+    parser.add_argument("--draws", type=int, default=400, help="histories drawn for each user and seed")
     given = parser.parse_args()
     if given.draws < 1:
         parser.error(f"--draws must be >= 1, got {given.draws}")
-    lives: list[list[User]] = []
+    users: list[list[User]] = []
     for fold in given.folds.split(","):
         print(f"fold {fold}: training", file=sys.stderr, flush=True)
-        lives += users_of(int(fold))
-    scale, random = scale_of([user for seeds in lives for user in seeds]), np.random.default_rng(0)
-    rows = [[judged(user, scale, random, given.draws) for user in seeds] for seeds in lives]
+        users += users_of(int(fold))
+    scale, random = scale_of([user for seeds in users for user in seeds]), np.random.default_rng(0)
+    rows = [[believed(user, scale, random, given.draws) for user in seeds] for seeds in users]
     print(table(joined(rows)))
     return 0
 

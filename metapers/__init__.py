@@ -4,8 +4,8 @@ From a notebook::
 
     import metapers
     metapers.use_all_cores()                     # before JAX is first used
-    from metapers import experiment
-    served = experiment.load("runs/demo", strategy="continual", version=-1, seed=0)
+    from metapers import serving
+    served = serving.load("runs/demo", strategy="continual", version=-1, seed=0)
     path = served.adapt(inputs, targets)         # one user's support: personal [steps + 1, ...], the start first
     personal = jax.tree.map(lambda leaf: leaf[-1], path)
     outputs = served.predict(new_inputs, personal)

@@ -7,6 +7,40 @@ import jax
 from metapers.base import Key, Task
 
 
+NAMES = (
+    "adapt",
+    "consolidate",
+    "draw",
+    "finish",
+    "fisher",
+    "held back",
+    "init",
+    "inner",
+    "insert",
+    "labels",
+    "leaf",
+    "learner",
+    "noise",
+    "order",
+    "penalty",
+    "query",
+    "replay",
+    "reservoir",
+    "sample",
+    "serial",
+    "step",
+    "sum_of",
+    "tasks",
+    "update",
+    "user",
+    "users",
+    "wave",
+    "write",
+)
+"""Every name by which this package folds a key. They are a format: another name gives other random numbers, so renaming
+code never changes one of these (tests/test_golden_draws.py)."""
+
+
 def root(seed: int) -> Key:
     """The one key of a seed, from which every other is folded."""
     return jax.random.key(seed)
@@ -27,7 +61,7 @@ def named(key: Key, name: str, *counters) -> Key:
 
 
 def of_task(key: Key, task: Task) -> Key:
-    """One user's key: folded with the user's row, never with a place in a batch, and with the twin's number.
+    """One user's key: folded with the user's row, never with a place in a batch, and with the number of the copy.
 
     A replayed copy of a user beside a fresh one (``notes["replayed"]`` > 0) gets another key.
     """

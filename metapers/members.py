@@ -157,6 +157,7 @@ def build(kind: str, section: Mapping[str, Any], context: Mapping[str, Any], *, 
 
     Raises:
       ConfigError: for an unknown name, and what the factory refuses.
+      LookupError: for a member that needs what its builder does not provide.
     """
     if section["name"] == NONE:
         return None
@@ -167,6 +168,8 @@ def build(kind: str, section: Mapping[str, Any], context: Mapping[str, Any], *, 
         else replaced.get(name, section[name])
         for name, option in member.options.items()
     }
+    if missing := set(member.needs) - set(context):
+        raise LookupError(f"{kind} {section['name']!r} needs {sorted(missing)}; its builder provides {sorted(context)}")
     needs = {name: context[name] for name in member.needs}
     carry = registry(kind).carry
     carried = {name: options.pop(name) for name, option in member.options.items() if carry and _traced(option)}

@@ -101,7 +101,7 @@ class Option(NamedTuple):
           ConfigError: for a value of another type or beyond the bounds, or none where one is required.
         """
         if value is REQUIRED or (value is None and not self._may_be_none()):
-            raise ConfigError(key, None, self.bound(), "it has no default")
+            raise ConfigError(key, None, self.bound(), "it has no default" if self.required else "")
         if value is None:
             return None
         if self.kind is tuple:
@@ -116,6 +116,8 @@ class Option(NamedTuple):
         if not fits or (self.choices and value not in self.choices):
             hint = nearest(value, self.choices) if isinstance(value, str) else ""
             raise ConfigError(key, whole, self.bound(), hint)
+        if value == "" and self._may_be_none():
+            raise ConfigError(key, whole, self.bound(), "None leaves it out")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if not math.isfinite(value):
                 raise ConfigError(key, whole, "finite")
@@ -169,7 +171,7 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     "did you mean 'strength'?"
     """
     by_lower = {one.lower(): one for one in known if isinstance(one, str)}
-    close = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5) if isinstance(name, str) else []
     return f"did you mean {by_lower[close[0]]!r}?" if close else ""
 
 

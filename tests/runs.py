@@ -9,11 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from metapers import spec, store, trees
 from metapers.members import registry
-from metapers.scoring import records
+from metapers.run import training
+from metapers.scoring import records, scorer
+from metapers.spec.tree import binding
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -74,6 +77,31 @@ def small(**changes: Any) -> ConfigDict:
 def quick(**changes: Any) -> ConfigDict:
     """One strategy, one seed, two stages of three chunks: for tests that train more than once."""
     return spec.merged(small(), {**QUICK, "seeds": 1} | dotted(changes))
+
+
+_SHARED: dict[tuple[Any, ...], Any] = {}
+
+
+def share_programs(patched: pytest.MonkeyPatch) -> None:
+    """Lets runs of the same numbers use the compiled programs, of training and of scoring, of the first one."""
+    make_program, make_scorer = training.program, scorer.scorer
+
+    def once(components: spec.Components, what: Any, make: Any) -> Any:
+        key = (store.digest(binding(components.config)), what)
+        if key not in _SHARED:
+            _SHARED[key] = make()
+        return _SHARED[key]
+
+    def program(run: training.Run, strategy: Any) -> Any:
+        kind = (strategy.learner, strategy.remembers)
+        return once(run.components, kind, lambda: make_program(run, strategy))
+
+    def scorer_of(components: spec.Components, **grid: Any) -> scorer.Scorer:
+        made = once(components, repr(grid), lambda: make_scorer(components, **grid))
+        return made._replace(components=components)
+
+    patched.setattr(training, "program", program)
+    patched.setattr(scorer, "scorer", scorer_of)
 
 
 def overrides(source: str, **changes: Any) -> list[str]:

@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks import memory, memory_step
 
+pytestmark = pytest.mark.benchmarks
+
 TINY = {"width": 8, "layers": 1, "length": 4, "users": 3, "sequences": 1, "inner-steps": 2, "rank": 2}
 
 

@@ -14,6 +14,8 @@ import pytest
 from benchmarks import machine, ours, ours_adapt, speed, timing, workloads, yardstick
 from metapers.base import Batch
 
+pytestmark = pytest.mark.benchmarks
+
 STEPS = 4
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -122,8 +124,8 @@ def test_a_process_knows_its_age_and_its_own_memory():
 
 @pytest.mark.parametrize(("devices", "blocks"), [(1, 0), (2, 0), (2, 2)])
 def test_adapting_alone_gives_the_same_users_as_bare_jax(devices, blocks, monkeypatch):
-    work, given, each = smaller("W3", 6, 10), [], ours_adapt.evaluate.each
-    monkeypatch.setattr(ours_adapt.evaluate, "each", lambda fn, **how: given.append(how) or each(fn, **how))
+    work, given, each = smaller("W3", 6, 10), [], ours_adapt.curves.each
+    monkeypatch.setattr(ours_adapt.curves, "each", lambda fn, **how: given.append(how) or each(fn, **how))
     step, proof = ours_adapt.everybody(work, devices=devices, blocks=blocks)
     assert [(how["block"], how["mesh"].size if how["mesh"] else 1) for how in given] == [(blocks, devices)]
     bare, told = yardstick.everybody(work, devices=devices)
@@ -146,7 +148,7 @@ def test_users_in_blocks_and_unrolled_steps_change_no_loss():
     np.testing.assert_allclose(losses(ours.stepper(work, blocks=2, unroll=5)), losses(ours.stepper(work)), rtol=1e-12)
 
 
-def test_a_user_who_fills_the_second_device_does_not_count():
+def test_a_user_that_fills_the_second_device_does_not_count():
     work = smaller("W1", 5, 10)
     np.testing.assert_allclose(losses(ours.stepper(work, devices=2)), losses(ours.stepper(work)), rtol=1e-12)
 
@@ -159,7 +161,7 @@ def test_a_page_names_its_revision_and_whether_there_were_changes(told, kept, mo
     assert machine.describe()["revision"] == kept
 
 
-def test_what_others_do_is_told_apart_from_our_own_work(monkeypatch):
+def test_the_work_of_other_processes_is_separated_from_our_own(monkeypatch):
     everybody, ours, clock = iter([100.0, 109.0]), iter([40.0, 44.0]), iter([7.0, 17.0])
     monkeypatch.setattr(machine, "busy_seconds", lambda: next(everybody))
     monkeypatch.setattr(machine, "child_seconds", lambda: next(ours))

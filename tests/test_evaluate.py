@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from metapers import held_out
-from metapers.scoring import curves as evaluate
-from metapers.scoring import records
 from metapers.base import Cohort, InnerLoop, Model, Objective, Params
 from metapers.baselines import user_mean
 from metapers.scores.matrix import DEFINITIONS, average
+from metapers.scoring import curves, records
 
 RATE = 0.1
 
@@ -108,7 +107,7 @@ GRID = {"shots": (0, 1, 4, 8), "steps": (0, 2, 3), "horizon": 8}
 
 def test_curves_equal_a_plain_loop_over_users():
     cohort, params = population(SIZES), start_params()
-    found = evaluate.curves(linear(), rmse(), gradient_steps(4), rows=128, **GRID)(params, cohort)
+    found = curves.curves(linear(), rmse(), gradient_steps(4), rows=128, **GRID)(params, cohort)
     np.testing.assert_allclose(found.scores["rmse"], by_hand(params, cohort, **GRID), rtol=1e-12)
     starts = np.array([1, 1, 8, 4, 8, 2, 8, 8, 8, 8])
     np.testing.assert_array_equal(held_out.query_starts(np.array(SIZES), 8), starts)
@@ -120,15 +119,15 @@ def test_curves_equal_a_plain_loop_over_users():
 
 def test_blocks_change_nothing():
     cohort, params = population(SIZES), start_params()
-    small = evaluate.curves(linear(), rmse(), gradient_steps(3), rows=1, **GRID)(params, cohort)
-    large = evaluate.curves(linear(), rmse(), gradient_steps(3), rows=4096, **GRID)(params, cohort)
+    small = curves.curves(linear(), rmse(), gradient_steps(3), rows=1, **GRID)(params, cohort)
+    large = curves.curves(linear(), rmse(), gradient_steps(3), rows=4096, **GRID)(params, cohort)
     np.testing.assert_allclose(small.scores["rmse"], large.scores["rmse"], rtol=1e-13)
 
 
 def test_banked_starts_are_used():
     cohort, params = population(SIZES), start_params()
     start = {"w": np.random.default_rng(8).normal(size=(2, len(SIZES), 3))}
-    run = evaluate.curves(linear(), rmse(), gradient_steps(3), rows=256, **GRID)
+    run = curves.curves(linear(), rmse(), gradient_steps(3), rows=256, **GRID)
     banked = run(params, cohort, start).scores["rmse"]
     np.testing.assert_allclose(banked, by_hand(params, cohort, start=start, **GRID), rtol=1e-12)
     same = {"w": np.repeat(np.asarray(params.personal["w"])[:, None], len(SIZES), axis=1)}
@@ -139,7 +138,7 @@ def test_banked_starts_are_used():
 
 def test_seeds_are_a_loop():
     cohort, params = population(SIZES), start_params(seeds=3)
-    run = evaluate.curves(linear(), rmse(), gradient_steps(3), rows=256, **GRID)
+    run = curves.curves(linear(), rmse(), gradient_steps(3), rows=256, **GRID)
     together = run(params, cohort).scores["rmse"]
     for seed in range(3):
         one = run(jax.tree.map(lambda leaf, at=seed: leaf[at : at + 1], params), cohort).scores["rmse"]
@@ -148,7 +147,7 @@ def test_seeds_are_a_loop():
 
 def test_a_handful_of_compilations_serve_every_cohort_and_version():
     traces = []
-    run = evaluate.curves(linear(traces), rmse(), gradient_steps(3), rows=1024, **GRID)
+    run = curves.curves(linear(traces), rmse(), gradient_steps(3), rows=1024, **GRID)
     for seed in range(4):
         cohort = population((*SIZES, 100, 300, 700, 2400, *range(2, 30 + seed)), seed=seed)
         run(jax.tree.map(lambda leaf, at=seed: leaf + at, start_params()), cohort)
@@ -162,15 +161,15 @@ def test_users_sharded_over_two_devices():
     mesh = jax.make_mesh((2,), ("users",), axis_types=(jax.sharding.AxisType.Auto,))
     cohort, params = population(SIZES), start_params()
     options = {"rows": 128, **GRID}
-    alone = evaluate.curves(linear(), rmse(), gradient_steps(3), **options)
-    sharded = evaluate.curves(linear(), rmse(), gradient_steps(3), mesh=mesh, **options)
+    alone = curves.curves(linear(), rmse(), gradient_steps(3), **options)
+    sharded = curves.curves(linear(), rmse(), gradient_steps(3), mesh=mesh, **options)
     np.testing.assert_allclose(sharded(params, cohort).scores["rmse"], alone(params, cohort).scores["rmse"], rtol=1e-13)
     start = {"w": np.random.default_rng(8).normal(size=(2, len(SIZES), 3))}
     np.testing.assert_allclose(
         sharded(params, cohort, start).scores["rmse"], alone(params, cohort, start).scores["rmse"], rtol=1e-13
     )
-    one = evaluate.adapted(linear(), gradient_steps(3), shots=4, steps=3, users=4)
-    two = evaluate.adapted(linear(), gradient_steps(3), shots=4, steps=3, users=4, mesh=mesh)
+    one = curves.adapted(linear(), gradient_steps(3), shots=4, steps=3, users=4)
+    two = curves.adapted(linear(), gradient_steps(3), shots=4, steps=3, users=4, mesh=mesh)
     np.testing.assert_allclose(two(params, cohort)["w"], one(params, cohort)["w"], rtol=1e-13)
 
 
@@ -178,10 +177,10 @@ def test_users_sharded_over_two_devices():
 def test_users_a_few_at_a_time_are_adapted_as_all_at_once(devices, monkeypatch):
     mesh = jax.make_mesh((2,), ("users",), axis_types=(jax.sharding.AxisType.Auto,)) if devices == 2 else None
     cohort, params, options = population(SIZES), start_params(), {"shots": 4, "steps": 3, "users": 8}
-    whole = evaluate.adapted(linear(), gradient_steps(3), **options)(params, cohort)["w"]
-    given, each = [], evaluate.each
-    monkeypatch.setattr(evaluate, "each", lambda fn, **how: given.append(how) or each(fn, **how))
-    few = evaluate.adapted(linear(), gradient_steps(3), block=3, mesh=mesh, **options)(params, cohort)["w"]
+    whole = curves.adapted(linear(), gradient_steps(3), **options)(params, cohort)["w"]
+    given, each = [], curves.each
+    monkeypatch.setattr(curves, "each", lambda fn, **how: given.append(how) or each(fn, **how))
+    few = curves.adapted(linear(), gradient_steps(3), block=3, mesh=mesh, **options)(params, cohort)["w"]
     assert given == [{"block": 3, "mesh": mesh}]
     np.testing.assert_allclose(few, whole, rtol=1e-13)
 
@@ -192,7 +191,7 @@ def test_each_holds_no_more_users_than_a_block(block, held):
         return scale * jnp.sum(jnp.outer(x, x))
 
     rows = jnp.arange(30.0).reshape(6, 5)
-    found = evaluate.each(of_user, block=block)
+    found = curves.each(of_user, block=block)
     np.testing.assert_allclose(found(2.0, rows), 2 * np.sum(rows, axis=1) ** 2, rtol=1e-14)
     shapes = re.findall(r"f64\[(\d+),5,5\]", str(jax.make_jaxpr(found)(2.0, rows)))
     assert {int(users) for users in shapes} == held
@@ -206,7 +205,7 @@ def test_rows_after_the_support_never_reach_the_inner_loop():
         return params, jax.tree.map(lambda a, b: jnp.stack([a, b]), params.personal, personal)
 
     cohort, params = population((12, 30)), start_params()
-    run = evaluate.curves(linear(), rmse(), InnerLoop(lambda params: {}, adapt), shots=(2, 4), steps=(1,), horizon=4)
+    run = curves.curves(linear(), rmse(), InnerLoop(lambda params: {}, adapt), shots=(2, 4), steps=(1,), horizon=4)
     later = np.concatenate([np.arange(12) < 2, np.arange(30) < 2])  # keep the support, hide two rows of the horizon
     moved = cohort._replace(targets=np.where(later, cohort.targets, 0.0))
     shown = run(params, moved).scores["rmse"]
@@ -218,7 +217,7 @@ def test_rows_after_the_support_never_reach_the_inner_loop():
 
 def test_adapted_is_the_end_of_the_path():
     cohort, params = population((2, 9, 30, 4, 6)), start_params()
-    found = evaluate.adapted(linear(), gradient_steps(4), shots=5, steps=3, users=2)(params, cohort)
+    found = curves.adapted(linear(), gradient_steps(4), shots=5, steps=3, users=2)(params, cohort)
     assert found["w"].shape == (2, 5, 3)
     for seed, user in np.ndindex(2, 5):
         # who has no more than the shots is adapted on the support alone, half of what there is, never on the query
@@ -228,7 +227,7 @@ def test_adapted_is_the_end_of_the_path():
         for _ in range(3):
             w = w - RATE * 2 * (x @ (shared + w) - y) @ x / len(y)
         np.testing.assert_allclose(found["w"][seed, user], w, rtol=1e-12)
-    twice = evaluate.adapted(linear(), gradient_steps(4), shots=5, steps=0)(params, cohort, found)
+    twice = curves.adapted(linear(), gradient_steps(4), shots=5, steps=0)(params, cohort, found)
     np.testing.assert_array_equal(twice["w"], found["w"])
 
 
@@ -240,7 +239,7 @@ def test_predicted_judges_the_same_rows_and_hides_the_query():
         seen.append((shots, horizon, np.diff(part.offsets).tolist(), part.users.tolist()))
         return predictor.predict(part, shots, horizon)
 
-    found = evaluate.predicted(rmse(), shots=(0, 4, 8), horizon=8, rows=64)(predict, cohort)
+    found = curves.predicted(rmse(), shots=(0, 4, 8), horizon=8, rows=64)(predict, cohort)
     assert found.scores["rmse"].shape == (1, 10, 3, 1) and found.steps == (0,)
     for user, cut in enumerate(held_out.query_starts(np.array(SIZES), 8)):
         y = cohort.targets[cohort.offsets[user] : cohort.offsets[user + 1]]
@@ -255,7 +254,7 @@ def test_predicted_judges_the_same_rows_and_hides_the_query():
 
 def build(**changes):
     options = {"shots": (1, 2), "steps": (0, 2), "horizon": 4, **changes}
-    return evaluate.curves(linear(), rmse(), gradient_steps(2), **options)
+    return curves.curves(linear(), rmse(), gradient_steps(2), **options)
 
 
 @pytest.mark.parametrize(
@@ -263,17 +262,17 @@ def build(**changes):
     [
         (lambda: build(steps=(0, 3))(start_params(), population(SIZES)), "steps must be <= 2, .* got 3"),
         (lambda: build(steps=(-1,)), "steps must be >= 0, got -1"),
-        (lambda: evaluate.each(max, block=-1), "block must be >= 0, got -1"),
+        (lambda: curves.each(max, block=-1), "block must be >= 0, got -1"),
         (lambda: build(shots=()), "shots must be >= 0, got none"),
         (lambda: build(shots=(1, 5)), "shots must be <= horizon = 4, got 5"),
         (lambda: build(rows=0), "rows must be >= 1, got 0"),
         (lambda: build()(start_params(), population((3, 1))), "a user needs >= 2 examples, got 1 for user row 11"),
         (lambda: build()(start_params(), population(())), "cohort must hold at least one user"),
         (
-            lambda: evaluate.adapted(linear(), gradient_steps(2), shots=1, steps=3)(start_params(), population((3,))),
+            lambda: curves.adapted(linear(), gradient_steps(2), shots=1, steps=3)(start_params(), population((3,))),
             "steps must be <= 2, .* got 3",
         ),
-        (lambda: evaluate.predicted(rmse(), shots=(9,), horizon=8), "shots must be <= horizon = 8, got 9"),
+        (lambda: curves.predicted(rmse(), shots=(9,), horizon=8), "shots must be <= horizon = 8, got 9"),
     ],
 )
 def test_refusals(call, message):
@@ -287,7 +286,7 @@ def test_a_score_that_is_not_finite_is_refused_by_name():
     with pytest.raises(
         ValueError, match=r"rmse must be finite, got nan for user row 12 \(stage 0, seed 0, 0 shots, 0 st"
     ):
-        evaluate.curves(linear(), rmse(), gradient_steps(3), **GRID)(start_params(), cohort)
+        curves.curves(linear(), rmse(), gradient_steps(3), **GRID)(start_params(), cohort)
 
 
 # parameters overflow; outputs alone; their squares alone
@@ -296,7 +295,7 @@ def test_a_user_whose_steps_overflow_is_judged_and_kept_at_the_start_and_counted
     grid = GRID | {"steps": steps}
     cohort, params = population(SIZES), start_params()
     cohort.inputs["x"][cohort.offsets[3] + 1] = size  # no step with the fourth user's second example comes to anything
-    found = evaluate.curves(linear(), rmse(), gradient_steps(4), rows=128, **grid)(params, cohort)
+    found = curves.curves(linear(), rmse(), gradient_steps(4), rows=128, **grid)(params, cohort)
     lost = np.zeros((2, len(SIZES), 4, len(steps)))
     lost[:, 3, 2:, 1:] = 1  # from 4 shots on, after any step
     np.testing.assert_array_equal(found.scores["diverged"], lost)
@@ -305,7 +304,7 @@ def test_a_user_whose_steps_overflow_is_judged_and_kept_at_the_start_and_counted
     assert not np.isfinite(wanted[lost > 0]).any()
     wanted = np.where(lost > 0, wanted[..., :1], wanted)
     np.testing.assert_allclose(found.scores["rmse"], wanted, rtol=1e-12)
-    kept = evaluate.adapted(linear(), gradient_steps(4), shots=8, steps=steps[-1])(params, cohort)
+    kept = curves.adapted(linear(), gradient_steps(4), shots=8, steps=steps[-1])(params, cohort)
     same = (kept["w"] == np.asarray(params.personal["w"])[:, None]).all(axis=-1)
     np.testing.assert_array_equal(same, lost[:, :, -1, -1] > 0)
 
@@ -313,14 +312,14 @@ def test_a_user_whose_steps_overflow_is_judged_and_kept_at_the_start_and_counted
 @pytest.mark.parametrize("options", [{"users": 1}, {"users": 3}, {"users": 4, "rows": 64}, {"rows": 1}])
 def test_how_many_users_at_a_time_changes_no_number(options):
     cohort, params = population(SIZES), start_params()
-    found = evaluate.curves(linear(), rmse(), gradient_steps(4), **options, **GRID)(params, cohort)
+    found = curves.curves(linear(), rmse(), gradient_steps(4), **options, **GRID)(params, cohort)
     np.testing.assert_allclose(found.scores["rmse"], by_hand(params, cohort, **GRID), rtol=1e-12)
 
 
 def test_queries_shorter_than_the_narrowest_block_are_padded_to_a_power_of_two():
     widths = []
     cohort, params = population((2, 3, 9, 8, 9)), start_params()  # 1 to 5 query rows
-    found = evaluate.curves(linear(widths), rmse(), gradient_steps(4), users=2, **GRID)(params, cohort)
+    found = curves.curves(linear(widths), rmse(), gradient_steps(4), users=2, **GRID)(params, cohort)
     np.testing.assert_allclose(found.scores["rmse"], by_hand(params, cohort, **GRID), rtol=1e-12)
     assert {*widths} - {8} == {4}  # 8: the support; five rows of five examples, of which half are support
 
@@ -330,7 +329,7 @@ def test_equal_examples_are_judged_once_and_told_for_each():
     twice = held_out.merged([cohort, held_out.take(cohort, np.array([2, 0]))])
     members, same = held_out.distinct(twice)
     assert members.tolist() == [0, 1, 2, 3] and same.tolist() == [0, 1, 2, 3, 2, 0]
-    judged = evaluate.curves(linear(), rmse(), gradient_steps(4), **GRID)
+    judged = curves.curves(linear(), rmse(), gradient_steps(4), **GRID)
     found, once = judged(params, twice), judged(params, cohort)
     np.testing.assert_array_equal(found.scores["rmse"], once.scores["rmse"][:, same])
     np.testing.assert_array_equal(found.n_support, once.n_support[same])
@@ -345,7 +344,7 @@ def test_equal_examples_are_judged_once_and_told_for_each():
 
 
 def test_without_anybody_who_diverges_nothing_is_told():
-    found = evaluate.curves(linear(), rmse(), gradient_steps(4), **GRID)(start_params(), population(SIZES))
+    found = curves.curves(linear(), rmse(), gradient_steps(4), **GRID)(start_params(), population(SIZES))
     assert list(found.scores) == ["rmse"]
 
 

@@ -1,8 +1,10 @@
-"""The figures that are shown are the figures that were kept, and what configs and README name is there."""
+"""The figures that are shown are the figures that were recorded, and what configs and README name is there."""
 
 import json
 import pathlib
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import picture, results
-from metapers.spec import defaults
+from metapers import spec, workdir
+from metapers.evaluation import study
+from metapers.scoring.records import write_records
 from tests.test_report import OFFSETS, SEEDS, STRATEGIES, records
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -35,34 +39,92 @@ def test_evidence_that_is_named_is_kept(path):
         assert (ROOT / named).is_file(), named
 
 
+def two_stages():
+    """The config of the records of ``tests.test_report``, with two stages."""
+    config = spec.config_for("movielens", "recommender")
+    config.seeds, config.data.stages, config.evaluation.bootstrap = SEEDS, 2, 200
+    return config
+
+
 @pytest.mark.parametrize("joint", [True, False])
-def test_users_by_whom_hyper_parameters_were_chosen_are_left_out_of_the_second_difference(joint):
+def test_users_on_whom_hyper_parameters_were_chosen_are_left_out_of_the_second_difference(joint):
     table = records(stages=2, oracle=False, folds=(0,), strategies=STRATEGIES, bias=0.1)
     strategy, split = (np.asarray(table[name]) for name in ("strategy", "split"))
     test = table.filter(pa.array((split == "test") & ((strategy != "joint") | joint)))
     users = sorted(set(test["user"].to_pylist()))
     chosen = test.filter(pa.array(np.isin(np.asarray(test["user"]), users[:4])))  # as validation users of another fold
-    config = defaults.default({"source": "movielens", "stages": 2}, {"name": "linear"})
-    config.seeds = SEEDS
+    config = two_stages()
     head = {"metric": "rmse", "shots": 16, "steps": 5, "strategy": "continual"}
-    found = results.unused(test, chosen, config, {"headline": head})
+    found = study.without_validation_users(test, chosen, config, {"headline": head})
     assert found["used"] == 4 and set(found["unused"]) == {"item_user_bias", *(["joint_fine_tuned"] if joint else [])}
-    whole = results.unused(test, chosen.slice(0, 0), config, {"headline": head})
+    whole = study.without_validation_users(test, chosen.slice(0, 0), config, {"headline": head})
     assert whole["used"] == 0 and whole["unused"] != found["unused"]
     gap = whole["unused"]["item_user_bias"]["mean"]  # adapted falls by 0.02 a step and fourth root of the shots
     assert gap == pytest.approx(-0.2 - OFFSETS["item_user_bias"], abs=0.1)
 
 
-def test_a_finished_run_is_held_against_the_config_that_is_asked_for_and_not_judged_again(tmp_path, monkeypatch):
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands of a study without the program's name, and their options; none is run."""
     called = []
-    monkeypatch.setattr(results.subprocess, "run", lambda command, **options: called.append((command[1:], options)))
+
+    def run(command, **options):
+        assert command[:3] == [sys.executable, "-m", "metapers"]
+        called.append((command[3:], options))
+
+    monkeypatch.setattr(study, "subprocess", SimpleNamespace(run=run))
+    return called
+
+
+def test_a_finished_run_is_compared_with_its_config_and_not_evaluated_again(tmp_path, commands):
+    run = study.Run("row", "configs/wisdm.py:anil", tmp_path, ("--config.seeds=2",))
     (tmp_path / "summary.json").write_text("{}")
-    assert results.run("row", "configs/wisdm.py:anil", tmp_path, ["--config.seeds=2"]) == {}
-    ((command, options),) = called  # which refuses another config
-    assert command == ["train.py", "--config=configs/wisdm.py:anil", f"--workdir={tmp_path}", "--config.seeds=2"]
-    assert options["check"]
-    called.clear()
+    assert study.finish(run, root=ROOT) == (tmp_path, {}, 0.0)
+    ((command, options),) = commands  # which refuses another config
+    assert command == ["train", "--config=configs/wisdm.py:anil", f"--workdir={tmp_path}", "--config.seeds=2"]
+    assert options == {"cwd": ROOT, "check": True}
+    commands.clear()
     (tmp_path / "summary.json").unlink()
     with pytest.raises(FileNotFoundError):
-        results.run("row", "configs/wisdm.py:anil", tmp_path, [])
-    assert [command[0] for command, _ in called] == ["train.py", "eval.py"]
+        study.finish(run)
+    assert [command[0] for command, _ in commands] == ["train", "evaluate"]
+
+
+def test_a_run_that_begins_with_a_version_finishes_the_run_that_leaves_it_first(tmp_path, commands):
+    first = study.Run("features", "omniglot:prototypes", tmp_path / "a")
+    second = study.Run("row", "omniglot:ridge", tmp_path / "b", ("--config.seeds=2",), study.Start(first, "naive", 3))
+    for folder, seconds in (("a", 7.0), ("b", 2.0)):
+        workdir.write_json(workdir.open_workdir(tmp_path / folder) / "summary.json", {"seconds": {"train": seconds}})
+    lines = []
+    found = study.finish(second, say=lines.append)
+    assert found.folder == tmp_path / "b" and found.summary["seconds"]["train"] == 2.0 and found.seconds_before == 7.0
+    version = tmp_path / "a" / "strategies" / "naive" / "versions" / "3"
+    assert [command[1] for command, _ in commands] == ["--config=omniglot:prototypes", "--config=omniglot:ridge"]
+    assert commands[1][0][3:] == [f"--config.start_from={version}", "--config.seeds=2"]
+    assert [line.partition(":")[0] for line in lines] == ["features", "row"]
+
+
+@pytest.mark.parametrize("transductive", [True, False])
+def test_folds_are_pooled_with_their_users_and_their_seconds(tmp_path, monkeypatch, transductive):
+    config = two_stages()
+    finished = []
+    for fold in (0, 1):
+        folder = workdir.open_workdir(tmp_path / str(fold))
+        whole = records(stages=2, oracle=False, folds=(fold,), strategies=STRATEGIES, bias=0.1)
+        split = np.asarray(whole["split"])
+        write_records(folder / "records" / "test.parquet", whole.filter(pa.array(split == "test")))
+        write_records(folder / "records" / "validation-naive-1.parquet", whole.filter(pa.array(split == "validation")))
+        workdir.write_json(folder / "config.json", spec.plain(config))
+        made = {"seconds": {"train": 1.0, "evaluate": 2.0, "compile": 3.0}, "provenance": {"fold": fold}}
+        finished.append(study.Finished(folder, made | {"transductive": transductive and fold == 1}))
+    found = study.pooled(finished)
+    assert found.summary["folds"] == [0, 1] and found.summary["seconds"] == {
+        "train": 2.0,
+        "evaluate": 4.0,
+        "compile": 6.0,
+    }
+    assert found.summary["provenance"] == [{"fold": 0}, {"fold": 1}]
+    assert found.summary["transductive"] is transductive
+    users = set(found.test["user"].to_pylist())
+    assert found.summary["users"]["test"] == len(users) and set(found.test["split"].to_pylist()) == {"test"}
+    assert {"used", "unused"} <= set(found.summary) and spec.plain(found.config) == spec.plain(config)

@@ -9,19 +9,27 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from metapers import experiment, store
-from metapers.scoring import records
-from metapers.spec import inner_loops as adapting
-from metapers.spec import building as assembly
-from metapers.evaluation import evaluate_run as judging
-from metapers.evaluation import printing
-from metapers.scoring import scorer as scoring
-from metapers.evaluation import summary
-from metapers.spec import config as configs
+from metapers import spec, store
+from metapers.evaluation import evaluate_run as evaluation
+from metapers.evaluation import printing, summary
+from metapers.evaluation.evaluate_run import evaluate_run
 from metapers.report import words
+from metapers.run import load, setup
+from metapers.scoring import records
+from metapers.scoring import scorer as scoring
+from metapers.spec.inner_loops import tuning_grid
+from metapers.workdir import TUNED, versions_of
 from tests import runs
 
+pytestmark = pytest.mark.xdist_group("small run")
+
 STRATEGIES = ("static", "naive", "joint_so_far", "continual")
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(monkeypatch):
+    """Evaluations of the same grid share their compiled programs."""
+    runs.share_programs(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,7 @@ def test_a_run_without_a_versions_validation_records_is_refused_before_anybody_i
     before = uses(tmp_path / "run")
     lost.unlink()
     with pytest.raises(FileNotFoundError, match=f"{lost} is missing, which training writes with version 1 of naive"):
-        judging.judge(tmp_path / "run")
+        evaluate_run(tmp_path / "run")
     assert uses(tmp_path / "run") == before
 
 
@@ -96,7 +104,7 @@ def test_validation_users_choose_and_test_users_judge(small_run):
 def test_a_part_of_a_run_on_request_leaves_the_summary_alone_and_is_logged(copy):
     before, lines = (copy / "summary.json").read_text(), len(uses(copy))
     said = []
-    told = experiment.judge(copy, strategy="naive", version=-1, steps=(0, 2), shots=(1,), say=said.append)
+    told = evaluate_run(copy, strategy="naive", version=-1, steps=(0, 2), shots=(1,), say=said.append)
     assert told is None and (copy / "summary.json").read_text() == before
     rows = records.read_file(copy / "looks" / "test-naive--1-shots-1-steps-0-2.parquet").to_pylist()
     assert {row["strategy"] for row in rows} >= {"naive", "user_mean"} and "static" not in {r["strategy"] for r in rows}
@@ -114,12 +122,12 @@ def test_a_part_of_a_run_on_request_leaves_the_summary_alone_and_is_logged(copy)
 @pytest.mark.parametrize("grid", [{"shots": (1,)}, {"steps": (0, 3)}])
 def test_another_grid_is_a_look_and_leaves_the_run_as_it_was(copy, grid):
     names = ("records/test.parquet", "summary.json", "report.html")
-    kept, tuned = {name: (copy / name).read_bytes() for name in names}, (copy / judging.TUNED).read_text()
-    (copy / judging.TUNED).write_text("{}")  # what the look chooses on its own grid is not what serving tunes at
-    assert experiment.judge(copy, **grid, say=lambda text: None) is None
+    kept, tuned = {name: (copy / name).read_bytes() for name in names}, (copy / TUNED).read_text()
+    (copy / TUNED).write_text("{}")  # what the look chooses on its own grid is not what serving tunes at
+    assert evaluate_run(copy, **grid, say=lambda text: None) is None
     assert {name: (copy / name).read_bytes() for name in names} == kept
-    assert (copy / judging.TUNED).read_text() == "{}"
-    (copy / judging.TUNED).write_text(tuned)
+    assert (copy / TUNED).read_text() == "{}"
+    (copy / TUNED).write_text(tuned)
     name, asked = next(iter(grid.items()))
     rows = records.read_file(copy / "looks" / f"test-all-all-{name}-{'-'.join(map(str, asked))}.parquet").to_pylist()
     assert {row[name] for row in rows if row["strategy"] == "naive"} >= set(asked)
@@ -127,29 +135,29 @@ def test_another_grid_is_a_look_and_leaves_the_run_as_it_was(copy, grid):
 
 def test_a_look_at_hundreds_of_steps_has_a_file(copy):
     steps = tuple(range(120))
-    assert experiment.judge(copy, strategy="naive", version=1, steps=steps, say=lambda text: None) is None
+    assert evaluate_run(copy, strategy="naive", version=1, steps=steps, say=lambda text: None) is None
     (path,) = (copy / "looks").glob("test-naive-1-steps-0-to-119-*.parquet")
     assert {row["steps"] for row in records.read_file(path).to_pylist()} == {*steps}
 
 
 def test_a_run_that_has_lost_a_version_names_it(copy):
-    lost = scoring.versions_of(copy, "naive") / "1"
+    lost = versions_of(copy, "naive") / "1"
     lines = len(uses(copy))
     lost.rename(copy / "aside")
     try:
         with pytest.raises(
             FileNotFoundError, match=r"naive/versions must hold versions 0 to 2, got \[0, 2\] without \[1\]"
         ):
-            experiment.judge(copy)
-        assert experiment.judge(copy, strategy="naive", say=lambda text: None) is None  # a part of it can be judged
-        last, tuned = scoring.versions_of(copy, "joint") / "2", (copy / judging.TUNED).read_text()
-        (copy / judging.TUNED).write_text("{}")
+            evaluate_run(copy)
+        assert evaluate_run(copy, strategy="naive", say=lambda text: None) is None  # a part of it can be judged
+        last, tuned = versions_of(copy, "joint") / "2", (copy / TUNED).read_text()
+        (copy / TUNED).write_text("{}")
         last.rename(copy / "last")
-        experiment.judge(copy, strategy="joint", say=lambda text: None)  # whose rate is that of an earlier stage
-        assert (copy / judging.TUNED).read_text() == "{}"
+        evaluate_run(copy, strategy="joint", say=lambda text: None)  # whose rate is that of an earlier stage
+        assert (copy / TUNED).read_text() == "{}"
         (copy / "last").rename(last)
-        experiment.judge(copy, strategy="joint", say=lambda text: None)
-        assert json.loads((copy / judging.TUNED).read_text()) == json.loads(tuned)
+        evaluate_run(copy, strategy="joint", say=lambda text: None)
+        assert json.loads((copy / TUNED).read_text()) == json.loads(tuned)
     finally:
         (copy / "aside").rename(lost)
     assert len(uses(copy)) == lines + 3
@@ -158,13 +166,13 @@ def test_a_run_that_has_lost_a_version_names_it(copy):
 def test_a_look_at_validation_users_is_no_use_of_the_test_users(copy):
     lines = len(uses(copy))
     said = []
-    assert experiment.judge(copy, split="validation", say=said.append) is None
+    assert evaluate_run(copy, split="validation", say=said.append) is None
     assert len(uses(copy)) == lines and "validation users' whole lives" in said[0]
 
 
 def test_judging_twice_gives_the_same_summary(copy):
     before = json.loads((copy / "summary.json").read_text())
-    after = experiment.judge(copy, say=lambda text: None)
+    after = evaluate_run(copy, say=lambda text: None)
     assert {k: v for k, v in before.items() if k != "seconds"} == {
         k: v for k, v in json.loads(json.dumps(after)).items() if k != "seconds"
     }
@@ -178,7 +186,7 @@ def test_a_first_evaluation_is_one_use_and_writes_report_and_pictures(small_run)
 
 
 def test_users_who_diverged_are_counted_once_each_and_told(small_run):
-    table, config = records.read_file(small_run / "records" / "test.parquet"), judging.opened(small_run)
+    table, config = records.read_file(small_run / "records" / "test.parquet"), load.opened(small_run)
     first, second = sorted({row["user"] for row in table.to_pylist()})[:2]
     lost = {(first, 4, 2), (second, 1, 1)}  # (user, shots, steps), in every seed; the headline is (4, 2)
     rows = [
@@ -188,25 +196,25 @@ def test_users_who_diverged_are_counted_once_each_and_told(small_run):
     ]
 
     def told(rows):
-        parts = [table, judging.validation_records(small_run), pa.Table.from_pylist(rows, table.schema)]
+        parts = [table, evaluation.validation_records(small_run), pa.Table.from_pylist(rows, table.schema)]
         return summary.summarise(pa.concat_tables(parts), config, provenance=[{}], seconds={}, stages=3)
 
     found, clean = told(rows), told([])
     assert found["diverged"] == {"headline": 1, "anywhere": 2} and clean["diverged"] == {"headline": 0, "anywhere": 0}
     assert found["headline"] == clean["headline"] and found["short"] == clean["short"]
     assert "1 users and stages diverged at 4 examples and 2 steps, 2 at some shots and steps" in printing.text(found)
-    assert "1 users and stages at the headline and 2 at some" in " ".join(words.verdict(found, configs.plain(config)))
+    assert "1 users and stages at the headline and 2 at some" in " ".join(words.verdict(found, spec.plain(config)))
     assert "diverged" not in printing.text(clean)
 
 
 def test_a_damaged_version_is_refused_by_name(copy):
-    versions = scoring.versions_of(copy, "static")
+    versions = versions_of(copy, "static")
     path = next(path for path in (versions / "0").rglob("*") if path.is_file() and path.stat().st_size)
     whole = path.read_bytes()
     path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     try:
         with pytest.raises(store.CorruptVersion, match=path.name):
-            experiment.judge(copy, strategy="static", say=lambda text: None)
+            evaluate_run(copy, strategy="static", say=lambda text: None)
     finally:
         path.write_bytes(whole)
 
@@ -214,18 +222,18 @@ def test_a_damaged_version_is_refused_by_name(copy):
 def test_an_unfinished_run_is_told_how_to_go_on(tmp_path, small_run):
     (tmp_path / "config.json").write_bytes((small_run / "config.json").read_bytes())
     with pytest.raises(FileNotFoundError, match="static.* holds no finished version; train.py goes on there"):
-        judging.judge(tmp_path)
+        evaluate_run(tmp_path)
 
 
 def test_what_has_no_inner_loop_is_tuned_at_the_value_that_is_best_for_validation_users(small_run):
-    config = judging.opened(small_run)
-    scorer, grid = scoring.scorer(assembly.parts(config)), adapting.tuning_grid(config)
-    params, judges = judging.load_params(small_run, "joint", 2), scorer.parts.stream.held_out("validation", None)
+    config = load.opened(small_run)
+    scorer, grid = scoring.scorer(setup.components(config)), tuning_grid(config)
+    params, judges = load.load_params(small_run, "joint", 2), scorer.components.stream.held_out("validation", None)
     # headline shots and steps are the last of the small config
     means = [scorer.curves(params, "joint", judges, rate=rate).scores["rmse"][..., -1, -1].mean() for rate in grid]
     best = grid[means.index(min(means))]
-    assert judging.tuning_rate(small_run, scorer, "joint") == best != grid[0] and max(means) > 1.01 * min(means)
-    assert judging.tuning_rate(small_run, scorer, "continual") == 0.0
+    assert evaluation.tuning_rate(small_run, scorer, "joint") == best != grid[0] and max(means) > 1.01 * min(means)
+    assert evaluation.tuning_rate(small_run, scorer, "continual") is None
 
 
 def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_when_all_is_done(small_run, monkeypatch):
@@ -236,34 +244,34 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
         counted.append(total)
         yield SimpleNamespace(waiting=str, advance=lambda amount, note="": notes.append((amount, note)))
 
-    monkeypatch.setattr(judging, "meter", counting)
-    config = judging.opened(small_run)
-    scorer = scoring.scorer(assembly.parts(config))
-    found = judging.existing(small_run, config, None, None)
-    judging.scored(small_run, scorer, found, "test", False, keep=False)
+    monkeypatch.setattr(evaluation, "meter", counting)
+    config = load.opened(small_run)
+    scorer = scoring.scorer(setup.components(config))
+    found = evaluation.existing(small_run, config, None, None)
+    evaluation.scored(small_run, scorer, found, "test", False, keep=False)
     assert sum(amount for amount, _ in notes) == counted[0]
     tried = [note for _, note in notes if "tuned at" in note]
-    assert len(tried) == len(adapting.tuning_grid(config)) and all(note.startswith("joint, tuned at") for note in tried)
+    assert len(tried) == len(tuning_grid(config)) and all(note.startswith("joint, tuned at") for note in tried)
 
 
 def test_a_rate_at_the_upper_end_of_those_that_were_tried_is_told(copy):
-    config, said = judging.opened(copy), []
-    scorer, table = scoring.scorer(assembly.parts(config)), records.read_file(copy / "records" / "test.parquet")
-    grid, before = adapting.tuning_grid(config), (copy / judging.TUNED).read_text()
+    config, said = load.opened(copy), []
+    scorer, table = scoring.scorer(setup.components(config)), records.read_file(copy / "records" / "test.parquet")
+    grid, before = tuning_grid(config), (copy / TUNED).read_text()
     for place in (0, -2, -1):
-        (copy / judging.TUNED).write_text(json.dumps({"joint": grid[place], "continual": grid[-1]}))
+        (copy / TUNED).write_text(json.dumps({"joint": grid[place], "continual": grid[-1]}))
         said.append([])
-        judging.told(copy, scorer, table, {"train": 1.0, "evaluate": 1.0, "compile": 0.0}, said[-1].append)
-    (copy / judging.TUNED).write_text(before)
+        evaluation.summarised(copy, scorer, table, {"train": 1.0, "evaluate": 1.0, "compile": 0.0}, said[-1].append)
+    (copy / TUNED).write_text(before)
     edges = [[line for line in lines if "the largest that was tried" in line] for lines in said]
     assert edges[:2] == [[], []]
     assert edges[2] == ["\njoint is tuned at 3, the largest that was tried: past it, it may be better than it is here"]
 
 
 def test_a_rate_at_which_a_validation_user_diverges_is_not_chosen(small_run, monkeypatch):
-    scorer = scoring.scorer(assembly.parts(judging.opened(small_run)))
-    params = judging.load_params(small_run, "joint", 2)
-    judged = scorer.trial(scorer.ready(params, "joint"), scorer.parts.stream.held_out("test", None))
+    scorer = scoring.scorer(setup.components(load.opened(small_run)))
+    params = load.load_params(small_run, "joint", 2)
+    judged = scorer.trial(scorer.ready(params, "joint"), scorer.components.stream.held_out("test", None))
     grid = (0.1, 0.2, 0.3)
     better = iter((3.0, 1.0, 2.0))  # 0.2 would be the best, and somebody diverges there
 
@@ -272,8 +280,8 @@ def test_a_rate_at_which_a_validation_user_diverges_is_not_chosen(small_run, mon
         lost = {"diverged": rmse == 1.0} if rmse.min() == 1.0 else {}
         return judged._replace(scores={"rmse": rmse} | lost)
 
-    monkeypatch.setattr(adapting, "tuning_grid", lambda config: grid)
-    assert judging.tuning_rate(small_run, scorer._replace(trial=trial), "joint") == 0.3
+    monkeypatch.setattr(evaluation, "tuning_grid", lambda config: grid)
+    assert evaluation.tuning_rate(small_run, scorer._replace(trial=trial), "joint") == 0.3
 
 
 def test_users_are_judged_and_banked_as_many_at_a_time_as_training_holds(small_run, monkeypatch):
@@ -283,11 +291,11 @@ def test_users_are_judged_and_banked_as_many_at_a_time_as_training_holds(small_r
         banked.append(options["block"])
         return lambda params, cohort: "rows"
 
-    monkeypatch.setattr(scoring.evaluate, "curves", lambda *args, **options: given.append(options["users"]))
-    monkeypatch.setattr(scoring.evaluate, "adapted", adapted)
-    config = configs.merged(judging.opened(small_run), {"learner.block": 3})
-    scorer = scoring.scorer(assembly.parts(config))
+    monkeypatch.setattr(scoring.scored_curves, "curves", lambda *args, **options: given.append(options["users"]))
+    monkeypatch.setattr(scoring.scored_curves, "adapted", adapted)
+    config = spec.merged(load.opened(small_run), {"user_block": 3})
+    scorer = scoring.scorer(setup.components(config))
     assert given == [3, 3, 3]
-    everybody = scorer.parts.stream.held_out("validation", None)
-    assert scorer.adapted(judging.load_params(small_run, "continual", 2), "continual", everybody) == "rows"
+    everybody = scorer.components.stream.held_out("validation", None)
+    assert scorer.adapted(load.load_params(small_run, "continual", 2), "continual", everybody) == "rows"
     assert banked == [3]

@@ -1,4 +1,4 @@
-"""What sparing users from being hurt costs: the belief is a posterior's, and the cheapest choice is the cheapest."""
+"""What fewer worse users cost: the belief is a posterior's, and the cheapest choice is the cheapest."""
 
 import itertools
 
@@ -12,8 +12,10 @@ from metapers import keys, models
 from metapers.base import Batch, Cohort
 from metapers.models import sums
 
+pytestmark = pytest.mark.benchmarks
 
-def lives(count, seed=0, *, later=20):
+
+def histories(count, seed=0, *, later=20):
     """Users whose weights come from the prior that the belief begins with."""
     random, deviation, noise = np.random.default_rng(seed), np.array([0.7, 0.3, 0.2]), 0.8
     prior = sums.Prior(jnp.zeros((3, 1)), jnp.asarray(deviation), jnp.asarray(noise**2))
@@ -26,13 +28,13 @@ def lives(count, seed=0, *, later=20):
 
 def found_of(users, draws):
     random = np.random.default_rng(1)
-    rows = [[price.judged(user, 1.0, random, draws)] for user in users]
+    rows = [[price.believed(user, 1.0, random, draws)] for user in users]
     return price.joined(rows)
 
 
 @pytest.mark.parametrize("way", [1, 4])
 def test_a_right_belief_is_borne_out(way):
-    users = list(lives(1200))
+    users = list(histories(1200))
     found = found_of(users, 200)
     chance, believed = found.chance[:, 0, way], found.gain[:, 0, way]
     means = [price.belief(user)[0] for user in users]
@@ -47,8 +49,8 @@ def test_a_right_belief_is_borne_out(way):
 
 
 def test_a_user_is_adapted_by_the_posterior_mean():
-    user = next(lives(1, seed=3))
-    found = price.judged(user, 1.0, np.random.default_rng(0), 10)
+    user = next(histories(1, seed=3))
+    found = price.believed(user, 1.0, np.random.default_rng(0), 10)
     deviation, noise = np.asarray(user.prior.factor), float(user.prior.noise)
     precision = np.diag(1 / deviation**2) + user.support.T @ user.support / noise
     mean = np.linalg.solve(precision, user.support.T @ user.support_error / noise)
@@ -58,14 +60,14 @@ def test_a_user_is_adapted_by_the_posterior_mean():
 
 
 def test_variances_are_scaled_to_the_errors_that_came():
-    users = list(lives(1000, later=40))
+    users = list(histories(1000, later=40))
     assert abs(price.scale_of(users) - 1) < 0.05
     wider = [
         user._replace(prior=user.prior._replace(factor=user.prior.factor / 3, noise=user.prior.noise / 9))
         for user in users
     ]
     np.testing.assert_allclose(price.scale_of(wider), 9 * price.scale_of(users), rtol=1e-9)
-    one, same = (price.judged(u, s, np.random.default_rng(0), 50) for u, s in ((users[0], 1.0), (wider[0], 9.0)))
+    one, same = (price.believed(u, s, np.random.default_rng(0), 50) for u, s in ((users[0], 1.0), (wider[0], 9.0)))
     for a, b in zip(one, same, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)  # as if nothing had been scaled
 
@@ -86,12 +88,12 @@ def test_no_choice_of_ways_is_cheaper():
     assert price.least_price(gain, chance, 0.0) == pytest.approx(gain[:, -1].mean(), rel=1e-6)
 
 
-def test_those_with_the_lowest_score_keep_the_start():
+def test_users_with_the_lowest_score_stay_at_the_start():
     start, adapted = np.array([[1.0], [1.0], [1.0], [1.0]]), np.array([[1.1], [0.9], [1.2], [0.4]])
     found = price.Found(start, adapted, *(np.zeros((4, 1)) for _ in range(3)))
     score = np.array([[1.0], [2.0], [3.0], [4.0]])
-    assert price.spared(found, score, 0.0) == pytest.approx((0.9, 0.5))
-    assert price.spared(found, score, 0.5) == pytest.approx((0.9, 0.25))
+    assert price.gated(found, score, 0.0) == pytest.approx((0.9, 0.5))
+    assert price.gated(found, score, 0.5) == pytest.approx((0.9, 0.25))
     assert price.price(found, score, 0.5) == pytest.approx(-0.025)  # the first of them alone
     assert price.price(found, -score, 0.5) == pytest.approx((1.0 + 0.9 + 1.0 + 1.1) / 4 - 0.9)
 
@@ -120,7 +122,7 @@ def test_residuals_and_features_are_those_of_the_model():
 
 
 def test_the_table_says_what_halving_costs():
-    text = price.table(found_of(lives(60), 50))
+    text = price.table(found_of(histories(60), 50))
     assert (
         text.count("\n| ") == len(price.SHARES) and "60 validation users" in text and "if the belief is right" in text
     )

@@ -12,15 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from metapers.spec import config as configs
-from metapers.spec import defaults
+from metapers import spec
 from metapers.evaluation import summary as summaries
-from metapers.scoring.records import SCHEMA, user_hash
-from metapers.report import drawing, pictures, points, stages, tables, words, write_report
+from metapers.members import plugin_of, registry
+from metapers.report import drawing, pictures, points, report_of, stages, tables, words, write_report
 from metapers.scores import mean_interval
+from metapers.scoring.records import SCHEMA, read_file, user_hash
+from metapers.workdir import read_json
 
 SHOTS, STEPS, USERS, SEEDS = (1, 4, 16), (0, 1, 5), 30, 2
 STRATEGIES = ("static", "naive", "joint_so_far", "continual")
+BASELINES = tuple(name for name in registry("baseline") if plugin_of("baseline", name) is None)
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 OFFSETS = {"static": 0.3, "naive": 0.1, "joint_so_far": 0.05, "continual": 0.0, "joint": 0.2}
 OFFSETS |= {
@@ -36,12 +38,12 @@ OFFSETS |= {
 
 def block(rng, strategy, split, fold, trained, evaluated, users, *, start="fresh", level=1.0):
     """Rows of one strategy and version on some users; a loss that falls with shots and steps."""
-    plain = strategy in (*summaries.TRIVIAL, "oracle")
+    plain = strategy in (*BASELINES, "oracle")
     steps, seeds = ((0,), (0,)) if plain else (STEPS, tuple(range(SEEDS)))
     place = list(itertools.product(range(len(users)), seeds, SHOTS, steps))
     own = level + 0.1 * rng.standard_normal(len(users))
     values = [
-        own[user] + OFFSETS[strategy] - (0.02 * step * shots**0.25 if not plain else 0) + 0.01 * seed
+        own[user] + OFFSETS.get(strategy, 0.85) - (0.02 * step * shots**0.25 if not plain else 0) + 0.01 * seed
         for user, seed, shots, step in place
     ]
     user, seed, shot, step = zip(*place, strict=True)
@@ -79,7 +81,7 @@ def records(*, stages, oracle, folds, strategies, bias):
                 for trained in range(-1, stages):
                     worse = 1.3 if trained < 0 else 1.0 + 0.02 * abs(trained - evaluated) * (evaluated >= 0)
                     found.append(block(rng, name, split, fold, trained, evaluated, chosen, level=worse))
-            others = ("joint", *summaries.TRIVIAL, *(["oracle"] if oracle else []))
+            others = ("joint", *BASELINES, *(["oracle"] if oracle else []))
             found += [block(rng, name, split, fold, stages - 1, evaluated, chosen) for name in others]
         for stage, name in itertools.product(range(1, stages), strategies):
             found.append(block(rng, name, split, fold, stage, stage, of_stage[stage][:4], start="banked", level=0.8))
@@ -89,7 +91,7 @@ def records(*, stages, oracle, folds, strategies, bias):
 def told(*, stages=3, oracle=True, folds=(0,), strategies=STRATEGIES, bias=0.1):
     """The test records, the summary and the config of such a run."""
     table = records(stages=stages, oracle=oracle, folds=folds, strategies=strategies, bias=bias)
-    config = defaults.default({"source": "movielens"}, {"name": "linear"})
+    config = spec.config_for("movielens", "linear")
     config.seeds, config.strategies = SEEDS, strategies
     config.evaluation.shots, config.evaluation.steps, config.evaluation.bootstrap = SHOTS, STEPS, 200
     counts = [{"users": 10 + stage, "examples": 1234 + stage} for stage in range(stages)]
@@ -98,7 +100,7 @@ def told(*, stages=3, oracle=True, folds=(0,), strategies=STRATEGIES, bias=0.1):
     about |= {"splits": dict.fromkeys(("train", "validation", "test"), counts)}
     provenance = [about | {"fold": fold} for fold in folds]
     summary = summaries.summarise(table, config, provenance=provenance, seconds={"train": 12.34}, stages=stages)
-    return summary, table.filter(pa.array(np.asarray(table["split"]) == "test")), configs.plain(config)
+    return summary, table.filter(pa.array(np.asarray(table["split"]) == "test")), spec.plain(config)
 
 
 def made(folder, **options):

@@ -4,30 +4,28 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import experiment, tasks
-from metapers.scoring import curves as evaluate
-from metapers.spec import inner_loops as adapting
-from metapers.spec import building as assembly
+from metapers import spec, tasks
+from metapers.placement import host
+from metapers.scoring import curves
 from metapers.scoring import scorer as scoring
-from metapers.spec import config as configs
+from metapers.spec import building, heads, inner_loops
+
+MLP = {"data.users": 8, "evaluation.metric": "mse", "model.adapts": "all"}
 
 
 def scorer_of(**overrides):
-    config = configs.merged(
-        experiment.config_for("sinusoid", "mlp"),
-        {"data.users": 8, "evaluation.metric": "mse", "learner.adapts": "all", "learner.inner_rate": 0.5} | overrides,
-    )
-    return scoring.scorer(assembly.parts(config))
+    given = MLP | {"inner.rates.rate": 0.5} | overrides
+    return scoring.scorer(spec.components(spec.merged(spec.config_for("sinusoid", "mlp"), given)))
 
 
-def rates_of(scorer, name, rate=0.0):
+def rates_of(scorer, name, rate=None):
     ready = scorer.ready(scorer.initial(), name, rate)
     return {float(value) for leaf in jax.tree.leaves(ready.inner) for value in np.unique(leaf)}
 
 
-@pytest.mark.parametrize(("rate", "used"), [(0.0, adapting.CAUTIOUS), (0.25, 0.25)])
+@pytest.mark.parametrize(("rate", "used"), [(None, inner_loops.CAUTIOUS), (0.25, 0.25)])
 def test_the_baseline_is_tuned_cautiously_until_a_rate_is_chosen(rate, used):
-    # learner.inner_rate was chosen for models that learned to adapt: on one that did not it may end in a nan
+    # inner.rates.rate was chosen for models that learned to adapt: on one that did not it may end in a nan
     (found,) = rates_of(scorer_of(), "joint", rate)
     assert found == pytest.approx(used)
 
@@ -35,58 +33,58 @@ def test_the_baseline_is_tuned_cautiously_until_a_rate_is_chosen(rate, used):
 def test_how_well_a_rate_serves_is_read_at_the_headline_and_a_rate_that_runs_away_is_the_worst():
     few = {"evaluation.shots": (2, 5), "evaluation.headline_shots": 2}
     scorer = scorer_of(**few, **{"evaluation.steps": (0, 1, 2, 9), "evaluation.headline_steps": 1})
-    params, judges = scorer.initial(), scorer.parts.stream.held_out("validation", None)
+    params, judges = scorer.initial(), scorer.components.stream.held_out("validation", None)
     grid = scorer.curves(params, "joint", judges, rate=0.01).scores["mse"].mean((0, 1))
-    assert scorer.goodness(params, "joint", judges, 0.01) == pytest.approx(-grid[0, 1], rel=1e-6)
+    assert scorer.validation_score(params, "joint", judges, 0.01) == pytest.approx(-grid[0, 1], rel=1e-6)
     assert abs(grid[0, 1] - grid[0, 3]) > 1e-3 < abs(grid[0, 1] - grid[1, 1])
     # at this rate everybody is finite after the headline's one step, and not on the way to the ninth
     assert np.isfinite(scorer.curves(params, "joint", judges, rate=1e3).scores["mse"][:, :, 0, 1]).all()
-    assert scorer.goodness(params, "joint", judges, 1e3) == -np.inf
+    assert scorer.validation_score(params, "joint", judges, 1e3) == -np.inf
 
 
 def test_a_rate_whose_scores_are_not_finite_is_the_worst():
     def trial(params, cohort):
-        raise evaluate.NotFinite("mse must be finite")
+        raise curves.NotFinite("mse must be finite")
 
     scorer = scorer_of()._replace(trial=trial)
-    judges = scorer.parts.stream.held_out("validation", None)
-    assert scorer.goodness(scorer.initial(), "joint", judges, 0.1) == -np.inf
+    judges = scorer.components.stream.held_out("validation", None)
+    assert scorer.validation_score(scorer.initial(), "joint", judges, 0.1) == -np.inf
 
 
 def test_a_run_of_joint_learners_is_tuned_at_the_rate_of_its_config():
-    (found,) = rates_of(scorer_of(**{"learner.name": "joint"}), "naive")
+    (found,) = rates_of(scorer_of(learner="joint"), "naive")
     assert found == pytest.approx(0.5)
 
 
 def solved(head, source="sinusoid", **overrides):
-    made = experiment.config_for(source, "solved")
-    return configs.merged(made, {"learner.inner": "written", "model.head": head, "strategies": ("naive",)} | overrides)
+    given = {"inner": "closed_form", "model.head": head, "strategies": ("naive",)}
+    return spec.merged(spec.config_for(source, "solved"), given | overrides)
 
 
 def test_under_a_solved_prior_the_baseline_is_tuned_by_the_weight_of_the_evidence():
     # weight 1/4 is the posterior under twice the noise: no rate stands for it
     small = {"data.users": 8, "evaluation.metric": "mse", "model.hidden": (8,)}
-    scorer = scoring.scorer(assembly.parts(solved("bayes", **small)))
-    judges = scorer.parts.stream.held_out("validation", None)
-    params = scoring.host(scorer.initial())
+    scorer = scoring.scorer(spec.components(solved("bayes", **small)))
+    judges = scorer.components.stream.held_out("validation", None)
+    params = host(scorer.initial())
     louder = jax.tree.map(lambda x: x, params)
     louder.shared["head"]["log_noise"] = params.shared["head"]["log_noise"] + np.log(2.0)
     weighed = scorer.curves(params, "joint", judges, rate=0.25).scores["mse"]
     np.testing.assert_allclose(weighed, scorer.curves(louder, "joint", judges, rate=1.0).scores["mse"], rtol=1e-6)
     assert np.abs(weighed - scorer.curves(params, "joint", judges, rate=1.0).scores["mse"]).max() > 1e-3
-    assert adapting.tuning_grid(scorer.parts.config) == adapting.TUNING_WEIGHTS
+    assert inner_loops.tuning_grid(scorer.components.config) == inner_loops.TUNING_WEIGHTS
 
 
 def test_the_baseline_is_trained_only_where_one_model_for_all_can_be():
-    assert assembly.strategies(solved("bayes")) == ["naive", "joint"]
-    assert assembly.strategies(solved("neighbours")) == ["naive", "joint"]
+    assert spec.strategies(solved("bayes")) == ["naive", "joint"]
+    assert spec.strategies(solved("neighbours")) == ["naive", "joint"]
     for head in ("ridge", "prototypes"):  # they learn through the support alone
-        assert assembly.strategies(solved(head, "wisdm")) == ["naive"]
-    assert assembly.strategies(solved("neighbours", **{"learner.name": "joint"})) == ["naive"]  # the same twice
-    assert adapting.tuning_grid(solved("neighbours")) == ()
+        assert spec.strategies(solved(head, "wisdm")) == ["naive"]
+    assert spec.strategies(solved("neighbours", learner="joint")) == ["naive"]  # the same twice
+    assert inner_loops.tuning_grid(solved("neighbours")) == ()
 
 
-@pytest.mark.parametrize("rates", ["fixed", "learned", "log"])
+@pytest.mark.parametrize("rates", ["constant", "meta_sgd", "log_meta_sgd"])
 def test_what_chooses_a_rate_is_what_judges_it_also_where_heads_begin_at_class_means(rates):
     rng, users, each = np.random.default_rng(0), 40, 12
     label = rng.integers(0, 3, users * each)
@@ -101,18 +99,17 @@ def test_what_chooses_a_rate_is_what_judges_it_also_where_heads_begin_at_class_m
     )
     stream = tasks.stream(examples, stages=1, fold=0, support=4, query=4, about={"classes": 3})
     few = {"evaluation.shots": (4,), "evaluation.headline_shots": 4, "evaluation.steps": (0, 2)}
-    config = configs.merged(
-        experiment.config_for("writers", "conv4"),
+    config = spec.merged(
+        spec.config_for("writers", "conv4"),
         few
-        | {"model.filters": 4, "model.prototypes": True, "model.norm": "group", "model.groups": 2}
-        | {"learner.adapts": "all", "learner.rates": rates, "evaluation.headline_steps": 2, "evaluation.metric": "nll"},
+        | {"model.filters": 4, "model.prototypes": True, "model.norm": "group", "model.norm.groups": 2}
+        | {"model.adapts": "all", "inner.rates": rates, "evaluation.headline_steps": 2, "evaluation.metric": "nll"},
     )
     sizes = {"classes": 3, "width": 1}
-    made = assembly.Parts(
-        config, stream, sizes, assembly.model(config, sizes), adapting.objective(config), tuple(jax.devices()[:1])
-    )
+    model, devices = building.model(config, sizes), tuple(jax.devices()[:1])
+    made = spec.Components(config, stream, sizes, model, heads.objective(config), devices)
     scorer = scoring.scorer(made)
     params, judges = scorer.initial(), stream.held_out("validation", None)
     judged = scorer.curves(params, "joint", judges, rate=0.1).scores["nll"]
-    assert scorer.goodness(params, "joint", judges, 0.1) == pytest.approx(-judged[..., 1].mean(), rel=1e-6)
+    assert scorer.validation_score(params, "joint", judges, 0.1) == pytest.approx(-judged[..., 1].mean(), rel=1e-6)
     assert np.abs(judged - scorer.curves(params, "naive", judges).scores["nll"]).max() > 1e-2  # from class means

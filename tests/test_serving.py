@@ -1,20 +1,22 @@
 """A version in the hands of a notebook: the numbers it gives are the numbers of the records."""
 
+import functools
 import warnings
 
 import jax
 import numpy as np
 import pytest
 
-from metapers import base, experiment, held_out
+from metapers import base, held_out, serving, spec
+from metapers.members import registry
+from metapers.run import input_schema, load
 from metapers.scoring import records
-from metapers.spec import inner_loops as adapting
-from metapers.spec import building as assembly
-from metapers.spec import catalogue
-from metapers.run import input_schema as examples
-from metapers.evaluation import evaluate_run as judging
-from metapers.spec import config as configs
+from metapers.spec import building
+from metapers.spec.inner_loops import CAUTIOUS
 from metapers.tasks import user_hash
+
+pytestmark = pytest.mark.xdist_group("small run")
+loaded = functools.cache(serving.load)  # what is loaded once is compiled once
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def support_and_query(stream, cohort, user, shots=4, horizon=4):
 
 @pytest.mark.parametrize(("strategy", "version", "seed"), [("continual", -1, 0), ("naive", 1, 1), ("joint", -1, 1)])
 def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, strategy, version, seed):
-    served = experiment.load(small_run, strategy=strategy, version=version, seed=seed)
+    served = loaded(small_run, strategy=strategy, version=version, seed=seed)
     stream = served.stream()
     cohort = stream.held_out("test", None)
     for user in range(3):
@@ -59,7 +61,7 @@ def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, s
 
 
 def test_a_user_who_diverges_is_served_the_start_with_a_warning(small_run):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     width = served.lineage["sizes"]["width"]
     with pytest.warns(RuntimeWarning, match="after 1 of 5 inner steps: the start in their place") as told:
         path = served.adapt(np.full((3, width), 1e200), np.ones(3))
@@ -74,7 +76,7 @@ def test_a_user_who_diverges_is_served_the_start_with_a_warning(small_run):
 
 @pytest.mark.parametrize("step", [-1, 0, 2, 5, -6])
 def test_one_entry_is_that_of_the_path(small_run, step):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     width = served.lineage["sizes"]["width"]
     support = np.random.default_rng(0).normal(size=(3, width)), np.ones(3)
     path, one = served.adapt(*support), served.adapt(*support, step=step)
@@ -85,7 +87,7 @@ def test_one_entry_is_that_of_the_path(small_run, step):
 
 @pytest.mark.parametrize("step", [0, -6])
 def test_the_start_never_diverged_however_its_entry_is_named(small_run, step):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     one = served.adapt(np.full((3, served.lineage["sizes"]["width"]), 1.7e308), np.ones(3), step=step)  # no warning
     for leaf, start in zip(jax.tree.leaves(one), jax.tree.leaves(served.params.personal), strict=True):
         np.testing.assert_array_equal(leaf, start)
@@ -93,14 +95,14 @@ def test_the_start_never_diverged_however_its_entry_is_named(small_run, step):
 
 @pytest.mark.parametrize("step", [6, -7])
 def test_an_entry_that_the_path_does_not_have_is_refused(small_run, step):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     with pytest.raises(ValueError, match=f"step must be between -6 and 5, got {step}"):
         served.adapt(np.zeros((3, served.lineage["sizes"]["width"])), np.ones(3), step=step)
 
 
 @pytest.mark.parametrize("step", [-1, 1])
 def test_adapted_and_answered_at_once_is_adapted_and_then_answered(small_run, step):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     width = served.lineage["sizes"]["width"]
     support, query = (np.random.default_rng(0).normal(size=(3, width)), np.ones(3)), np.eye(width)[:2]
     start = jax.tree.map(lambda leaf: leaf + 0.1, served.params.personal)
@@ -121,7 +123,7 @@ def test_adapted_and_answered_at_once_is_adapted_and_then_answered(small_run, st
 
 
 def test_one_user_takes_a_program_or_two_and_no_operation_beside_them(small_run, caplog):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     width = served.lineage["sizes"]["width"]
     support, query = (np.zeros((3, width)), np.ones(3)), np.zeros((2, width))
     jax.clear_caches()  # so that every operation compiles, and is told
@@ -133,29 +135,32 @@ def test_one_user_takes_a_program_or_two_and_no_operation_beside_them(small_run,
 
 
 def test_the_steps_of_the_headline_are_served_where_training_took_fewer(small_run, monkeypatch):
-    config = judging.opened(small_run)
-    most = config.learner.inner_steps + 3
-    monkeypatch.setattr(judging, "opened", lambda folder: configs.merged(config, {"evaluation.headline_steps": most}))
-    served = experiment.load(small_run)
+    config = load.opened(small_run)
+    most = config.inner.steps + 3
+    more = spec.merged(config, {"evaluation.headline_steps": most})
+    monkeypatch.setattr("metapers.serving.served.opened", lambda folder, plugins: more)
+    served = serving.load(small_run)
     width = served.lineage["sizes"]["width"]
     path = served.adapt(np.zeros((3, width)), np.ones(3))
     assert {len(leaf) for leaf in jax.tree.leaves(path)} == {most + 1}
 
 
 def test_a_run_of_joint_training_is_tuned_at_the_rate_that_was_chosen_and_cautiously_before(small_run, monkeypatch):
-    config = judging.opened(small_run)
-    joint = configs.merged(config, {"learner.name": "joint", "learner.keep": "if_it_helps"})
-    monkeypatch.setattr(judging, "opened", lambda folder: joint)
-    load = lambda: jax.tree.leaves(experiment.load(small_run, strategy="naive").params.inner)
-    monkeypatch.setattr(judging, "tuned", lambda folder: {"naive": 0.25, "joint": 0.5})
-    assert (rates := load()) and all((leaf == 0.25).all() for leaf in rates)
-    monkeypatch.setattr(judging, "tuned", lambda folder: {})
+    config = load.opened(small_run)
+    joint = spec.merged(config, {"learner": "joint", "gate": "cross_validated"})
+    monkeypatch.setattr("metapers.serving.served.opened", lambda folder, plugins: joint)
+    rates_of = lambda: jax.tree.leaves(serving.load(small_run, strategy="naive").params.inner)
+    monkeypatch.setattr("metapers.serving.served.tuned", lambda folder: {"naive": 0.25, "joint": 0.5})
+    assert (rates := rates_of()) and all((leaf == 0.25).all() for leaf in rates)
+    monkeypatch.setattr("metapers.serving.served.tuned", lambda folder: {})
     with pytest.warns(RuntimeWarning, match="'naive' was trained without an inner loop, and how its"):
-        assert (rates := load()) and all((leaf == adapting.CAUTIOUS).all() for leaf in rates)
-    monkeypatch.setattr(adapting, "tuning_grid", lambda config: ())  # nothing to choose, and so nothing to tell
+        assert (rates := rates_of()) and all((leaf == CAUTIOUS).all() for leaf in rates)
+    monkeypatch.setattr(
+        "metapers.serving.served.tuning_grid", lambda config: ()
+    )  # nothing to choose, and so nothing to tell
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load()
+        rates_of()
 
 
 def only(rows, **where):
@@ -165,7 +170,7 @@ def only(rows, **where):
 
 
 def test_a_returning_user_starts_from_the_row_of_the_bank(small_run, judged):
-    served, before = (experiment.load(small_run, "continual", version) for version in (2, 1))
+    served, before = (loaded(small_run, "continual", version) for version in (2, 1))
     stream = served.stream()
     cohort = stream.held_out("test", 2)
     user = int(np.flatnonzero(cohort.returning)[0])
@@ -192,7 +197,7 @@ def test_a_returning_user_starts_from_the_row_of_the_bank(small_run, judged):
 
 
 def test_what_is_loaded_says_where_it_comes_from(small_run):
-    served = experiment.load(small_run, "naive", 0)
+    served = loaded(small_run, "naive", 0)
     assert served.lineage["strategy"] == "naive" and served.lineage["stage"] == 0
     assert jax.tree.leaves(served.params)[0].ndim == jax.tree.leaves(served.model.init(jax.random.key(0)))[0].ndim
     outputs = served.predict(np.zeros((3, served.lineage["sizes"]["width"])))
@@ -209,23 +214,23 @@ def test_what_is_loaded_says_where_it_comes_from(small_run):
 )
 def test_what_is_not_there_is_named(small_run, given, error, message):
     with pytest.raises(error, match=message):
-        experiment.load(small_run, **given)
+        serving.load(small_run, **given)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no run in .*config.json is missing"):
-        experiment.load(tmp_path)
+        loaded(tmp_path)
 
 
 def test_no_queries_have_no_answers(small_run):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     width = served.lineage["sizes"]["width"]
     assert served.predict(np.zeros((0, width))).shape == (0,)
     assert served.adapt_and_predict(np.zeros((2, width)), np.ones(2), np.zeros((0, width))).shape == (0,)
 
 
 def test_an_empty_or_ragged_support_is_refused(small_run):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     width = served.lineage["sizes"]["width"]
     with pytest.raises(ValueError, match="inputs must hold >= 1 example to adapt to, got 0: predict"):
         served.adapt(np.zeros((0, width)), np.zeros(0))
@@ -246,7 +251,7 @@ def test_an_empty_or_ragged_support_is_refused(small_run):
     ],
 )
 def test_examples_that_are_none_of_the_runs_are_refused(small_run, inputs, targets, message):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     given = [value if isinstance(value, dict) else np.asarray(value) for value in (inputs, targets)]
     whole = np.zeros((2, served.lineage["sizes"]["width"]))
     for call in (served.adapt, lambda *support: served.adapt_and_predict(*support, whole)):
@@ -269,33 +274,33 @@ def test_examples_that_are_none_of_the_runs_are_refused(small_run, inputs, targe
     ],
 )
 def test_integers_have_bounds_where_they_name_something(source, sizes, bounds):
-    assert catalogue.SOURCES[source].below(sizes) == bounds
+    assert registry("source")[source].facts.below(sizes) == bounds
 
 
 def test_what_the_runs_numbers_cannot_hold_is_refused():
     spec = {"": {"shape": [2], "dtype": "float32"}}
     with pytest.raises(ValueError, match="^inputs must be finite, got inf in row 1"):
-        examples.read("inputs", np.array([[0.0, 1.0], [1e300, 0.0]]), spec)
-    told, _ = examples.read("inputs", np.array([[0.0, 1.0]]), spec)
+        input_schema.read("inputs", np.array([[0.0, 1.0], [1e300, 0.0]]), spec)
+    told, _ = input_schema.read("inputs", np.array([[0.0, 1.0]]), spec)
     assert told.dtype == np.float32
     wide = np.array([1, 2**32 + 3], np.uint64)
     with pytest.raises(ValueError, match=f"^targets must be >= 0 and < 5, got {2**32 + 3} in row 1"):
-        examples.read("targets", wide, {"": {"shape": [], "dtype": "int32", "below": 5}})
+        input_schema.read("targets", wide, {"": {"shape": [], "dtype": "int32", "below": 5}})
 
 
 @pytest.mark.parametrize(("item", "row"), [(8, 0), (-5, 1), (10**6, 2)])
 def test_a_row_that_no_table_has_is_refused_and_whole_numbers_stand_for_floats(item, row):
     spec = {"['item']": {"shape": [], "dtype": "int32", "below": 8}, "['year']": {"shape": [], "dtype": "float32"}}
     items, years = np.array([0, 7, 3]), np.array([1, 2, 3])
-    told, rows = examples.read("query", {"item": items, "year": years}, spec)
+    told, rows = input_schema.read("query", {"item": items, "year": years}, spec)
     assert rows == 3 and told["year"].dtype == np.float32 and told["item"].dtype.kind == "i"
     items[row] = item
     with pytest.raises(ValueError, match=rf"^query\['item'\] must be >= 0 and < 8, got {item} in row {row}$"):
-        examples.read("query", {"item": items, "year": years}, spec)
+        input_schema.read("query", {"item": items, "year": years}, spec)
 
 
 def test_a_version_that_does_not_say_what_its_examples_look_like_is_served_all_the_same(small_run):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     older = served._replace(lineage={})
     support = np.random.default_rng(0).normal(size=(3, served.lineage["sizes"]["width"])), np.ones(3)
     for one, other in zip(*(jax.tree.leaves(which.adapt(*support)) for which in (served, older)), strict=True):
@@ -307,7 +312,7 @@ def test_a_version_that_does_not_say_what_its_examples_look_like_is_served_all_t
 
 
 def test_supports_of_one_bucket_share_a_program_and_padding_is_hidden(small_run, caplog):
-    served = experiment.load(small_run)
+    served = loaded(small_run)
     rng, width = np.random.default_rng(0), served.lineage["sizes"]["width"]
     inputs, targets, query = rng.normal(size=(8, width)), rng.normal(size=8), rng.normal(size=(7, width))
     jax.clear_caches()
@@ -324,5 +329,5 @@ def test_supports_of_one_bucket_share_a_program_and_padding_is_hidden(small_run,
 
 
 def test_serving_reads_no_data(small_run, monkeypatch):
-    monkeypatch.setattr(assembly, "stream", lambda config: pytest.fail("read the data"))
-    assert experiment.load(small_run).params.shared
+    monkeypatch.setattr(building, "stream", lambda config: pytest.fail("read the data"))
+    assert serving.load(small_run).params.shared

@@ -12,6 +12,8 @@ from benchmarks import contenders, leads, products, speed, speed_table, workload
 from benchmarks.contenders import CASES
 from metapers.inner import once
 
+pytestmark = pytest.mark.benchmarks
+
 LINE = {"ms_per_step": 1.0, "cpu_ms_per_step": 1.0, "first_step_s": 1.0, "peak_rss_mb": 1000.0, "others": 0.1}
 
 

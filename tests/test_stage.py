@@ -11,8 +11,9 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from metapers import keys, store, tasks
-from metapers.run import loop as stage
 from metapers.base import Learner
+from metapers.placement import place
+from metapers.run import loop
 from tests.contracts import table, world
 
 STEPS, CHUNK, USERS, SEEDS = 7, 3, 5, 2
@@ -32,27 +33,27 @@ def seeds_mesh():
 
 
 def made(learner: Learner, mesh=None, chunk=CHUNK):
-    return stage.program(learner, FAMILY, users=USERS, chunk=chunk, mesh=mesh)
+    return loop.program(learner, FAMILY, users=USERS, chunk=chunk, mesh=mesh)
 
 
 def begun(compiled, roots=ROOTS, window=(0, 0)):
     """State and keys where the program expects them."""
     state = compiled.init(starts(roots), FAMILY.data(window, 0, 0))
-    return stage.place(state, compiled.mesh, by_seed=True), stage.place(roots, compiled.mesh, by_seed=True)
+    return place(state, compiled.mesh, by_seed=True), place(roots, compiled.mesh, by_seed=True)
 
 
 def fed(compiled, window):
-    return stage.place(FAMILY.data(window, 0, 0), compiled.mesh, by_seed=False)
+    return place(FAMILY.data(window, 0, 0), compiled.mesh, by_seed=False)
 
 
 def number(compiled, value):
-    return stage.place(np.int32(value), compiled.mesh, by_seed=False)
+    return place(np.int32(value), compiled.mesh, by_seed=False)
 
 
 def through(compiled, state, roots, *, at=0, start=0, stop=STEPS, window=None, until=None):
     """The state after outer steps of stage ``at``, or after the first chunk that reaches ``until``."""
     data = fed(compiled, window or (at, at))
-    for told in stage.run(compiled, state, roots, lambda _: data, stage=at, start=start, stop=stop):
+    for told in loop.run(compiled, state, roots, lambda _: data, stage=at, start=start, stop=stop):
         state = told.state
         if told.step == until:
             break
@@ -129,7 +130,7 @@ def test_what_is_told_has_one_row_a_seed_and_one_column_a_step():
     compiled = made(table.maml())
     state, roots = begun(compiled)
     data = fed(compiled, (0, 0))
-    told = list(stage.run(compiled, state, roots, lambda _: data, stage=0, start=0, stop=STEPS))
+    told = list(loop.run(compiled, state, roots, lambda _: data, stage=0, start=0, stop=STEPS))
     assert [one.step for one in told] == [3, 6, 7]
     assert [one.infos["loss"].shape for one in told] == [(SEEDS, 3), (SEEDS, 3), (SEEDS, 1)]
     assert {"loss", "grad_norm", "penalty"} <= told[0].infos.keys() and "finite" not in told[0].infos
@@ -203,7 +204,7 @@ def test_a_loss_that_is_no_number_stops_with_stage_step_seed_and_the_last_good_s
     compiled = made(failing(after=4))
     state, roots = begun(compiled)
     with pytest.raises(
-        stage.Diverged, match="step 4 of stage 1, seed 1; the last good state is that of step 3"
+        loop.Diverged, match="step 4 of stage 1, seed 1; the last good state is that of step 3"
     ) as error:
         through(compiled, state, roots, at=1)
     good = through(compiled, state, roots, at=1, until=3)
@@ -219,4 +220,4 @@ def test_a_loss_that_is_no_number_behind_the_mask_of_the_last_chunk_stops_nothin
 @pytest.mark.parametrize(("given", "message"), [({"users": 0}, "users must be >= 1, got 0"), ({"chunk": -2}, "-2")])
 def test_sizes_are_checked(given, message):
     with pytest.raises(ValueError, match=message):
-        stage.program(table.maml(), FAMILY, **{"users": 2, "chunk": 2} | given)
+        loop.program(table.maml(), FAMILY, **{"users": 2, "chunk": 2} | given)

@@ -1,4 +1,4 @@
-"""Runs that begin where a version of another run ended: what is taken, what is drawn, what is refused."""
+"""Runs that begin with a version of another run: what they take, what they initialise, what is refused."""
 
 import json
 
@@ -6,69 +6,82 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import models, store
+from metapers import models, spec, store
 from metapers.base import Params
-from metapers.spec import building as assembly
-from metapers.scoring import scorer as scoring
-from metapers.run import warm_start as starting
-from metapers.spec import config as configs
+from metapers.options import ConfigError
+from metapers.run import setup, warm_start
 from metapers.run.training import train
+from metapers.run.warm_start import WarmStart, named
+from metapers.scoring import scorer as scoring
+from metapers.workdir import versions_of
 from tests import runs
+
+pytestmark = pytest.mark.xdist_group("warm start")
 
 
 def of_seeds(model, seeds):
     return jax.tree.map(np.asarray, jax.vmap(model.init)(jax.random.split(jax.random.key(1), seeds)))
 
 
-def donor_of(params):
-    return starting.Donor(starting.named(params.shared) | starting.named(params.personal), "digest")
+def version_with(params):
+    return WarmStart(named(params.shared) | named(params.personal), "digest")
 
 
-def test_a_network_takes_the_body_of_one_whose_head_is_solved_and_draws_its_head():
+def one_stage(**changes):
+    return runs.quick(strategies=("naive",), data__stages=1, **changes)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The version of a run of one stage."""
+    folder = tmp_path_factory.mktemp("first")
+    train(one_stage(), folder)
+    return versions_of(folder, "naive") / "0"
+
+
+def test_a_network_takes_the_body_of_one_whose_head_is_solved_and_initialises_its_head():
     solved = of_seeds(models.embedded(models.conv_body(4), models.prototypes(3)), 2)
     whole = of_seeds(models.conv4(3, 4), 3)  # all of it personal, where the body was shared
-    begun, drawn = starting.begun(whole, donor_of(solved))
-    assert drawn == ["head/bias", "head/kernel"]
-    for name, leaf in starting.named(begun.personal).items():
-        if name in drawn:
-            np.testing.assert_array_equal(leaf, starting.named(whole.personal)[name])
+    begun, new = version_with(solved).begin(whole)
+    assert new == ["head/bias", "head/kernel"]
+    for name, leaf in named(begun.personal).items():
+        if name in new:
+            np.testing.assert_array_equal(leaf, named(whole.personal)[name])
             continue
-        np.testing.assert_array_equal(leaf, starting.named(solved.shared)[name][[0, 1, 0]])  # seed i modulo the two
+        np.testing.assert_array_equal(leaf, named(solved.shared)[name][[0, 1, 0]])  # seed i modulo the two
     assert any(
-        np.any(starting.named(begun.personal)[name] != leaf)
-        for name, leaf in starting.named(whole.personal).items()
-        if name not in drawn
+        np.any(named(begun.personal)[name] != leaf) for name, leaf in named(whole.personal).items() if name not in new
     )
 
 
-def test_a_leaf_of_another_shape_is_drawn_and_a_donor_without_any_is_refused():
+def test_a_leaf_of_another_shape_is_initialised_and_a_version_without_any_is_refused():
     few, many = of_seeds(models.conv4(3, 4), 1), of_seeds(models.conv4(5, 4), 1)
-    begun, drawn = starting.begun(many, donor_of(few))
-    assert drawn == ["head/bias", "head/kernel"] and begun.personal["head"]["kernel"].shape == (1, 4, 5)
+    begun, new = version_with(few).begin(many)
+    assert new == ["head/bias", "head/kernel"] and begun.personal["head"]["kernel"].shape == (1, 4, 5)
     other = Params({"table": np.ones((1, 7))}, {}, {})
-    with pytest.raises(ValueError, match="start_from must name a version with some of this model's parameters"):
-        starting.begun(many, donor_of(other))
+    with pytest.raises(ConfigError) as error:
+        version_with(other).begin(many)
+    assert error.value.key == "start_from"
+    assert error.value.bound == "a version with some of this model's parameters"
 
 
-def test_a_run_begins_where_another_ended_and_its_lineage_says_so(tmp_path):
-    train(runs.quick(strategies=("naive",), data__stages=1), tmp_path / "first")
-    folder = tmp_path / "first" / "strategies" / "naive" / "versions"
-    ended, record = store.load_version(folder, 0)[0]["params"], store.read_record(folder, 0)
-    config = runs.quick(strategies=("naive",), data__stages=1, start_from=str(folder / "0"), seed=5, steps=3)
-    initial = scoring.scorer(assembly.parts(config)).initial()
+def test_a_run_begins_where_another_ended_and_its_lineage_says_so(first, tmp_path):
+    ended, record = store.load_version(first.parent, 0)[0]["params"], store.read_record(first.parent, 0)
+    config = one_stage(start_from=str(first), seed=5, outer_steps=3)
+    initial = scoring.scorer(setup.components(config)).initial()
     assert runs.same_bits(runs.flat(initial.personal), runs.flat(ended["personal"])) == []
-    train(config, tmp_path / "second")
-    _, lineage = store.load_version(tmp_path / "second" / "strategies" / "naive" / "versions", 0)
+    train(config, tmp_path)
+    _, lineage = store.load_version(versions_of(tmp_path, "naive"), 0)
     assert lineage["provenance"]["started_from"] == record["digest"]
-    journal = (tmp_path / "second" / "journal.jsonl").read_text()
-    assert f"parameters begin where {folder / '0'} ended; drawn: none" in journal
-    drawn = scoring.scorer(assembly.parts(runs.quick(seed=5))).initial()
-    assert runs.same_bits(runs.flat(initial.personal), runs.flat(drawn.personal)) != []
+    journal = (tmp_path / "journal.jsonl").read_text()
+    assert f"parameters begin as in {first}; newly initialised: none" in journal
+    random = scoring.scorer(setup.components(runs.quick(seed=5))).initial()
+    assert runs.same_bits(runs.flat(initial.personal), runs.flat(random.personal)) != []
 
-    path = tmp_path / "second" / "provenance.json"  # as if start_from had been trained anew since
+    path = tmp_path / "provenance.json"  # as if start_from had been trained anew since
     path.write_text(json.dumps(json.loads(path.read_text()) | {"started_from": "another"}))
     with pytest.raises(ValueError, match="began with another version than start_from names now"):
-        train(config, tmp_path / "second")
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize("where", ["nowhere/versions/0", "."])
@@ -79,14 +92,24 @@ def test_a_start_that_is_no_version_is_refused_before_anything_is_written(where,
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_a_version_that_held_out_other_users_is_refused(tmp_path):
-    train(runs.quick(strategies=("naive",), data__stages=1, data__fold=1), tmp_path / "first")
-    version = str(tmp_path / "first" / "strategies" / "naive" / "versions" / "0")
-    config = runs.quick(start_from=version, data__stages=1)
-    with pytest.raises(
-        ValueError, match="start_from must name a version that held out the same users, data.fold = 0, got 1"
-    ):
-        assembly.parts(config)
-    theirs = configs.plain(runs.quick(start_from=version, data__stages=1, data__fold=1))["data"]
-    assert starting.donor(version, theirs).leaves
-    assert starting.donor(version, {"source": "another"}).leaves  # other people: none of them is held out here
+def test_a_version_that_held_out_other_users_is_refused(first, monkeypatch):
+    config = one_stage(start_from=str(first), data__fold=1)
+    with pytest.raises(ConfigError) as error:
+        setup.components(config)
+    told = error.value
+    assert (told.key, told.value) == ("start_from", 0)
+    assert told.bound == "a version that held out the same users, data.fold = 1"
+    assert warm_start.warm_start(one_stage(start_from=str(first))).leaves
+    another = spec.merged(spec.config_for("sinusoid", "mlp"), {"start_from": str(first)})
+    assert warm_start.warm_start(another).leaves  # other people: none of them is held out here
+
+    read = store.load_version
+
+    def written_by_0_1(*given):
+        tree, lineage = read(*given)
+        data = {("source" if key == "name" else key): one for key, one in lineage["config"]["data"].items()}
+        return tree, lineage | {"config": {"data": data}}
+
+    monkeypatch.setattr(store, "load_version", written_by_0_1)
+    with pytest.raises(ConfigError, match="held out the same users"):
+        setup.components(config)

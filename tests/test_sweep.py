@@ -7,57 +7,59 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import store
-from metapers.scoring import curves as evaluate
-from metapers.run import loop as stage
-from metapers.spec import building as assembly
-from metapers.evaluation import evaluate_run as judging
-from metapers.scoring import scorer as scoring
-from metapers.run import search as sweep
+from metapers import spec, store
+from metapers.evaluation.evaluate_run import evaluate_run
+from metapers.options import ConfigError
+from metapers.run import candidates, loop, search, setup
 from metapers.run.resume import Interrupted
 from metapers.run.training import train
+from metapers.scoring import curves as scored_curves
+from metapers.scoring import scorer as scoring
+from metapers.workdir import versions_of
 from tests import runs
 
 
 def options(**changes):
-    return runs.quick(**{"seeds": 2, "devices": 1, "learner__rates": "learned", "steps": 4} | changes)
+    return runs.quick(**{"seeds": 2, "devices": 1, "inner__rates": "meta_sgd", "outer_steps": 4} | changes)
 
 
 @pytest.mark.parametrize(
-    ("spec", "expected"),
+    ("text", "expected"),
     [
-        ("learner.inner_rate=0.1,1", ("learner.inner_rate", (0.1, 1.0))),
-        ("steps=3,5", ("steps", (3, 5))),
+        ("inner.rates.rate=0.1,1", ("inner.rates.rate", (0.1, 1.0))),
+        ("outer_steps=3,5", ("outer_steps", (3, 5))),
         ("learner.name=maml,reptile", ("learner.name", ("maml", "reptile"))),
-        ("continual.penalty=('anchor',),('anchor','ewc')", ("continual.penalty", (("anchor",), ("anchor", "ewc")))),
+        ("penalties=('anchor',),('anchor','ewc')", ("penalties", (("anchor",), ("anchor", "ewc")))),
+        ("inner=gradient,implicit", ("inner", ("gradient", "implicit"))),
     ],
 )
-def test_specs_are_read_as_values_of_the_keys_type(spec, expected):
-    assert sweep.parse(runs.small(), spec) == expected
+def test_specs_are_read_as_values_of_the_keys_type(text, expected):
+    assert search.parse(runs.small(), text) == expected
 
 
 def test_only_what_the_state_carries_is_grouped():
-    config = runs.small(learner__rates="learned")
+    config = runs.small(inner__rates="meta_sgd")
     combinations = [
-        {"optimizer.param.rate": rate, "learner.inner_rate": inner, "learner.inner_steps": steps}
+        {"optimizer.param.rate": rate, "inner.rates.rate": inner, "inner.steps": steps}
         for rate in (0.1, 0.2)
         for inner in (0.3, 0.4)
         for steps in (1, 2)
     ]
-    assert [len(group) for group in sweep.grouped(config, combinations)] == [4, 4]
-    fixed = runs.small(learner__rates="fixed")
-    assert [len(group) for group in sweep.grouped(fixed, combinations)] == [2, 2, 2, 2]
+    assert [len(group) for group in search.grouped(config, combinations)] == [4, 4]
+    constant = runs.small(inner__rates="constant")
+    assert [len(group) for group in search.grouped(constant, combinations)] == [2, 2, 2, 2]
 
 
 def test_an_inner_rate_that_no_state_carries_is_not_grouped():
-    for changes in ({"learner__inner": "optimized"}, {"learner__inner": "implicit"}, {"learner__name": "joint"}):
-        assert not sweep.in_state(runs.small(learner__rates="learned", **changes), "learner.inner_rate")
-    assert sweep.in_state(runs.small(learner__rates="learned"), "learner.inner_rate")
+    for inner in ("optimized", "implicit"):
+        assert not search.in_state(runs.small(inner=inner), "inner.optimizer.rate")
+    assert not search.in_state(runs.small(inner__rates="meta_sgd", learner="joint"), "inner.rates.rate")
+    assert search.in_state(runs.small(inner__rates="meta_sgd"), "inner.rates.rate")
 
 
 def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, monkeypatch):
     chunks = []
-    build = stage.program
+    build = loop.program
 
     def counted(*given, **named):
         compiled = build(*given, **named)
@@ -65,72 +67,73 @@ def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, mon
 
     config = options()
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "program", counted)
-        best = sweep.run(config, ["optimizer.personal.rate=0.02,0.2", "learner.inner_rate=0.05,0.3"], tmp_path)
+        patched.setattr(loop, "program", counted)
+        best = search.run(config, ["optimizer.personal.rate=0.02,0.2", "inner.rates.rate=0.05,0.3"], tmp_path)
     assert len(set(chunks)) == 1 and len(chunks) == 2 * 2  # two stages of two chunks for all four
     told = json.loads((tmp_path / "sweep.json").read_text())
     assert len(told["rows"]) == 4 and told["strategy"] == "continual"
     assert [row["rmse"] for row in told["rows"]] == sorted(row["rmse"] for row in told["rows"])
     assert len({row["rmse"] for row in told["rows"]}) == 4
-    assert best == {key: told["rows"][0][key] for key in ("optimizer.personal.rate", "learner.inner_rate")}
+    assert best == {key: told["rows"][0][key] for key in ("optimizer.personal.rate", "inner.rates.rate")}
 
-    row = next(r for r in told["rows"] if r["optimizer.personal.rate"] == 0.2 and r["learner.inner_rate"] == 0.3)
-    alone = options(optimizer__personal__rate=0.2, learner__inner_rate=0.3)
+    row = next(r for r in told["rows"] if r["optimizer.personal.rate"] == 0.2 and r["inner.rates.rate"] == 0.3)
+    alone = options(optimizer__personal__rate=0.2, inner__rates__rate=0.3)
     train(alone, tmp_path / "alone")
-    versions = scoring.versions_of(tmp_path / "alone", "continual")
+    versions = versions_of(tmp_path / "alone", "continual")
     params, _ = store.load_version(versions, 1)
-    parts = assembly.parts(alone)
-    lived = jax.tree.map(np.asarray, sweep.lived(parts, [alone], "continual"))
-    for name, leaf in runs.flat(lived).items():
+    components = setup.components(alone)
+    learned = jax.tree.map(np.asarray, search.learned(components, [alone], "continual"))
+    for name, leaf in runs.flat(learned).items():
         kept = params["params"]
         for part in name.split("/"):
             kept = kept[part]
         np.testing.assert_allclose(leaf, kept, atol=1e-10)
-    _, values = scoring.scorer(parts).life(lived, "continual")
+    _, values = scoring.scorer(components).life(learned, "continual")
     np.testing.assert_allclose(row["over_seeds"], values[1], rtol=1e-9)
     np.testing.assert_allclose(row["rmse_start"], values[0].mean(), rtol=1e-9)
 
 
 def test_members_of_other_shapes_are_trained_one_after_the_other(tmp_path, capsys):
-    assert sweep.run(options(seeds=1), ["learner.inner_steps=1,2"], tmp_path).keys() == {"learner.inner_steps"}
+    assert search.run(options(seeds=1), ["inner.steps=1,2"], tmp_path).keys() == {"inner.steps"}
     told = json.loads((tmp_path / "sweep.json").read_text())
-    assert sorted(row["learner.inner_steps"] for row in told["rows"]) == [1, 2]
+    assert sorted(row["inner.steps"] for row in told["rows"]) == [1, 2]
     out = capsys.readouterr().out
-    assert "learner.inner_steps" in out and "validation users" in out and f"sweep: {tmp_path / 'sweep.json'}" in out
+    assert "inner.steps" in out and "validation users" in out and f"sweep: {tmp_path / 'sweep.json'}" in out
     assert not list(tmp_path.rglob("test*"))  # test users were not looked at
-    with pytest.raises(FileNotFoundError, match="it holds a sweep .*train the best one into a workdir of its own"):
-        judging.judge(tmp_path)
+    with pytest.raises(FileNotFoundError, match="it holds a search .*train the best one into a workdir of its own"):
+        evaluate_run(tmp_path)
 
 
 def test_the_same_sweep_goes_on_and_another_is_refused(tmp_path, monkeypatch):
-    trained, lived = [], sweep.lived
+    trained, learned = [], search.learned
 
-    def counted(parts, members, *given):
-        trained.append([one.learner.inner_steps for one in members])
+    def counted(components, members, *given):
+        trained.append([one.inner.steps for one in members])
         if trained == [[1], [2]]:
             raise Interrupted("stopped by signal 2", 2)  # in the middle of the second
-        return lived(parts, members, *given)
+        return learned(components, members, *given)
 
-    monkeypatch.setattr(sweep, "lived", counted)
-    spec = ["learner.inner_steps=1,2", "continual.penalty=('anchor',),"]
+    monkeypatch.setattr(search, "learned", counted)
+    config = options(seeds=1, penalties={"anchor": {"strength": 1.0}})
+    specs = ["inner.steps=1,2", "penalties=('anchor',),", "penalties.anchor.strength=0.01"]
     with pytest.raises(Interrupted):
-        sweep.run(options(seeds=1), spec, tmp_path)
+        search.run(config, specs, tmp_path)
     (kept,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
-    best = sweep.run(options(seeds=1), spec, tmp_path)
-    assert trained == [[1], [2], [2]] and best["continual.penalty"] == ("anchor",)
+    best = search.run(config, specs, tmp_path)
+    assert trained == [[1], [2], [2]] and best["penalties"] == ("anchor",)
     rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
     assert len(rows) == 2 and kept in rows
-    sweep.run(options(seeds=1), spec, tmp_path)  # all is there
+    search.run(config, specs, tmp_path)  # all is there
     assert len(trained) == 3
-    for other in ((options(seeds=1, steps=5), spec), (options(seeds=1), ["learner.inner_steps=1,2,3", spec[1]])):
+    for other in ((spec.merged(config, {"outer_steps": 5}), specs), (config, ["inner.steps=1,2,3", *specs[1:]])):
         with pytest.raises(ValueError, match="the workdir of a sweep must hold no other sweep"):
-            sweep.run(*other, tmp_path)
+            search.run(*other, tmp_path)
     assert rows == json.loads((tmp_path / "sweep.json").read_text())["rows"]
 
 
 def test_a_signal_ends_a_sweep_and_what_ended_is_kept(tmp_path):
-    arguments = ["--config=configs/synthetic.py", f"--workdir={tmp_path}", "--sweep=learner.inner_steps=1,2,3"]
-    arguments += ["--config.steps=200000", "--config.chunk=10", "--config.seeds=1", "--config.data.stages=1"]
+    arguments = ["--config=configs/synthetic.py", f"--workdir={tmp_path}", "--sweep=inner.steps=1,2,3"]
+    arguments += ["--config.outer_steps=200000", "--config.chunk=10", "--config.seeds=1", "--config.data.stages=1"]
     with runs.child("train.py", *arguments) as process:
         try:
             told = iter(process.stdout.readline, "")
@@ -143,38 +146,38 @@ def test_a_signal_ends_a_sweep_and_what_ended_is_kept(tmp_path):
     assert err.startswith("stopped by signal 15: what ended is in sweep.json\nto go on:  ") and "--sweep" in err
 
 
-def test_who_diverges_comes_last_and_takes_nobody_along(tmp_path, capsys):
-    best = sweep.run(options(seeds=1), ["optimizer.personal.rate=0.002,1e300"], tmp_path)
+def test_a_combination_that_diverges_comes_last_and_stops_no_other(tmp_path, capsys):
+    best = search.run(options(seeds=1), ["optimizer.personal.rate=0.002,1e300"], tmp_path)
     rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
     assert best == {"optimizer.personal.rate": 0.002} and len(rows) == 2
     assert rows[1] == {
         **{"optimizer.personal.rate": 1e300, "rmse": None, "rmse_start": None, "over_seeds": None, "rank_by": None}
     }
-    alone = sweep.run(options(seeds=1), ["optimizer.personal.rate=0.002"], tmp_path / "alone")
+    alone = search.run(options(seeds=1), ["optimizer.personal.rate=0.002"], tmp_path / "alone")
     kept = json.loads((tmp_path / "alone" / "sweep.json").read_text())["rows"]
     assert alone == best and rows[0]["rmse"] == pytest.approx(kept[0]["rmse"], rel=1e-9)
     out = capsys.readouterr().out
     assert "diverged" in out and "optimizer.personal.rate=1e+300: a loss is NaN or infinite" in out
     with pytest.raises(ValueError, match="sweep must hold a combination whose training does not diverge, got none"):
-        sweep.run(options(seeds=1), ["optimizer.personal.rate=1e300"], tmp_path / "none")
+        search.run(options(seeds=1), ["optimizer.personal.rate=1e300"], tmp_path / "none")
 
 
 def test_scores_that_are_not_finite_are_as_divergence(tmp_path, monkeypatch):
     scorer = scoring.scorer
 
-    def failing(parts):
-        made = scorer(parts)
+    def failing(components):
+        made = scorer(components)
         run = lambda params, cohort, start: made.own(params, cohort, start)
 
         def own(params, cohort, start):
-            if parts.config.seeds > 1 or parts.config.optimizer.personal.rate == 0.5:
-                raise evaluate.NotFinite("rmse must be finite, got inf")
+            if components.config.seeds > 1 or components.config.optimizer.personal.rate == 0.5:
+                raise scored_curves.NotFinite("rmse must be finite, got inf")
             return run(params, cohort, start)
 
         return made._replace(own=own)
 
     monkeypatch.setattr(scoring, "scorer", failing)
-    assert sweep.run(options(seeds=1), ["optimizer.personal.rate=0.5,0.002"], tmp_path) == {
+    assert search.run(options(seeds=1), ["optimizer.personal.rate=0.5,0.002"], tmp_path) == {
         "optimizer.personal.rate": 0.002
     }
     rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
@@ -182,21 +185,100 @@ def test_scores_that_are_not_finite_are_as_divergence(tmp_path, monkeypatch):
 
 
 def test_keys_that_the_strategy_does_not_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="strategy 'naive' reads, got 'continual.capacity', of continual alone"):
-        sweep.run(options(strategies=("naive",)), ["continual.capacity=8,16"], tmp_path)
+    with pytest.raises(ValueError, match="strategy 'naive' reads, got 'memory.capacity', of continual alone"):
+        search.run(options(strategies=("naive",)), ["memory.capacity=8,16"], tmp_path)
 
 
 def test_text_with_a_bracket_is_text():
-    assert sweep.parse(runs.small(), "start_from=/a(1)/b,/c") == ("start_from", ("/a(1)/b", "/c"))
+    assert search.parse(runs.small(), "start_from=/a(1)/b,/c") == ("start_from", ("/a(1)/b", "/c"))
 
 
 def test_a_sweep_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "lived", lambda *given: pytest.fail("trained"))
-    with pytest.raises(ValueError, match="sweep must name a key once, got 'steps' twice"):
-        sweep.run(options(), ["steps=1,2", "steps=3"], tmp_path / "new")
-    with pytest.raises(ValueError, match="learner.least_move must be > 0 with learner.keep 'if_it_moves', got 0.0"):
-        sweep.run(options(), ["learner.keep=always,if_it_moves"], tmp_path / "new")  # the second of two
+    monkeypatch.setattr(search, "learned", lambda *given: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="sweep must name a key once, got 'outer_steps' twice"):
+        search.run(options(), ["outer_steps=1,2", "outer_steps=3"], tmp_path / "new")
+    with pytest.raises(ConfigError) as error:
+        search.run(options(), ["gate=none,min_shift"], tmp_path / "new")  # the second of two
+    assert (error.value.key, error.value.value) == ("gate.least", None)
     assert not (tmp_path / "new").exists()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="the workdir of a sweep must hold no run"):
-        sweep.run(options(), ["steps=1,2"], tmp_path)
+        search.run(options(), ["outer_steps=1,2"], tmp_path)
+
+
+# Candidates on validation users of all folds
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("shipped:", candidates.Candidate("shipped")),
+        ("wide: meta_batch=64", candidates.Candidate("wide", {"meta_batch": "64"})),
+        ("a: config=gradient, strategy=naive", candidates.Candidate("a", {}, "naive", "gradient")),
+        (
+            "b: penalties=ewc,anchor, penalties.ewc.strength=2, evaluation.steps=(0,1)",
+            candidates.Candidate(
+                "b", {"penalties": "ewc,anchor", "penalties.ewc.strength": "2", "evaluation.steps": "(0,1)"}
+            ),
+        ),
+    ],
+)
+def test_a_candidate_is_read_from_its_text(text, expected):
+    assert candidates.parse(text) == expected
+
+
+def test_a_candidate_without_a_value_is_refused():
+    with pytest.raises(ConfigError) as error:
+        candidates.parse("wide: meta_batch")
+    assert (error.value.key, error.value.value) == ("candidate", "meta_batch")
+
+
+def test_a_candidate_is_scored_on_the_validation_users_of_every_fold(monkeypatch):
+    config, asked, trained = options(seeds=1), [], []
+    on_fold, learned = candidates.on_fold, search.learned
+
+    def get_config(method):
+        asked.append(method)
+        return config
+
+    def counted(components, members, name):
+        trained.append((components.config.data.fold, components.config.outer_steps, name))
+        return learned(components, members, name)
+
+    monkeypatch.setattr(candidates.search, "learned", counted)
+    found = []
+    monkeypatch.setattr(candidates, "on_fold", lambda *given: found.append(on_fold(*given)) or found[-1])
+    candidate = candidates.Candidate("short", {"outer_steps": "2"}, method="other")
+    row = candidates.evaluate(candidate, get_config, (0, 3))
+    assert trained == [(0, 2, "continual"), (3, 2, "continual")] and asked == ["other", "other", None]
+    whole = [one.values[one.stages == candidates.WHOLE] for one in found]
+    assert all(len(one) for one in whole) and len(whole[0]) != 0
+    values = np.concatenate(whole)
+    assert row.users == pytest.approx(values[:, 1].mean()) and row.users_start == pytest.approx(values[:, 0].mean())
+    assert row.worse == pytest.approx(np.mean(values[:, 1] > values[:, 0] + 1e-6))
+    stages = [np.concatenate([one.values[one.stages == stage] for one in found])[:, 1].mean() for stage in range(2)]
+    assert row.stages == pytest.approx(np.mean(stages))
+
+
+def test_the_score_of_a_candidate_is_that_of_the_search(tmp_path):
+    config = options(seeds=1)
+    row = candidates.evaluate(candidates.parse("slow: optimizer.personal.rate=0.002"), lambda _: config)
+    search.run(config, ["optimizer.personal.rate=0.002"], tmp_path)
+    (kept,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert row.users == pytest.approx(kept["rmse"], rel=1e-9)
+    assert row.users_start == pytest.approx(kept["rmse_start"], rel=1e-9)
+
+
+def test_another_strategy_and_a_candidate_that_diverges():
+    config = options(seeds=1)
+    given = {"optimizer.personal.rate": "1e300"}
+    with pytest.raises(candidates.FAILED):
+        candidates.evaluate(candidates.Candidate("fast", given), lambda _: config)
+    static = candidates.evaluate(candidates.Candidate("static", strategy="static"), lambda _: config)
+    assert static != candidates.evaluate(candidates.Candidate("continual"), lambda _: config)
+
+
+def test_a_larger_score_is_better_where_the_metric_says_so():
+    found = candidates.Scores(np.array([[0.5, 0.4], [0.5, 0.6], [0.5, 0.6]]), np.array([0, -1, -1]))
+    assert candidates.row(found, larger_is_better=True).worse == 0.0
+    assert candidates.row(found, larger_is_better=False).worse == 1.0

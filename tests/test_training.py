@@ -1,5 +1,6 @@
 """A whole training run: one program a kind of learner, resumed and stopped without loss, refused with a reason."""
 
+import functools
 import io
 import json
 import os
@@ -10,28 +11,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from metapers import store, workdir
-from metapers.run import loop as stage
-from metapers.experiment import config_for
-from metapers.spec import building as assembly
-from metapers.evaluation import evaluate_run as judging
-from metapers.run import resume as resuming
-from metapers.scoring import scorer as scoring
-from metapers.run import search as sweep
-from metapers.run import training
-from metapers.run.training import train
+from metapers import placement, serving, spec, store, workdir
+from metapers.evaluation.evaluate_run import evaluate_run
 from metapers.journal import Journal, meter
+from metapers.options import ConfigError
+from metapers.run import load, loop, resume, search, setup, training
+from metapers.run.training import train
+from metapers.scoring import scorer as scoring
+from metapers.spec.building import learner as build_learner
+from metapers.workdir import versions_of
 from tests import runs
 from tests.contracts import world
+
+pytestmark = pytest.mark.xdist_group("quick runs")  # one worker compiles their programs
+
+
+def quick(**changes):
+    """``runs.quick`` with a penalty, so that a learner's state has every part."""
+    return runs.quick(**{"penalties": {"anchor": {"strength": 0.01}}} | changes)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A quick run that nothing interrupted: its folder and all its numbers."""
     folder = tmp_path_factory.mktemp("whole")
-    train(runs.quick(), folder)
+    with pytest.MonkeyPatch.context() as patched:
+        runs.share_programs(patched)
+        train(quick(), folder)
     return folder, runs.numbers(folder)
+
+
+@pytest.fixture
+def compiled_once(monkeypatch):
+    """Runs of the same numbers share the compiled programs of the first one."""
+    runs.share_programs(monkeypatch)
 
 
 def assert_same(folder, whole):
@@ -40,19 +55,20 @@ def assert_same(folder, whole):
 
 
 class Watch:
-    """Counts what a run compiles and calls, stage by stage."""
+    """Counts what a run traces, compiles and calls, stage by stage."""
 
     def __init__(self, monkeypatch):
-        self.programs: list[stage.Program] = []
+        self.programs: list[loop.Program] = []
+        self.traces: list[int] = []  # of the outer step of each program
         self.calls = 0
         self.by_stage: dict[tuple[str, int], int] = {}
-        build, live_one, put = stage.program, training.one_stage, training._put
-        monkeypatch.setattr(stage, "program", lambda *given, **options: self.watched(build(*given, **options)))
+        build, run_stage, put = loop.program, training.one_stage, training._put
+        monkeypatch.setattr(loop, "program", lambda *given, **options: self.watched(build, *given, **options))
         monkeypatch.setattr(training, "_put", self.counted(put))
 
         def one_stage(run, name, now, before):
             begun = self.calls
-            kept = live_one(run, name, now, before)
+            kept = run_stage(run, name, now, before)
             self.by_stage[name, now] = self.calls - begun
             return kept
 
@@ -65,55 +81,90 @@ class Watch:
 
         return call
 
-    def watched(self, compiled):
+    def watched(self, build, learner, *given, **options):
+        place = len(self.programs)
+
+        def update(*arguments):
+            self.traces[place] += 1
+            return learner.update(*arguments)
+
+        compiled = build(learner._replace(update=update), *given, **options)
         self.programs.append(compiled)
+        self.traces.append(0)
         names = ("init", "renew", "chunk", "consolidate")
         return compiled._replace(**{name: self.counted(getattr(compiled, name)) for name in names})
+
+    def compiled(self, name):
+        return [getattr(one, name)._cache_size() for one in self.programs]
 
 
 def test_a_kind_of_learner_compiles_once_for_the_whole_stream_and_a_stage_is_few_dispatches(monkeypatch, tmp_path):
     watch = Watch(monkeypatch)
-    config = runs.quick(strategies=("static", "naive", "joint_so_far", "continual"), data__stages=3)
+    config = quick(strategies=("static", "naive", "joint_so_far", "continual"), data__stages=3)
     train(config, tmp_path)
     # static, naive and joint_so_far are one program; continual, with its penalty and memory, and joint are others
-    assert len(watch.programs) == 3
-    for compiled in watch.programs:
-        assert compiled.chunk._cache_size() == compiled.init._cache_size() == 1
-        assert compiled.consolidate._cache_size() <= 1 and compiled.renew._cache_size() == 1
-    chunks = -(-config.steps // config.chunk)
+    assert len(watch.programs) == 3 and watch.traces == [1, 1, 1]
+    assert watch.compiled("chunk") == watch.compiled("init") == watch.compiled("renew") == [1, 1, 1]
+    assert max(watch.compiled("consolidate")) == 1
+    chunks = -(-config.outer_steps // config.chunk)
     trained = {key: calls for key, calls in watch.by_stage.items() if key[0] != "static" or key[1] == 0}
     assert len(trained) == 1 + 3 + 3 + 3 + 3
     assert all(chunks < calls <= chunks + 5 for calls in trained.values()), trained
 
 
-def lived(**changes):
-    config = runs.quick(**changes)
-    parts = assembly.parts(config)
-    return jax.tree.map(np.asarray, sweep.lived(parts, [config], "continual"))
+def test_a_search_over_values_that_the_state_carries_compiles_one_outer_step(monkeypatch, tmp_path):
+    watch = Watch(monkeypatch)
+    values = {"penalties.anchor.strength": (0.1, 10.0), "optimizer.param.rate": (0.01, 0.02)}
+    values |= {"inner.rates.rate": (0.05, 0.1)}
+    specs = [f"{key}={','.join(map(str, each))}" for key, each in values.items()]
+    search.run(quick(inner__rates="log_meta_sgd", outer_steps=4), specs, tmp_path)
+    rows = workdir.read_json(tmp_path / workdir.SWEEP)["rows"]
+    assert len(rows) == 8 and len({row["rank_by"] for row in rows}) == 8  # each value reached its combination
+    # the others are those of the states with which the combinations begin: they take no step
+    assert sorted(watch.traces)[-2:] == [0, 1] and sorted(watch.compiled("chunk"))[-2:] == [0, 1]
+    assert max(watch.compiled("init")) == max(watch.compiled("consolidate")) == 1
 
 
-@pytest.mark.parametrize("users_or_seeds", ["seeds", "users"])
-def test_two_devices_are_one_device_and_seeds_are_single_seeds(users_or_seeds):
-    options = {"learner__rates": "log", "steps": 4}
-    if users_or_seeds == "users":
-        assert world.distance(lived(devices=2, **options), lived(devices=1, **options)) < 1e-10
-        return
-    two = lived(seeds=2, devices=2, **options)
-    for seed in range(2):
-        alone = lived(seed=seed, devices=1, **options)
+def lowered(**changes):
+    """The outer step of a run as it is given to the compiler."""
+    config = spec.check(quick(devices=1, **changes))
+    made = setup.components(config)
+    learner = build_learner(config, made.model, spec.STRATEGIES["continual"], None)
+    compiled = loop.program(learner, made.stream.family, users=config.meta_batch, chunk=config.chunk)
+    data = made.stream.family.data((0, 0), 0, 0)
+    state = compiled.init(scoring.scorer(made).initial(), data)
+    numbers = placement.place((np.int32(0), np.int32(0), np.int32(config.outer_steps)), None, by_seed=False)
+    return compiled.chunk.lower(state, scoring.roots(made), data, *numbers).as_text()
+
+
+def test_runs_that_differ_in_a_carried_value_are_the_same_program():
+    one = lowered(penalties={"anchor": {"strength": 1.0}})
+    assert lowered(penalties={"anchor": {"strength": 10.0}}) == one
+    assert lowered(penalties={"ewc": {"strength": 1.0}}) != one
+
+
+@functools.cache
+def learned(**changes):
+    config = quick(inner__rates="log_meta_sgd", outer_steps=4, **changes)
+    return jax.tree.map(np.asarray, search.learned(setup.components(config), [config], "continual"))
+
+
+def test_two_devices_are_one_device_and_seeds_are_single_seeds():
+    assert world.distance(learned(devices=2), learned(devices=1)) < 1e-10  # the users of a step are spread
+    two = learned(seeds=2, devices=2)  # the seeds are spread
+    for seed, alone in enumerate((learned(devices=1), learned(devices=1, seed=1))):
         assert world.distance(jax.tree.map(lambda leaf, seed=seed: leaf[seed : seed + 1], two), alone) < 1e-10
 
 
 def test_one_seed_on_two_devices_spreads_its_users(whole):
-    config = runs.quick()
-    mesh = assembly.mesh_for(config, tuple(jax.devices()))
+    mesh = placement.training_mesh(quick().seeds, tuple(jax.devices()))
     assert mesh is not None and mesh.axis_names == ("users",)
-    assert json.loads((whole[0] / "config.json").read_text())["devices"] == 0
+    assert json.loads((whole[0] / "config.json").read_text())["devices"] is None
 
 
-def test_finished_runs_are_left_as_they_are(whole, monkeypatch):
+def test_finished_runs_are_left_as_they_are(whole, monkeypatch, compiled_once):
     monkeypatch.setattr(training, "one_stage", lambda *_: pytest.fail("trained again"))
-    train(runs.quick(), whole[0])
+    train(quick(), whole[0])
     assert_same(whole[0], whole)
 
 
@@ -135,56 +186,56 @@ class Signalled:
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5, 7, 9])
-def test_an_interrupted_run_saves_and_resumes_bit_for_bit(after, whole, tmp_path, monkeypatch):
+def test_an_interrupted_run_saves_and_resumes_bit_for_bit(after, whole, tmp_path, monkeypatch, compiled_once):
     with monkeypatch.context() as patched:
         patched.setattr(training, "interruptions", lambda: Signalled(after))
-        with pytest.raises(resuming.Interrupted, match="stopped by signal 15") as error:
-            train(runs.quick(), tmp_path)
+        with pytest.raises(resume.Interrupted, match="stopped by signal 15") as error:
+            train(quick(), tmp_path)
     assert error.value.signal == signal.SIGTERM
     before = runs.same_bits(runs.numbers(tmp_path), whole[1])
     assert before != []  # it was not finished
-    train(runs.quick(), tmp_path)
+    train(quick(), tmp_path)
     assert_same(tmp_path, whole)
 
 
-def test_a_resume_goes_on_from_the_newest_undamaged_checkpoint(whole, tmp_path, monkeypatch, capsys):
+def test_a_resume_goes_on_from_the_newest_undamaged_checkpoint(whole, tmp_path, monkeypatch, capsys, compiled_once):
     with monkeypatch.context() as patched:
         patched.setattr(training, "interruptions", lambda: Signalled(3))
-        with pytest.raises(resuming.Interrupted):
-            train(runs.quick(), tmp_path)
+        with pytest.raises(resume.Interrupted):
+            train(quick(), tmp_path)
     checkpoints = tmp_path / "strategies" / "continual" / "checkpoints"
     steps = store.versions(checkpoints)
     assert len(steps) == 2
     newest = max((checkpoints / str(steps[-1])).rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     newest.write_bytes(newest.read_bytes()[:-1])
     capsys.readouterr()
-    train(runs.quick(), tmp_path)
+    train(quick(), tmp_path)
     assert f"resumed stage 0 at step {steps[0]} of 7" in capsys.readouterr().out
     assert_same(tmp_path, whole)
 
 
 def test_a_config_that_would_change_numbers_is_refused_with_every_key(whole):
     with pytest.raises(ValueError, match="another config") as error:
-        train(runs.quick(steps=8, learner__inner_rate=0.2), whole[0])
-    assert "steps: 7 -> 8" in str(error.value) and "learner.inner_rate: 0.1 -> 0.2" in str(error.value)
+        train(quick(outer_steps=8, inner__rates__rate=0.2), whole[0])
+    assert "outer_steps: 7 -> 8" in str(error.value) and "inner.rates.rate: 0.1 -> 0.2" in str(error.value)
     assert "log_every" not in str(error.value)
 
 
 def test_of_many_other_keys_those_that_bring_the_others_along_come_first(whole):
-    with pytest.raises(ValueError, match="another config: data.source: 'linear_gaussian' -> 'sinusoid'; ") as error:
-        train(config_for("sinusoid", "mlp"), whole[0])
+    with pytest.raises(ValueError, match="another config: data.name: 'linear_gaussian' -> 'sinusoid'; ") as error:
+        train(spec.config_for("sinusoid", "mlp"), whole[0])
     assert "model.name: 'linear' -> 'mlp'" in str(error.value) and str(error.value).count(" -> ") == 8
     assert re.search(r"; and \d\d more\. Resume with the same one", str(error.value))
 
 
-def test_operational_keys_may_change_and_are_logged(whole, capsys):
-    train(runs.quick(log_every=1, checkpoint_every=100), whole[0])
+def test_operational_keys_may_change_and_are_logged(whole, capsys, compiled_once):
+    train(quick(log_every=1, checkpoint_every=100), whole[0])
     told = capsys.readouterr().out
     assert "resumed with another log_every: 3 -> 1" in told and "checkpoint_every: 3 -> 100" in told
     notes = [line["text"] for line in runs.journal(whole[0]) if line["kind"] == "note"]
     assert any("log_every: 3 -> 1" in text for text in notes)
-    assert judging.opened(whole[0]).log_every == 1
-    train(runs.quick(), whole[0])
+    assert load.opened(whole[0]).log_every == 1
+    train(quick(), whole[0])
 
 
 def test_other_data_are_refused(whole, tmp_path):
@@ -194,39 +245,69 @@ def test_other_data_are_refused(whole, tmp_path):
     held = json.loads(path.read_text())
     workdir.write_json(path, held | {"sha256": "0" * 64})
     with pytest.raises(ValueError, match=f"other data: SHA-256 0000000000000000… then, {held['sha256'][:16]}"):
-        train(runs.quick(), tmp_path)
+        train(quick(), tmp_path)
 
 
-def test_a_refused_config_binds_no_workdir(tmp_path):
-    with pytest.raises(ValueError, match="learner.name must be one of .*'mamll'; did you mean 'maml'"):
-        train(runs.quick(learner__name="mamll"), tmp_path)
-    assert not (tmp_path / "config.json").exists() and not (tmp_path / "provenance.json").exists()
+OLD = {"seed": 0, "steps": 100, "users": 32, "data": {"source": "linear_gaussian"}, "learner": {"inner": "gradient"}}
+
+
+@pytest.mark.parametrize("call", [lambda folder: train(quick(), folder), evaluate_run, serving.load])
+def test_a_run_of_metapers_0_1_is_refused_with_the_revision_that_can_finish_it(call, tmp_path):
+    workdir.write_json(tmp_path / "config.json", OLD)
+    with pytest.raises(ValueError, match="written by metapers 0.1, which revision 835c679 can finish") as error:
+        call(tmp_path)
+    assert "\n" not in str(error.value) and "migrate-config" in str(error.value)
+    assert json.loads((tmp_path / "config.json").read_text()) == OLD
+    assert not (tmp_path / "provenance.json").exists() and not list(tmp_path.glob("strategies/*"))
+
+
+def refused(config, folder):
+    """The error of a config that is refused before anything is trained, and binds no workdir."""
+    with pytest.raises(ConfigError) as error:
+        train(config, folder)
+    assert not (folder / "config.json").exists() and not (folder / "provenance.json").exists()
+    return error.value
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("key", "value", "hint"),
     [
-        ({"strategies": ("naiv",)}, "strategies must be one of .*did you mean 'naive'"),
-        ({"model__name": "linea"}, "model.name must be one of .*did you mean 'linear'"),
-        ({"learner__inner": "grad"}, "learner.inner must be one of .*did you mean 'gradient'"),
-        ({"learner__aggregator": "means"}, "learner.aggregator must be one of .*did you mean 'mean'"),
-        ({"continual__penalty": ("anchr",)}, "continual.penalty must be one of .*did you mean 'anchor'"),
-        ({"continual__memory": "reservoi"}, "continual.memory must be one of .*did you mean 'reservoir'"),
-        ({"optimizer__param__name": "adm"}, "optimizer.param.name must be one of .*did you mean 'adam'"),
-        ({"data__drift": "suden"}, "data.drift must be one of .*did you mean 'sudden'"),
-        ({"schedule": "cosin"}, "schedule must be one of .*did you mean 'cosine'"),
-        ({"steps": -3}, "steps must be >= 1, got -3"),
-        ({"devices": 99}, "devices must be <= 2"),
+        ("strategies", ("naiv",), "naive"),
+        ("model.name", "linea", "linear"),
+        ("learner.name", "mamll", "maml"),
+        ("inner.name", "gradien", "gradient"),
+        ("inner.rates.name", "constan", "constant"),
+        ("aggregator.name", "means", "mean"),
+        ("memory.name", "reservoi", "reservoir"),
+        ("optimizer.param.name", "adm", "adam"),
+        ("data.name", "linear_gausian", "linear_gaussian"),
+        ("data.drift", "suden", "sudden"),
+        ("schedule.name", "cosin", "cosine"),
+        ("outer_steps", -3, None),
+        ("devices", 99, None),
     ],
 )
-def test_unknown_members_and_numbers_out_of_range_are_refused_before_anything_is_trained(change, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        train(runs.quick(**change), tmp_path)
-    assert not (tmp_path / "config.json").exists()
+def test_unknown_members_and_numbers_out_of_range_are_refused_before_anything_is_trained(key, value, hint, tmp_path):
+    config = quick()
+    *sections, last = key.split(".")
+    functools.reduce(lambda holder, name: holder[name], sections, config)[last] = value
+    error = refused(config, tmp_path)
+    shown = value[0] if isinstance(value, tuple) else value
+    assert error.key == key and error.value in (value, shown)
+    assert error.hint == (f"did you mean {hint!r}?" if hint else error.hint)
+    assert error.bound.startswith({"outer_steps": "a whole number >= 1", "devices": "<= 2"}.get(key, "one of ["))
+
+
+def test_an_unknown_penalty_is_refused_by_name(tmp_path):
+    config = quick()
+    with config.unlocked():
+        config.penalties = ConfigDict({"anchr": {"strength": 1.0}})
+    error = refused(config, tmp_path)
+    assert (error.key, error.value, error.hint) == ("penalties", "anchr", "did you mean 'anchor'?")
 
 
 def test_a_diverged_run_stops_by_name_and_its_last_good_state_loads(tmp_path, monkeypatch):
-    chunk_of = stage.program
+    chunk_of = loop.program
 
     def poisoned(*given, **options):
         compiled = chunk_of(*given, **options)
@@ -240,36 +321,36 @@ def test_a_diverged_run_stops_by_name_and_its_last_good_state_loads(tmp_path, mo
         return compiled._replace(chunk=chunk)
 
     with monkeypatch.context() as patched, jax.transfer_guard("allow"):
-        patched.setattr(stage, "program", poisoned)
-        patched.setattr(stage.jax, "transfer_guard", lambda _: io.StringIO())  # the poison reads on the host
-        with pytest.raises(stage.Diverged, match="continual: a loss is NaN or infinite at step 5 of stage 1, seed 0"):
-            train(runs.quick(checkpoint_every=100), tmp_path)
+        patched.setattr(loop, "program", poisoned)
+        patched.setattr(loop.jax, "transfer_guard", lambda _: io.StringIO())  # the poison reads on the host
+        with pytest.raises(loop.Diverged, match="continual: a loss is NaN or infinite at step 5 of stage 1, seed 0"):
+            train(quick(checkpoint_every=100), tmp_path)
     checkpoints = tmp_path / "strategies" / "continual" / "checkpoints"
     assert store.latest_checkpoint(checkpoints) == 7 + 3
     tree, told = store.load_checkpoint(checkpoints, 10)
-    assert told == {"stage": 1, "step": 3} and store.versions(scoring.versions_of(tmp_path, "continual")) == [0]
+    assert told == {"stage": 1, "step": 3} and store.versions(versions_of(tmp_path, "continual")) == [0]
     assert all(np.isfinite(leaf).all() for leaf in runs.flat(tree).values() if leaf.dtype.kind == "f")
 
 
 def test_an_absurd_rate_diverges_with_stage_and_step(tmp_path):
-    config = runs.quick(learner__inner_rate=1e200, learner__inner_steps=3, evaluation__steps=(0, 1))
-    with pytest.raises(stage.Diverged, match=r"continual: a loss is NaN or infinite at step 0 of stage 0, seed 0"):
+    config = quick(inner__rates__rate=1e200, inner__steps=3, evaluation__steps=(0, 1))
+    with pytest.raises(loop.Diverged, match=r"continual: a loss is NaN or infinite at step 0 of stage 0, seed 0"):
         train(config, tmp_path)
-    assert store.versions(scoring.versions_of(tmp_path, "continual")) == []
+    assert store.versions(versions_of(tmp_path, "continual")) == []
 
 
-def test_a_second_trainer_is_refused_and_a_stale_lock_is_not_in_the_way(whole):
+def test_a_second_trainer_is_refused_and_a_stale_lock_is_not_in_the_way(whole, compiled_once):
     (whole[0] / ".lock").write_text("999999\n")
     with workdir.lock(whole[0]):
         with pytest.raises(workdir.WorkdirInUse, match=f"in use by process {os.getpid()}"):
-            train(runs.quick(), whole[0])
+            train(quick(), whole[0])
     (whole[0] / ".lock").write_text("999999\n")
-    train(runs.quick(), whole[0])
+    train(quick(), whole[0])
 
 
 def test_signals_set_a_mark_and_handlers_come_back():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with resuming.interruptions() as asked:
+    with resume.interruptions() as asked:
         assert asked() == 0
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked() == signal.SIGTERM
@@ -340,20 +421,20 @@ def test_progress_is_a_bar_on_a_terminal_and_nothing_where_it_is_switched_off(mo
     assert screen.getvalue() == ""
 
 
-def test_seconds_add_up_over_resumes(whole):
+def test_seconds_add_up_over_resumes(whole, compiled_once):
     held = json.loads((whole[0] / "seconds.json").read_text())
     assert held["train"] > held["compile"] >= 0
-    train(runs.quick(), whole[0])
+    train(quick(), whole[0])
     assert json.loads((whole[0] / "seconds.json").read_text())["train"] >= held["train"]
 
 
 def test_a_version_tells_where_it_comes_from(small_run):
-    folder = scoring.versions_of(small_run, "continual")
+    folder = versions_of(small_run, "continual")
     records = [store.read_record(folder, number) for number in store.versions(folder)]
     assert [record["lineage"]["stage"] for record in records] == [0, 1, 2]
     told = records[2]["lineage"]
     assert told["parent"] == {"number": 1, "digest": records[1]["digest"]} and records[0]["lineage"]["parent"] is None
     assert told["seeds"] == [0, 1] and told["provenance"]["sha256"] and told["devices"]["count"] == 2
     assert told["libraries"]["jax"] == jax.__version__ and told["seconds"] > 0
-    assert told["config"]["steps"] == 40 and len(told["config_digest"]) == 64
+    assert told["config"]["outer_steps"] == 40 and len(told["config_digest"]) == 64
     assert {"0", "1", "2", "-1"} == told["scores"]["adapted"].keys()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import metapers
 from metapers.command.evaluate import EVALUATE
 from metapers.command.inspect_config import INSPECT_CONFIG
 from metapers.command.list_members import LIST
@@ -20,8 +21,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     argv = list(sys.argv if argv is None else argv)
     name = argv[1] if len(argv) > 1 else "--help"
     if name in COMMANDS:
-        program = "metapers" if argv[0].endswith("__main__.py") else argv[0]
-        run(COMMANDS[name], [f"{program} {name}", *argv[2:]])
+        program = [sys.executable, "-m", "metapers"] if argv[0].endswith("__main__.py") else [argv[0]]
+        run(COMMANDS[name], argv[1:], [*program, name])
+    if name == "--version":
+        print(metapers.__version__)
+        raise SystemExit(0)
     if name in ("--help", "-h", "help"):
         listed = "\n".join(f"  {one.name:16}{one.help.splitlines()[0]}" for one in COMMANDS.values())
         print(f"metapers COMMAND --help says more.\n\n{listed}")

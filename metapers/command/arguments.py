@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -103,7 +104,7 @@ def file_config(path: str) -> Config:
     try:
         config = get_config(method) if method else get_config()
     except Exception as error:  # anything may come from the code of a config
-        raise UsageError(f"--config={path} cannot be used: {_sentence(error)}") from error
+        raise UsageError(f"--config={path} cannot be used: {_sentence(error, file_of(path))}") from error
     if not hasattr(config, "to_dict"):
         raise UsageError(f"--config={path} cannot be used: get_config() must return a ConfigDict, got {config!r}")
     return config
@@ -134,7 +135,7 @@ def _module(path: str) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # anything may come from the code of a config
-        raise UsageError(f"--config={path} cannot be used: {_sentence(error)}") from error
+        raise UsageError(f"--config={path} cannot be used: {_sentence(error, file)}") from error
     return module
 
 
@@ -168,11 +169,21 @@ def _methods(get_config: Callable[..., Any]) -> list[str]:
     return [name for name in METHODS if has(name)]
 
 
-def _sentence(error: Exception) -> str:
-    """The error of a config's own code in one line."""
+def _sentence(error: Exception, file: pathlib.Path) -> str:
+    """The error of a config's own code in one line, which names the line of an error that the code does not raise."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
     near = re.search(r'Did you mean "(.+)" instead of "(.+)"', text)
     if near:
-        return f"unknown config key {near[2]!r}; did you mean {near[1]!r}?"
-    line = (text.splitlines() or [""])[0]
-    return line if isinstance(error, ConfigError) else f"{type(error).__name__}: {line}"
+        return f"unknown config key {near[2]!r}; did you mean {near[1]!r}?{_line(error, file)}"
+    first = (text.splitlines() or [""])[0]
+    section = re.match(r"Could not override field '(\w+)'.* type <class '.*ConfigDict'>", first)
+    if section or first == "'str' object has no attribute 'items'":  # of ml_collections, where a dict is expected
+        name = repr(section[1]) if section else "a section"
+        first = f"{name} holds options: a dict, or spec.choose(config, section, name), sets it"
+        return f"{first}{_line(error, file)}"
+    return first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}{_line(error, file)}"
+
+
+def _line(error: Exception, file: pathlib.Path) -> str:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f" (line {lines[-1]})" if lines else ""

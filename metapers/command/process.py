@@ -38,23 +38,25 @@ class Call(NamedTuple):
     words: Words
     argv: list[str]
     positional: list[str]
+    program: list[str]  # the words that start this command in a shell
 
 
-def run(command: Command, argv: Sequence[str]) -> NoReturn:
+def run(command: Command, argv: Sequence[str], program: Sequence[str] = ()) -> NoReturn:
     """Runs a command and ends the process: exit code 0, 1 for an error, 2 for a wrong command line, 128 + a signal.
 
     Args:
       command: what to run.
       argv: the program's name, then its words.
+      program: the words that start the command in a shell; empty: Python with the script ``argv[0]``.
     """
-    argv = list(argv)
+    argv, program = list(argv), list(program) or [sys.executable, argv[0]]
     words, own = arguments.split(argv), flags.FlagValues()
     command.define(own)
     _common(own, command)
     _answer_questions(command, argv, words, own)
     _quiet()
     try:
-        call = Call(own, words, argv, _parsed(command, own, words))
+        call = Call(own, words, argv, _parsed(command, own, words), program)
         if command.computes:
             metapers.use_all_cores()
             _cache()
@@ -70,7 +72,7 @@ def run(command: Command, argv: Sequence[str]) -> NoReturn:
     except Exception as error:
         if "--traceback" in argv:
             raise
-        code = _failed(error, command, argv)
+        code = _failed(error, command, shlex.join([*program, *argv[1:]]))
     raise SystemExit(code)
 
 
@@ -103,7 +105,8 @@ def _parsed(command: Command, own: flags.FlagValues, words: Words) -> list[str]:
     if len(left) > (1 if command.positional else 0):
         raise UsageError(f"unexpected argument {left[-1]!r}: every option is --name=value")
     if (words.path is not None or words.given) and "config" not in command.needed:
-        raise UsageError("unknown option --config: this command reads the config of a workdir")
+        why = "reads the config of a workdir" if "workdir" in command.needed else "reads no config"
+        raise UsageError(f"unknown option --config: {command.name} {why}")
     for name in command.needed:
         value = words.path if name == "config" else own[name].value
         if not value:
@@ -111,11 +114,6 @@ def _parsed(command: Command, own: flags.FlagValues, words: Words) -> list[str]:
     if command.positional and not left:
         raise UsageError(f"{command.positional} is missing\n\n{command.help}".rstrip())
     return left
-
-
-def spelled(argv: Sequence[str]) -> str:
-    """A command as a shell takes it."""
-    return shlex.join([sys.executable, *argv] if argv[0].endswith(".py") else list(argv))
 
 
 def _described(own: flags.FlagValues, command: Command) -> str:
@@ -128,12 +126,12 @@ def _described(own: flags.FlagValues, command: Command) -> str:
     return "\n".join(dict.fromkeys(rows))
 
 
-def _failed(error: Exception, command: Command, argv: list[str]) -> int:
+def _failed(error: Exception, command: Command, again: str) -> int:
     from metapers.run.resume import Interrupted
 
     if isinstance(error, Interrupted):
-        again = f"\nto go on:  {spelled(argv)}" if "config" in command.needed else ""
-        print(f"{error}{again}", file=sys.stderr)
+        hint = f"\nto go on:  {again}" if "config" in command.needed else ""
+        print(f"{error}{hint}", file=sys.stderr)
         return 128 + error.signal
     kind = "" if isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: "
     print(f"error: {kind}{error}\n(--traceback shows where)", file=sys.stderr)

@@ -1,11 +1,12 @@
 """``metapers train``: trains every strategy of a config, or searches over values of its keys."""
 
 import pathlib
+import shlex
 
 from absl import flags
 
 from metapers.command import arguments
-from metapers.command.process import Call, Command, spelled
+from metapers.command.process import Call, Command
 
 HELP = """Trains every strategy of a config, stage by stage, into a workdir.
 
@@ -37,10 +38,11 @@ def _body(call: Call) -> int:
         replaced = {"sweep", "workdir", *(f"{no}config.{key}" for key in best for no in ("", "no"))}
         kept = [word for name, words in arguments.flags_of(call.argv) if name not in replaced for word in words]
         chosen = [f"--config.{key}={value}" for key, value in best.items()]
-        print(f"best:  {spelled([call.argv[0], *kept, *chosen, '--workdir=WORKDIR'])}")
+        print(f"best:  {shlex.join([*call.program, *kept, *chosen, '--workdir=WORKDIR'])}")
         return 0
     training.train(config, workdir)
-    print(f"\ntrained: {workdir}\nnext:    python eval.py --workdir={workdir}")
+    evaluate = "python eval.py" if call.argv[0].endswith(".py") else "metapers evaluate"
+    print(f"\ntrained: {workdir}\nnext:    {evaluate} --workdir={shlex.quote(str(workdir))}")
     return 0
 
 

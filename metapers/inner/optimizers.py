@@ -34,6 +34,10 @@ INNER_OPTIMIZERS = {
     "momentum": Member(momentum, OPTIONS, doc="gradient descent with Nesterov momentum 0.9"),
     "adam": Member(adam, OPTIONS, doc="Adam"),
     "adam_no_momentum": Member(
-        adam_no_momentum, OPTIONS, paper="Nichol, Achiam, Schulman 2018, arXiv:1803.02999", doc="Adam with b1 = 0"
+        adam_no_momentum,
+        OPTIONS,
+        paper="Nichol, Achiam, Schulman 2018, arXiv:1803.02999",
+        example={"rate": 0.05},
+        doc="Adam with b1 = 0",
     ),
 }

@@ -75,12 +75,19 @@ def _check(rate: float) -> None:
 
 RATE = "size of an inner step"
 UNTRAINED = {"undifferentiated": "no derivative reaches the rates there, so nothing would train them"}
+EXAMPLE = {"rate": 0.05}
 RATES = {
-    "constant": Member(fixed, {"rate": Option(0.1, above=0.0, doc=RATE)}, doc="one rate that is not trained"),
+    "constant": Member(
+        fixed,
+        {"rate": Option(0.1, above=0.0, doc=RATE)},
+        example=EXAMPLE,
+        doc="one rate that is not trained",
+    ),
     "meta_sgd": Member(
         per_parameter,
         {"rate": Option(0.1, above=0.0, traced=True, doc=f"{RATE} at first")},
         paper="Li, Zhou, Chen, Li 2017, arXiv:1707.09835",
+        example=EXAMPLE,
         traits=("trained_rates",),
         conflicts=UNTRAINED,
         doc="one trained rate for each personal parameter",
@@ -88,6 +95,7 @@ RATES = {
     "log_meta_sgd": Member(
         log_per_parameter,
         {"rate": Option(0.1, above=0.0, traced=True, doc=f"{RATE} at first")},
+        example=EXAMPLE,
         traits=("trained_rates",),
         conflicts=UNTRAINED,
         doc="one trained rate for each personal parameter, kept positive",
@@ -97,6 +105,7 @@ RATES = {
         {"rate": Option(0.1, above=0.0, traced=True, doc=f"{RATE} at first")},
         needs=("steps",),
         paper="Antoniou, Edwards, Storkey 2019, arXiv:1810.09502",
+        example=EXAMPLE,
         traits=("trained_rates", "lslr"),
         conflicts=UNTRAINED,
         doc="one trained rate for each layer and inner step",

@@ -96,7 +96,7 @@ def adapted(names: str) -> tuple[type[nnx.Variable], ...]:
     """The Variable types of a layer set, or of several joined by "+".
 
     Args:
-      names: of ``ADAPTS``.
+      names: of ``ADAPTS``; empty for none.
 
     Raises:
       ValueError: for an unknown name.
@@ -106,7 +106,7 @@ def adapted(names: str) -> tuple[type[nnx.Variable], ...]:
       ['Head', 'Bias']
     """
     found: dict[type[nnx.Variable], None] = {}
-    for name in (part.strip() for part in names.split("+")):
+    for name in (part.strip() for part in names.split("+") if names):
         if name not in ADAPTS:
             hint = nearest(name, ADAPTS)
             raise ValueError(f"adapts must be one of {list(ADAPTS)}, got {name!r}{f'; {hint}' if hint else ''}")

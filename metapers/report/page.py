@@ -174,7 +174,7 @@ def _value(name: str, value: Any) -> str:
 
 
 def _page(summary: Mapping[str, Any], config: Mapping[str, Any], sections: Sequence[Section]) -> str:
-    name = summary["name"] or config.get("data", {}).get("source", "") or "run"
+    name = summary["name"] or config.get("data", {}).get("name", "") or "run"
     lead, *more = words.verdict(summary, config)
     links = "".join(f'<a href="#{anchor}">{escaped(title)}</a>' for anchor, title, _ in sections)
     body = "\n".join(

@@ -1,6 +1,7 @@
 """Colours by name, one for a light and one for a dark page; safe for the common kinds of colour blindness."""
 
 from collections.abc import Sequence
+from typing import Any
 
 # name -> (light, dark). Pictures are drawn in the light colours; on the page each becomes a CSS variable, so every
 # light colour must stand here once.
@@ -49,6 +50,15 @@ def light(name: str) -> str:
     '#1c2730'
     """
     return COLOURS[name][0]
+
+
+def dashes(name: str) -> Any:
+    """The line of a baseline: its own where it has one, else that of all others.
+
+    >>> dashes("oracle"), dashes("a plug-in's")
+    ('solid', (0, (2, 1.2)))
+    """
+    return DASHES.get(name, (0, (2, 1.2)))
 
 
 def of_strategies(names: Sequence[str]) -> dict[str, str]:

@@ -40,7 +40,7 @@ def over_steps(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
     names = _strategy_lines(right, found, leader, shots=shots)
     for name in found.references:
         value = float(found.bands[name].mean[_place(found, name, shots), 0])
-        right.axhline(value, color=light("soft"), linestyle=palette.DASHES[name], linewidth=1.2)
+        right.axhline(value, color=light("soft"), linestyle=palette.dashes(name), linewidth=1.2)
         names[name] = (value, light("soft"))
     left.set(title=f"{leader}, by size of the support", ylabel=words.score_axis(summary, config))
     right.set(title=f"All strategies, {shots} {what}")
@@ -73,7 +73,7 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
     for name in found.references:
         own = found.cubes[name].shots
         mean = found.bands[name].mean[:, 0]
-        right.plot(own, mean, color=light("soft"), linestyle=palette.DASHES[name], linewidth=1.2)
+        right.plot(own, mean, color=light("soft"), linestyle=palette.dashes(name), linewidth=1.2)
         names[name] = (float(mean[-1]), light("soft"))
     left.set(title=f"{leader}, by inner steps", ylabel=words.score_axis(summary, config))
     right.set(title=f"All strategies, {words.counted(steps, 'inner step')}")

@@ -53,7 +53,7 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
         grid[key] = values
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     name = "continual" if "continual" in config.strategies else config.strategies[0]
-    unread = [key for key in grid if key.startswith(("penalties.", "memory.")) and not STRATEGIES[name].remembers]
+    unread = [key for key in grid if key.split(".")[0] in ("penalties", "memory") and not STRATEGIES[name].remembers]
     if unread:
         raise ValueError(f"sweep must name keys that strategy {name!r} reads, got {unread[0]!r}, of continual alone")
     notes = [unused(check(merged(config, one))) for one in combinations]

@@ -134,7 +134,8 @@ def check_memory(run: Run, name: str) -> None:
     there = lineage.memory(run.components.devices)
     if size > there:
         config = run.components.config
-        smaller = ", memory.capacity" if STRATEGIES[name].remembers else ""
+        remembers = STRATEGIES[name].remembers and "capacity" in config.memory
+        smaller = f", memory.capacity ({config.memory.capacity})" if remembers else ""
         raise ConfigError(
             f"strategies: the state of {name!r}",
             f"{size / 1e9:,.0f} GB",

@@ -70,7 +70,8 @@ def warm_start(config: Config) -> WarmStart | None:
         )
     tree, lineage = store.load_version(path.parent, int(path.name))
     theirs, own = lineage["config"]["data"], plain(config)["data"]
-    for key in SPLITS if theirs.get("name") == own["name"] else ():
+    source = theirs.get("name", theirs.get("source"))  # "source": in a version of metapers 0.1
+    for key in SPLITS if source == own["name"] else ():
         if theirs.get(key) != own.get(key):
             raise ConfigError(
                 "start_from", theirs.get(key), f"a version that held out the same users, data.{key} = {own.get(key)}"

@@ -5,6 +5,7 @@ from metapers.spec.building import components as components
 from metapers.spec.methods import METHODS as METHODS
 from metapers.spec.methods import method_config as method_config
 from metapers.spec.notes import unused as unused
+from metapers.spec.overrides import merged as merged
 from metapers.spec.strategies import BASELINE as BASELINE
 from metapers.spec.strategies import STRATEGIES as STRATEGIES
 from metapers.spec.strategies import strategies as strategies
@@ -12,6 +13,5 @@ from metapers.spec.tree import Config as Config
 from metapers.spec.tree import choose as choose
 from metapers.spec.tree import config_for as config_for
 from metapers.spec.tree import from_plain as from_plain
-from metapers.spec.tree import merged as merged
 from metapers.spec.tree import plain as plain
 from metapers.spec.validate import check as check

@@ -7,10 +7,12 @@ from metapers.options import NONE
 from metapers.spec.heads import head_facts, model_facts
 from metapers.spec.strategies import BASELINE, STRATEGIES, strategies, trains_without_inner_loop
 from metapers.spec.tree import Config, config_for, leaves, members
-from metapers.spec.validate import traits_of
+from metapers.spec.validate import having, traits_of
 
-TUNED = ("inner.pseudo_count", "inner.proximal_weight", "inner.unroll")
+TUNED = ("inner.pseudo_count", "inner.proximal_weight", "inner.steps", "inner.unroll")
 """Read too where a model trained without an inner loop is fine-tuned (``inner_loops.tuning_loop``)."""
+RATE = ("inner.rates.rate", "inner.optimizer.rate")
+"""Never noted: a config file with several methods sets one rate for all."""
 
 
 def unused(config: Config) -> list[str]:
@@ -18,6 +20,8 @@ def unused(config: Config) -> list[str]:
     found = [*_by_trait(config), *_by_strategy(config)]
     if "history" in config.data and config.data.history and not model_facts(config.model).history:
         found.append(f"data.history {config.data.history} has no effect with model {config.model.name!r}")
+    if config.inner.name == NONE and config.model.get("prototypes", False):
+        found.append("model.prototypes True has no effect with inner 'none'")
     return found
 
 
@@ -27,8 +31,7 @@ def _by_trait(config: Config) -> Iterator[str]:
         for key, option in registry(one.kind).options(one.name).items():
             without = [trait for trait in getattr(option, "no_effect_with", ()) if trait in traits]
             if without and one.section[key] != option.default:
-                beside = next(f"{two.key} {two.name!r}" for two in members(config) if _has(two, without[0]))
-                yield f"{one.key}.{key} {one.section[key]!r} has no effect with {beside}"
+                yield f"{one.key}.{key} {one.section[key]!r} has no effect with {having(config, without[0])}"
 
 
 def _by_strategy(config: Config) -> Iterator[str]:
@@ -45,9 +48,5 @@ def _by_strategy(config: Config) -> Iterator[str]:
     if not adapts and head_facts(config.model) is None and config.inner.name != NONE:
         usual = dict(leaves(config_for(config.data.name, config.model.name)))
         for key, value in leaves({"inner": config.inner}):
-            if key in usual and value != usual[key] and key not in (*TUNED, "inner.name"):
+            if key in usual and value != usual[key] and key not in (*TUNED, *RATE, "inner.name"):
                 yield f"{key} {value!r} has no effect with learner {BASELINE!r}"
-
-
-def _has(one, trait: str) -> bool:
-    return trait in registry(one.kind)[one.name].traits

@@ -36,7 +36,7 @@ def listed(kind: str | None = None) -> str:
     for one in kinds() if kind is None else (kind,):
         lines.append(f"{one}: {registry(one).doc}")
         for name, member in registry(one).items():
-            lines.append(f"  {name:18}{member.about()}")
+            lines.append(f"  {name:20}{member.about()}")
             for key, option in registry(one).options(name).items():
                 lines.append(f"      {key:22}{_bound(option)}; {_default(option)}. {option.doc}".rstrip(". ") + ".")
         lines.append("")

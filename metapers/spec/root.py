@@ -14,9 +14,11 @@ EVALUATION: Schema = {
     "bootstrap": Option(2000, least=100, doc="resamples behind each interval"),
 }
 
+PLUGINS = Option((), item=str, doc="modules of other packages that register members")
+
 ROOT: Schema = {
     "name": Option("", doc="title of the run"),
-    "plugins": Option((), item=str, doc="modules of other packages that register members"),
+    "plugins": PLUGINS,
     "seed": Option(0, least=0, doc="the first seed"),
     "seeds": Option(1, least=1, doc="number of seeds, trained together"),
     "strategies": Option(("static", "naive", "joint_so_far", "continual"), doc="ways to learn from the stream"),

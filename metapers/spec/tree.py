@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from metapers import aggregate, baselines, inner, learners, memory, models, optimizers, penalties, scores, tasks
 from metapers.members import load_installed, load_plugins, registry
 from metapers.options import NONE, REQUIRED, Choice, ConfigError, Option, Schema, nearest
-from metapers.spec.root import OPERATIONAL, PLACES, ROOT
+from metapers.spec.root import OPERATIONAL, PLACES, PLUGINS, ROOT
 
 Config = Any  # an ml_collections.ConfigDict whose keys are known at run time only
 
@@ -71,7 +71,7 @@ def expand(given: Mapping[str, Any], schema: Schema | None = None, path: str = "
     """
     load_installed()
     if schema is None and isinstance(given.get("plugins"), (list, tuple)):
-        load_plugins(given["plugins"])
+        load_plugins(PLUGINS.read("plugins", given["plugins"]))
     schema = ROOT if schema is None else schema
     _check_keys(given, schema, path)
     found: dict[str, Any] = {}
@@ -98,46 +98,68 @@ def _value(option: Option, value: Any) -> Any:
 
 def _section(choice: Choice, value: Any, key: str) -> dict[str, Any]:
     value = (choice.default or NONE) if value is REQUIRED else value
-    value = {"name": NONE if value is None else value} if not isinstance(value, Mapping) else value
+    value = value if isinstance(value, Mapping) else {"name": NONE if value is None else value}
     name = value.get("name", choice.default or NONE)
-    if name == NONE and choice.optional:
-        _check_keys(value, {"name": Option(NONE)}, f"{key}.")
-        return {"name": NONE}
-    if name not in registry(choice.kind):
-        known = [*registry(choice.kind), *([NONE] if choice.optional else [])]
+    known = [*registry(choice.kind), *([NONE] if choice.optional else [])]
+    if not isinstance(name, str) or name not in known:
         raise ConfigError(f"{key}.name", name, f"one of {known}", nearest(name, known))
-    options = expand(
-        {option: one for option, one in value.items() if option != "name"},
-        registry(choice.kind).options(name),
-        f"{key}.",
-    )
-    return {"name": name, **options}
+    own = registry(choice.kind).options(name) if name != NONE else {}
+    given = {option: one for option, one in value.items() if option != "name"}
+    for option in given:
+        if option not in own:
+            other = not_chosen(choice.kind, key, option, name)
+            hint = f"{other}: spec.choose exchanges a member with its options" if other else nearest(option, own)
+            raise ConfigError(f"{key}.{option}", given[option], "a known key", hint)
+    return {"name": name, **expand(given, own, f"{key}.")}
+
+
+def not_chosen(kind: str, key: str, option: str, name: str) -> str:
+    """The members of a kind that have an option which the chosen one lacks, as a hint; empty where none has it.
+
+    >>> not_chosen("gate", "gate", "margin", "none")
+    "gate is 'none', and only 'cross_validated' has it"
+    """
+    having = [repr(other) for other in registry(kind) if option in registry(kind).options(other)]
+    having = having if len(having) < 5 else [*having[:3], "others"]
+    return f"{key} is {name!r}, and only {' or '.join(having)} has it" if having else ""
 
 
 def _many(choice: Choice, value: Any, key: str) -> dict[str, Any]:
-    value = (choice.default or ()) if value is REQUIRED or value is None else value
-    value = (value,) if isinstance(value, str) else value
-    named = dict(value) if isinstance(value, Mapping) else {name: {} for name in value}
-    if not isinstance(value, Mapping) and len(named) < len(value):
-        raise ConfigError(key, tuple(value), "without a name that stands there twice")
+    named = named_members(choice, (choice.default or ()) if value is REQUIRED else value, key)
     found = {}
     for name in sorted(named):
-        if name not in registry(choice.kind):
-            raise ConfigError(key, name, f"of {list(registry(choice.kind))}", nearest(name, registry(choice.kind)))
         options = _mapping(f"{key}.{name}", named[name], registry(choice.kind).options(name))
         found[name] = expand(options, registry(choice.kind).options(name), f"{key}.{name}.")
     return found
 
 
+def named_members(choice: Choice, value: Any, key: str) -> dict[str, Any]:
+    """The options by name of a choice of several members, which a name, a tuple of names or a dict gives.
+
+    Raises:
+      ConfigError: for another value, an unknown name and one that is there twice.
+    """
+    value = () if value in (None, NONE, "") else (value,) if isinstance(value, str) else value
+    known = list(registry(choice.kind))
+    if not isinstance(value, (Mapping, list, tuple)):
+        raise ConfigError(key, value, f"names of {known}, or a dict of options by name")
+    for name in value:
+        if not isinstance(name, str) or name not in known:
+            raise ConfigError(key, name, f"one of {known}", nearest(name, known))
+    if len(set(value)) < len(value):
+        raise ConfigError(key, tuple(value), "names that are given once")
+    return dict(value) if isinstance(value, Mapping) else {name: {} for name in value}
+
+
 def _mapping(key: str, value: Any, schema: Schema) -> Any:
-    if not isinstance(value, (Mapping, ConfigDict)):
+    if not isinstance(value, Mapping):
         raise ConfigError(key, value, "a section", f"set one of its keys, as {key}.{next(iter(schema), 'name')}")
     return value
 
 
 def _check_keys(given: Mapping[str, Any], schema: Schema, path: str) -> None:
     for key in given:
-        if key not in schema and not (key == "name" and path):
+        if key not in schema:
             raise ConfigError(f"{path}{key}", given[key], "a known key", nearest(key, schema))
 
 
@@ -147,8 +169,9 @@ def choose(config: Config, key: str, chosen: Any, **options: Any) -> None:
     Args:
       config: is changed.
       key: the dotted key of the section, "inner", "optimizer.param", "model.head".
-      chosen: a member's name; for "penalties" a dict of options by name, or a tuple of names.
-      **options: values of the member's options.
+      chosen: a member's name, or a dict of its name and options; for "penalties" a name, a tuple of names or a dict of
+        options by name.
+      **options: values of the options of the member that ``chosen`` names.
 
     Raises:
       ConfigError: for an unknown key, member or option.
@@ -158,15 +181,38 @@ def choose(config: Config, key: str, chosen: Any, **options: Any) -> None:
     >>> config.inner.steps, config.inner.cg_steps
     (16, 5)
     """
-    section = {"name": chosen, **options} if isinstance(chosen, str) and key != "penalties" else chosen
     tree = plain(config)
-    put(tree, key, section)
+    found = entry(tree, key)
+    if isinstance(found, Option):
+        raise ConfigError(key, chosen, "a section that chooses a member")
+    if options:
+        chosen = {chosen: options} if isinstance(found, Choice) and found.many else {"name": chosen, **options}
+    put(tree, key, plain(chosen) if isinstance(chosen, ConfigDict) else chosen)
     filled = expand(tree)
     with config.unlocked():
         holder, _, last = key.rpartition(".")
         place = at(config, holder) if holder else config
         with place.unlocked():
             place[last] = ConfigDict(at(filled, key)).lock()
+
+
+def entry(tree: Mapping[str, Any], key: str) -> Option | Choice | Schema | None:
+    """The option, the choice or the section at a dotted key, under the members that whole nested dicts choose.
+
+    None for an unknown key, as for an option of a member that is not chosen.
+    """
+    found: Any = ROOT
+    for part in key.split("."):
+        if isinstance(found, Choice) and found.many:
+            found = registry(found.kind).options(part) if part in tree else None
+        else:
+            if isinstance(found, Choice):
+                found = registry(found.kind).options(tree["name"]) if tree["name"] != NONE else {}
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if found is None:
+            return None
+        tree = tree[part]
+    return found
 
 
 def put(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -185,11 +231,11 @@ def at(tree: Any, key: str) -> Any:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every value, in order of the keys."""
+    """(dotted key, value) of every value, in order of the keys; the value of an empty section is {}."""
     for key in sorted(config.keys()):
         one = config[key]
         if isinstance(one, (ConfigDict, Mapping)):
-            yield from leaves(one, f"{prefix}{key}.")
+            yield from leaves(one, f"{prefix}{key}.") if len(one) else [(f"{prefix}{key}", {})]
         else:
             yield f"{prefix}{key}", one
 
@@ -232,64 +278,6 @@ def plain(config: Config) -> dict[str, Any]:
         key: plain(one) if isinstance(one, (ConfigDict, Mapping)) else list(one) if isinstance(one, tuple) else one
         for key, one in config.items()
     }
-
-
-def merged(config: Config, overrides: Mapping[str, Any]) -> Config:
-    """A copy of ``config`` with dotted keys set; a section may be replaced by a member's name.
-
-    Where the member of a section changes, options that both members have keep their values.
-
-    Raises:
-      ConfigError: for an unknown key or a value of another type.
-    """
-    tree = plain(config)
-    for key, value in sorted(overrides.items(), key=lambda pair: pair[0].count(".")):
-        exchange(tree, key, value)
-    filled = expand(tree)
-    known = {leaf.key: leaf for leaf in options(filled)}
-    for key in overrides:
-        if key in known and not (known[key].option.required and known[key].value is None):
-            known[key].option.read(key, known[key].value)
-    return ConfigDict(filled).lock()
-
-
-def exchange(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key of nested dicts. A text in place of a section, or its ``name``, exchanges the member there."""
-    key = key.removesuffix(".name") if "." in key else key
-    *before, last = key.split(".")
-    holder = tree
-    for part in before:
-        if not isinstance(holder.get(part), dict):
-            raise ConfigError(key, value, "a known key", nearest(key, [name for name, _ in leaves(tree)]))
-        holder = holder[part]
-    held = holder.get(last)
-    if isinstance(held, dict) and "name" in held and isinstance(value, (str, type(None))):
-        kept = {option: one for option, one in held.items() if option != "name"}
-        kind = _kind(tree, key)
-        name = value or NONE
-        shared = registry(kind).options(name) if kind and name in registry(kind) else {}
-        value = {"name": name} | {option: one for option, one in kept.items() if option in shared}
-    elif isinstance(held, dict) and isinstance(value, (list, tuple)):
-        value = {name: held.get(name, {}) for name in value}
-    elif last not in holder:
-        known = [name for name, _ in leaves(tree)]
-        raise ConfigError(key, value, "a known key", nearest(key, known) or _not_chosen(tree, key))
-    holder[last] = value
-
-
-def _kind(tree: Mapping[str, Any], key: str) -> str | None:
-    found = [one.kind for one in members(expand(tree)) if one.key == key]
-    if found:
-        return found[0]
-    one: Any = ROOT
-    for part in key.split("."):
-        one = one[part] if isinstance(one, Mapping) and part in one else None
-    return one.kind if isinstance(one, Choice) else None
-
-
-def _not_chosen(tree: Mapping[str, Any], key: str) -> str:
-    section = key.split(".")[0]
-    return f"it belongs to a member that {section} does not choose" if section in tree else ""
 
 
 def binding(config: Config) -> dict[str, Any]:

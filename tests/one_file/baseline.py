@@ -39,5 +39,6 @@ register(
         },
         needs=("training",),
         facts=has_numbers,
+        doc="the median of the support, shrunk",
     ),
 )

@@ -53,5 +53,6 @@ register(
         example={"steps": 2, "rate": 0.05},
         variants=({"first_order": True},),
         traits=("path",),  # an entry after each step, which learners with a loss at each step need
+        doc="gradient steps of equal length",
     ),
 )

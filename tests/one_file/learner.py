@@ -55,6 +55,7 @@ register(
         paper="first-order MAML, Finn, Abbeel, Levine 2017, arXiv:1703.03400, section 5.2",
         variants=({"start_weight": 0.5},),
         traits=("undifferentiated",),
+        doc="the query gradient after adaptation, applied to the start as it is",
         conflicts={
             "closed_form_loop": "features learn through the solution, and this learner does not differentiate it"
         },

@@ -65,5 +65,6 @@ register(
         options={"capacity": Option(256, least=1, doc="user-tasks that it holds")},
         example={"capacity": 16, "replay_batch": 3, "consolidation_batches": 2},
         variants=({"capacity": 4},),
+        doc="the newest user-tasks",
     ),
 )

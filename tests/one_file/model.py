@@ -43,5 +43,6 @@ register(
         options={"scale": Option(1.0, above=0.0, doc="the scale of every feature at first")},
         needs=("sizes",),
         facts=ModelFacts(inputs=("vectors",), targets=("numbers",)),
+        doc="personal linear weights of features that a shared vector scales",
     ),
 )

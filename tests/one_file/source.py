@@ -60,5 +60,6 @@ register(
         },
         example={"stages": 2, "users": 24, "examples": 8, "support": 4, "query": 4},
         facts=SourceFacts(objective="squared_error", inputs="vectors", targets="numbers"),
+        doc="synthetic users with a square wave each, under drift",
     ),
 )

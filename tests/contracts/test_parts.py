@@ -1,0 +1,142 @@
+"""Contracts of the parts with shapes of their own: models, objectives, sources, baselines."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metapers import keys
+from metapers.members import build, registry, sections
+from metapers.options import ConfigError
+from metapers.spec import building, config_for
+from metapers.spec.heads import model_facts, source_facts
+from tests.contracts import parts, world
+from tests.contracts.test_contracts import floats, grouped, shapes
+
+KEY = keys.root(11)
+
+
+def first_three(tree):
+    return jax.tree.map(lambda leaf: leaf[:3], tree)
+
+
+@pytest.mark.parametrize("name", grouped(parts.model_cases()))
+def test_a_models_shapes_seeds_and_masks(name):
+    case = parts.model_cases()[name]
+    model, user = case.model(), parts.support(case)
+    params = model.init(KEY)
+    groups = model.groups(params)
+    assert jax.tree.structure(groups) == jax.tree.structure(params), "groups: a name for each leaf"
+    assert params.inner == {}, "inner: a model has no inner parameters"
+    floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)]
+    assert all(floating), "types: parameters are floats"
+    outputs = model.apply(params, user.inputs, user.mask, None)
+    assert all(leaf.shape[0] == parts.ROWS for leaf in jax.tree.leaves(outputs)), "shapes: an output for each row"
+    gap = world.distance(jax.jit(model.apply)(params, user.inputs, user.mask, None), outputs)
+    assert gap < 1e-12, "jit: compiled outputs are the plain ones"
+    starts = jax.vmap(model.init)(jnp.stack([KEY, keys.root(1)]))
+    many = jax.vmap(lambda one: model.apply(one, user.inputs, user.mask, None))(starts)
+    gap = world.distance(jax.tree.map(lambda x: x[0], many), outputs)
+    assert gap < 1e-12, "seeds: one of several is that one alone"
+    adapted = params._replace(personal=model.write(params, user, None))
+    assert shapes(adapted.personal) == shapes(params.personal), "write: personal parameters keep their shapes"
+    check_rows(case, model, params, user)
+    check_rows(case, model, adapted, user)
+
+
+def check_rows(case, model, params, user):
+    def without_last(value):
+        inputs = jax.tree.map(lambda x: x.at[3].set(value), user.inputs)
+        return model.apply(params, inputs, user.mask.at[3].set(False), None)
+
+    outputs = model.apply(params, user.inputs, user.mask, None)
+    gap = world.distance(first_three(without_last(0)), first_three(without_last(1)))
+    assert gap < 1e-12, "masks: a masked row changes no other"
+    says_something = any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(outputs))  # a head of zeros does not
+    sees_others = world.distance(first_three(without_last(0)), first_three(outputs)) > 1e-6
+    assert sees_others == (case.transductive and says_something), "transduction: it is declared by the normalisation"
+
+
+@pytest.mark.parametrize("name", grouped(registry("objective")))
+def test_an_objectives_shapes_and_labels(name):
+    objective, outputs, targets = parts.objective_case(name)
+    losses = objective.loss(outputs, targets)
+    assert losses.shape == (parts.ROWS,) and bool(jnp.isfinite(losses).all()), "loss: finite, one for each example"
+    gap = world.distance(jax.jit(objective.loss)(outputs, targets), losses)
+    assert gap < 1e-12, "jit: compiled losses are the plain ones"
+    drawn = objective.sample(outputs, KEY)
+    assert drawn.shape == targets.shape, "sample: the shape of the targets"
+    assert objective.loss(outputs, drawn).shape == (parts.ROWS,), "sample: targets that the loss takes"
+    found = objective.scores(outputs, targets, jnp.array([True, True, False, False]))
+    assert all(value.shape == () and bool(jnp.isfinite(value)) for value in found.values()), "scores: finite scalars"
+    if objective.labels is None:
+        return
+    labels, weights = objective.labels(outputs)
+    np.testing.assert_allclose(weights.sum(0), 1.0, atol=1e-12, err_msg="labels: weights add up to 1")
+    assert labels.shape == (weights.shape[0], *targets.shape), "labels: targets in a row"
+
+
+@pytest.mark.parametrize("name", grouped(parts.streams()))
+def test_a_source_keeps_its_shapes_over_stages_and_draws_by_its_key(name):
+    stream = parts.streams()[name]()
+    traced = []
+
+    def draw(data, step, key):
+        traced.append(step)
+        return stream.family.sample(data, step, 6, key)
+
+    compiled = jax.jit(draw)
+    last = stream.stages - 1
+    windows = [(0, 0), (last, last), (0, last)]
+    fed = [stream.family.data(window, 3, 5) for window in windows]
+    drawn = [compiled(data, jnp.int32(3), KEY) for data in fed]
+    assert last > 0, "stages: more than one, or the rest says nothing"
+    assert len({str(shapes(one)) for one in drawn}) == 1, "shapes: the same in every window"
+    assert len(traced) == 1, "compilation: no window is traced anew"
+    for data, (tasks, mask) in zip(fed, drawn, strict=True):
+        gap = world.distance(stream.family.sample(data, jnp.int32(3), 6, KEY), (tasks, mask))
+        assert gap < 1e-12, "jit: compiled tasks are the plain ones"
+        assert mask.shape == (6,) and mask.dtype == bool and bool(mask.any()), "mask: of each task, some are there"
+        assert tasks.user.dtype == jnp.int32 and bool((tasks.user >= 0).all()), "users: int32 rows"
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in floats(tasks)), "values: everything is finite"
+        there = tasks.support.mask.any(1)[mask].all() and tasks.query.mask.any(1)[mask].all()
+        assert bool(there), "masks: a task has a support and a query"
+    assert world.distance(compiled(fed[2], jnp.int32(3), keys.root(1)), drawn[2]) > 0, "draws: another key, others"
+    assert world.distance(compiled(fed[2], jnp.int32(4), KEY), drawn[2]) > 0, "draws: another step, others"
+    many = jax.vmap(lambda key: draw(fed[2], jnp.int32(3), key))(jnp.stack([KEY, keys.root(1)]))
+    gap = world.distance(jax.tree.map(lambda x: x[0], many), drawn[2])
+    assert gap < 1e-12, "seeds: one of several is that one alone"
+
+
+@pytest.mark.parametrize("name", [name for name in registry("source") if parts.reads_files(name)])
+def test_a_source_that_reads_files_names_the_folder_that_it_needs(name):
+    facts = source_facts({"name": name})
+    fitting = [one for one in registry("model") if facts.inputs in model_facts({"name": one}).inputs]
+    config = config_for(name, fitting[0])
+    if "backend" in config.data:
+        config.data.backend = "folder"
+    assert facts.from_files(config.data)
+    with pytest.raises(ConfigError) as refused:
+        building.stream(config)
+    assert refused.value.key == "data.path" and refused.value.value is None
+    config.data.path = "/nowhere"
+    with pytest.raises(FileNotFoundError, match="/nowhere"):
+        building.stream(config)
+
+
+@pytest.mark.parametrize(("label", "section"), sections("baseline"))
+def test_a_baseline_predicts_every_row_from_the_first_examples_of_a_user(label, section):
+    member = registry("baseline")[section["name"]]
+    fitting = {name: cohort for name, cohort in parts.cohorts().items() if member.facts(cohort)}
+    assert fitting, "facts: a baseline applies to some cohort of tests/contracts/parts.py"
+    for name, cohort in fitting.items():
+        context = {"training": cohort, "classes": None}
+        predictor = build("baseline", section, context)
+        outputs = predictor.predict(cohort, 2, 3)
+        assert len(outputs) == len(cohort.targets) and np.isfinite(outputs).all(), f"shapes: a row each, {name}"
+        kind = cohort.targets.dtype if np.ndim(outputs) == 1 else jnp.zeros(()).dtype
+        assert outputs.dtype == kind, f"types: of the targets, or JAX's floats, {name}"
+        place = np.concatenate([np.arange(size) for size in np.diff(cohort.offsets)])
+        later = (place >= 2).reshape(-1, *(1,) * (cohort.targets.ndim - 1))
+        changed = cohort._replace(targets=np.where(later, cohort.targets[::-1], cohort.targets))
+        assert np.array_equal(predictor.predict(changed, 2, 3), outputs), f"support: later targets say nothing, {name}"
