@@ -25,7 +25,7 @@ Changes = Mapping[str, Any]
 """Dotted keys with values, of sections a name or a dict; the key "shipped" names a config other than synthetic."""
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN: Changes = {
+RUN: dict[str, Any] = {
     "seeds": 2,
     "outer_steps": 60,
     "chunk": 2,

@@ -15,6 +15,7 @@ import argparse
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # run as a script
@@ -53,10 +54,10 @@ def shipped(path: str, method: str | None = None) -> Config:
     return file_config(":".join(part for part in (file, method or own) if part))
 
 
-def line(text: str, path: str, given: dict[str, str], folds: list[int | None]) -> str:
+def line(text: str, path: str, given: dict[str, str], folds: Sequence[int | None]) -> str:
     """A candidate's row; one that diverges says so."""
     began, candidate = time.monotonic(), parse(text)
-    candidate = candidate._replace(given=given | candidate.given)
+    candidate = candidate._replace(given={**given, **candidate.given})
     try:
         found = evaluate(candidate, lambda method: shipped(path, method), folds)
     except FAILED as error:

@@ -134,6 +134,9 @@ class Context(Mapping[str, Any]):
             self._made[name] = self._providers[name]()
         return self._made[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._providers
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._providers)
 

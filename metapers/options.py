@@ -111,7 +111,7 @@ class Option(NamedTuple):
 
     def _one(self, key: str, value: Any, kind: Any, whole: Any) -> Any:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = _float(value)
         fits = kind is None or type(value) is kind
         if not fits or (self.choices and value not in self.choices):
             hint = nearest(value, self.choices) if isinstance(value, str) else ""
@@ -119,7 +119,7 @@ class Option(NamedTuple):
         if value == "" and self._may_be_none():
             raise ConfigError(key, whole, self.bound(), "None leaves it out")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(key, whole, "finite")
             if not self._within(value):
                 raise ConfigError(key, whole, self.bound())
@@ -177,6 +177,13 @@ def nearest(name: Any, known: Iterable[str]) -> str:
 
 Schema = Mapping[str, "Option | Choice | Schema"]
 """Keys of a section: options, choices of members and sections of the same form."""
+
+
+def _float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # beyond the largest number
+        return math.inf if value > 0 else -math.inf
 
 
 def _called(kind: Any, item: Any) -> str:

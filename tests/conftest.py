@@ -61,8 +61,10 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     with open(common / "small_run.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other workers wait here
         if not done.exists():
-            train(runs.small(), folder)
-            evaluate_run(folder, say=lambda text: (common / "small_run.txt").write_text(text) and None)
+            with pytest.MonkeyPatch.context() as patched:
+                runs.share_programs(patched)  # training compiled what evaluation runs
+                train(runs.small(), folder)
+                evaluate_run(folder, say=lambda text: (common / "small_run.txt").write_text(text) and None)
             report_of(folder)
             done.touch()
     return folder

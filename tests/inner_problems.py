@@ -35,7 +35,7 @@ def rough(params, batch, key):
 
 
 def rough_outputs(params, batch):
-    """The predictions that ``rough`` judges, [n]."""
+    """The predictions that ``rough`` compares with the targets, [n]."""
     hidden = jnp.tanh(batch.inputs @ params.shared["map"])
     return jnp.sin(hidden @ params.personal["theta"] + params.personal["b"])
 

@@ -99,7 +99,7 @@ def test_clipped_above_every_norm_is_the_mean_and_survives_a_zero_gradient():
 
 
 @pytest.mark.parametrize("make", [mean, lambda: clipped(0.2), lambda: sharded(mean(), mesh())])
-def test_nobody_left_is_a_zero_gradient(make):
+def test_no_user_left_is_a_zero_gradient(make):
     tasks, mask = world.tasks(3, 4)
     grads, losses, _, _ = run(make(), tasks, jnp.zeros_like(mask))
     assert world.distance((grads, losses), (trees.zeros(grads), trees.zeros(losses))) == 0.0

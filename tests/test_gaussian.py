@@ -32,18 +32,18 @@ def test_trailing_axes_are_summed_in_the_loss_and_averaged_in_the_scores():
     both = OBJECTIVE.loss(wide, jnp.stack([TARGETS, TARGETS], 1))
     second = OBJECTIVE.loss({name: 2 * value for name, value in OUTPUTS.items()}, TARGETS)
     np.testing.assert_allclose(both, OBJECTIVE.loss(OUTPUTS, TARGETS) + second, rtol=1e-14)
-    told = OBJECTIVE.scores(wide, jnp.stack([TARGETS, TARGETS], 1), jnp.ones(3, bool))
-    assert float(told["nll"]) == pytest.approx(float(jnp.mean(both)) / 2, rel=1e-14)
+    found = OBJECTIVE.scores(wide, jnp.stack([TARGETS, TARGETS], 1), jnp.ones(3, bool))
+    assert float(found["nll"]) == pytest.approx(float(jnp.mean(both)) / 2, rel=1e-14)
 
 
 def test_scores_by_hand_and_masks():
     targets = TARGETS.at[1].set(jnp.nan)
-    told = OBJECTIVE.scores(OUTPUTS, targets, jnp.array([True, False, True]))
+    found = OBJECTIVE.scores(OUTPUTS, targets, jnp.array([True, False, True]))
     losses = OBJECTIVE.loss(OUTPUTS, TARGETS)
     expected = {"rmse": math.sqrt(5.0), "mae": 2.0, "mse": 5.0, "nll": (losses[0] + losses[2]) / 2}
-    assert set(told) == set(expected)
+    assert set(found) == set(expected)
     for name, value in expected.items():
-        np.testing.assert_allclose(told[name], value, rtol=1e-14)
+        np.testing.assert_allclose(found[name], value, rtol=1e-14)
     assert all(float(v) == 0 for v in OBJECTIVE.scores(OUTPUTS, targets, jnp.zeros(3, bool)).values())
 
 

@@ -336,7 +336,13 @@ def test_rates_by_step_act_on_their_step_and_the_last_one_on_all_later_ones():
 def test_choices_of_memory_change_no_number(choice, first_order):
     def slope(**options):
         loop = inner.gradient(
-            rough, 5, inner.per_parameter(0.2), first_order=first_order, pseudo_count=0.5, proximal_weight=0.3, **options
+            rough,
+            5,
+            inner.per_parameter(0.2),
+            first_order=first_order,
+            pseudo_count=0.5,
+            proximal_weight=0.3,
+            **options,
         )
         params = rough_params(loop)
         return jax.jit(jax.value_and_grad(after(loop, rough, rough_task(), rough_task())))(params)

@@ -173,7 +173,7 @@ def test_the_gate_does_not_open_again_the_farther_an_adaptation_ran_away(size):
 def test_classes_that_come_in_turn_are_not_held_back_whole(name, ways, shots):
     rng = np.random.default_rng(0)
     label = np.tile(np.arange(ways), shots)  # round by round, as episodes are laid out
-    # far from the start, so that who has not met a class says another
+    # far from the start, so that a user who has not met a class predicts another
     points = 8 + 8 * np.eye(ways)[label] + 0.1 * rng.normal(size=(ways * shots, ways))
     support = base.Batch(jnp.asarray(points), jnp.asarray(label), jnp.ones(len(label), bool))
 

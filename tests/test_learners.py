@@ -278,9 +278,9 @@ def test_replay_of_nothing_is_the_plain_learner(n):
     plain, again = meta(), replay(meta(), shelf(4), n, draws=1)
     one, two = plain.init(params, tasks), again.init(params, tasks)
     for i in range(3):
-        one, told = jax.jit(plain.update)(one, tasks, mask, keys.named(KEY, "step", i))
+        one, said = jax.jit(plain.update)(one, tasks, mask, keys.named(KEY, "step", i))
         two, info = jax.jit(again.update)(two, tasks, mask, keys.named(KEY, "step", i))
-        np.testing.assert_allclose(info["losses"][: world.USERS], told["losses"], atol=1e-12)
+        np.testing.assert_allclose(info["losses"][: world.USERS], said["losses"], atol=1e-12)
         assert int(info["replayed"]) == 0
     assert world.distance(one, two.learner) <= (0.0 if n == 0 else 1e-12)
 
@@ -300,9 +300,9 @@ def test_replay_fills_after_the_learner_consolidated_and_then_trains_on_both():
     assert state.memory["users"].tolist() == [100, 101, 102, 103, 110, 111]
     after, info = jax.jit(learner.update)(state, new, mask, KEY)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b[:3]]), (new, mask), (old, mask))
-    want, _, told = step(meta(optax.sgd(1.0)), params, *both)
+    want, _, said = step(meta(optax.sgd(1.0)), params, *both)
     assert world.distance(trees.subtract(params, after.learner.params), want) < 1e-12
-    np.testing.assert_allclose(info["losses"], told["losses"], atol=1e-12)
+    np.testing.assert_allclose(info["losses"], said["losses"], atol=1e-12)
     assert info["losses"].shape == (world.USERS + 3,) and int(info["replayed"]) == 3
     assert learner.forget(state, jnp.int32(101)).memory["users"].tolist() == [100, -1, 102, 103, 110, 111]
     assert learner.params(after) is after.learner.params
@@ -320,7 +320,7 @@ def test_replay_renews_what_its_memory_holds():
     assert world.distance(meta().renew(state.learner, lambda items: 1 / 0), state.learner) == 0.0  # it kept none
 
 
-def test_twins_of_a_user_have_keys_of_their_own():
+def test_copies_of_a_user_have_keys_of_their_own():
     def user_loss(params, task, step, key):
         loss = jax.random.normal(key) + 0.0 * params.personal["w"][0]
         return loss, loss, params

@@ -80,7 +80,7 @@ def test_every_item_ever_seen_has_the_same_odds(batch):
     seeds = jax.vmap(partial(keys.named, KEY, "odds"))(jnp.arange(runs))
     states = jax.jit(jax.vmap(lambda key: stream(memory, key, total, batch)[0]))(seeds)
     ids = np.asarray(states.items["id"])
-    assert np.all(np.sort(ids, axis=1)[:, 1:] > np.sort(ids, axis=1)[:, :-1]) and ids.min() == 1  # full, no twins
+    assert np.all(np.sort(ids, axis=1)[:, 1:] > np.sort(ids, axis=1)[:, :-1]) and ids.min() == 1  # full, no copies
     p = capacity / total
     count = np.bincount(ids.ravel(), minlength=total + 1)[1:]
     z = (count / runs - p) / np.sqrt(p * (1 - p) / runs)
@@ -250,7 +250,7 @@ def test_forgetting_everybody_leaves_a_memory_as_new():
 
 
 @pytest.mark.parametrize("user", [77, -1])
-def test_forgetting_nobody_changes_nothing(user):
+def test_forgetting_no_user_changes_nothing(user):
     memory = reservoir(4)
     for ids in ([1, 2], [1, 2, 3, 4, 5, 6]):
         state = put(memory, memory.init(SPEC), ids)
@@ -261,7 +261,7 @@ def test_forgetting_nobody_changes_nothing(user):
 # -- transformations -----------------------------------------------------------------------------------------------
 
 
-def life(memory, key):
+def history(memory, key):
     state, _ = stream(memory, key, 12, 3)
     state = memory.forget(state, 11)
     state = put(memory, state, [31, 32], key=keys.named(key, "late"))
@@ -270,7 +270,7 @@ def life(memory, key):
 
 def test_compiled_equals_interpreted():
     memory = reservoir(5)
-    compiled, interpreted = jax.jit(partial(life, memory))(KEY), life(memory, KEY)
+    compiled, interpreted = jax.jit(partial(history, memory))(KEY), history(memory, KEY)
     for a, b in zip(jax.tree.leaves(compiled), jax.tree.leaves(interpreted), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -278,7 +278,7 @@ def test_compiled_equals_interpreted():
 def test_seeds_under_vmap_equal_a_loop():
     memory = reservoir(5)
     seeds = jnp.stack([keys.named(KEY, "seed", i) for i in range(4)])
-    run = partial(life, memory)
+    run = partial(history, memory)
     together, alone = jax.jit(jax.vmap(run))(seeds), jax.jit(run)
     for i in range(4):
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone(seeds[i])), strict=True):

@@ -178,16 +178,16 @@ def test_a_changed_key_has_a_new_place_and_its_value_there(old, value, others, n
 
 
 def test_every_key_of_the_old_default_config_is_translated_or_has_no_effect_by_default():
-    told = {old for old, *_ in CHANGED}
-    assert set(NO_EFFECT) <= told and told - {key for key in told if key.startswith("model.")} <= set(DEFAULTS)
+    moved = {old for old, *_ in CHANGED}
+    assert set(NO_EFFECT) <= moved and moved - {key for key in moved if key.startswith("model.")} <= set(DEFAULTS)
     for old, value in DEFAULTS.items():
         place = migrate.KEYS[old].new if old in migrate.KEYS else (old,)
-        assert old in told or place == (old,), old
+        assert old in moved or place == (old,), old
         there = [new for new in place if new in of_values({old: value})]
         assert there or old in NO_EFFECT or old in ("continual.penalty", "continual.anchor_strength"), old
     options = {f"data.{key}" for given in SOURCES.values() for key in given}
     assert {key for key in migrate.KEYS if key.startswith("data.")} == options | {"data.source"}
-    assert {key for key in migrate.KEYS if not key.startswith("data.")} <= told
+    assert {key for key in migrate.KEYS if not key.startswith("data.")} <= moved
 
 
 def test_the_old_default_config_is_the_new_one():

@@ -51,7 +51,7 @@ def test_the_weights_go_from_every_step_alike_to_the_last_alone():
     assert found[0][0] != found[-1][0]
 
 
-def test_without_inner_steps_there_is_nothing_to_judge_one_by_one():
+def test_without_inner_steps_there_is_nothing_to_evaluate_one_by_one():
     tasks, mask = centres(SUPPORT, QUERY)
     one = learners.multi_step(world.point_loss, inner.none(), optax.sgd(0.1), anneal=5, aggregator=aggregate.mean())
     with pytest.raises(
@@ -130,7 +130,7 @@ def test_serial_differs_from_one_step_for_all():
 
 
 def steps_of(learner, count, masks=None):
-    """Parameters and what is told after each of ``count`` updates on the same users."""
+    """Parameters and what is reported after each of ``count`` updates on the same users."""
     tasks, mask = centres(SUPPORT, QUERY)
     update, state, found = jax.jit(learner.update), learner.init(POINT, tasks), []
     for step in range(count):
@@ -195,7 +195,7 @@ def test_serial_takes_no_other_learner():
         learners.serial(other).update(other.init(POINT, tasks), tasks, mask, KEY)
 
 
-def test_a_scheduled_rate_needs_to_be_told_the_step():
+def test_a_scheduled_rate_needs_the_step():
     optimizer = halving(optax.sgd(1.0))
     with pytest.raises(ValueError, match="step must be given to update, the outer step, got None"):
         optimizer.update(POINT, optimizer.init(POINT), POINT)

@@ -40,10 +40,10 @@ def test_sequences_of_one_token_are_classes():
 def test_scores_are_per_token_not_per_example():
     mask = jnp.array([True, True, True, False])
     by_hand, best = surprises(), 1 + np.argmax(OUTPUTS[..., 1:], axis=-1)
-    told = OBJECTIVE.scores(OUTPUTS, TARGETS, mask)
-    np.testing.assert_allclose(told["nll"], (by_hand[0].sum() + by_hand[1, 0]) / 4, atol=1e-12)
+    found = OBJECTIVE.scores(OUTPUTS, TARGETS, mask)
+    np.testing.assert_allclose(found["nll"], (by_hand[0].sum() + by_hand[1, 0]) / 4, atol=1e-12)
     hits = [best[0, 0] == 1, best[0, 1] == 4, best[0, 2] == 2, best[1, 0] == 3]
-    np.testing.assert_allclose(told["accuracy"], np.mean(hits), atol=1e-12)
+    np.testing.assert_allclose(found["accuracy"], np.mean(hits), atol=1e-12)
     perfect = OBJECTIVE.scores(9 * jax.nn.one_hot(TARGETS, 5, dtype=OUTPUTS.dtype), TARGETS, mask)
     assert float(perfect["accuracy"]) == 1.0
     none = OBJECTIVE.scores(OUTPUTS, TARGETS, jnp.zeros(4, bool))

@@ -25,7 +25,14 @@ def mean_then_zero(params, support, key):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"first_order": True}, {"pseudo_count": 2.0}, {"proximal_weight": 1.5, "pseudo_count": 1.0}, {"write": mean_then_zero}]
+    "options",
+    [
+        {},
+        {"first_order": True},
+        {"pseudo_count": 2.0},
+        {"proximal_weight": 1.5, "pseudo_count": 1.0},
+        {"write": mean_then_zero},
+    ],
 )
 @pytest.mark.parametrize("key", [None, KEY])
 def test_plain_descent_is_the_gradient_loop_to_the_bit(options, key):

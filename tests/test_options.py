@@ -155,7 +155,9 @@ def test_a_whole_number_has_no_largest_value_and_a_number_has():
     assert refused(Option((0.5,)), [10**400]).bound == "finite"
 
 
-@given(value=some.one_of(some.none(), some.booleans(), some.integers(), some.floats(), some.text(), some.lists(NUMBERS)))
+@given(
+    value=some.one_of(some.none(), some.booleans(), some.integers(), some.floats(), some.text(), some.lists(NUMBERS))
+)
 @pytest.mark.parametrize(
     "option",
     [

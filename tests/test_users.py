@@ -50,14 +50,14 @@ def test_what_is_written_is_read(compiled):
     assert got["b"].tolist() == [10.0, 7.0, 20.0, 10.0]
 
 
-def test_masked_nobody_and_beyond_change_nothing():
+def test_masked_rows_no_user_and_rows_beyond_change_nothing():
     bank = users.write(users.empty(PARAMS, 3), rows(0, 1, 2), personal(1, 2, 3), 0, every(3))
     bad = personal(jnp.nan, jnp.nan, jnp.nan, jnp.nan)
     after = users.write(bank, rows(1, -1, 3, -3), bad, 4, jnp.array([False, True, True, True]))
     assert same(after, bank)
 
 
-def test_nobody_and_beyond_are_never_banked():
+def test_no_user_and_rows_beyond_are_never_banked():
     bank = users.write(users.empty(PARAMS, 3), rows(0, 1, 2), personal(1, 2, 3), 0, every(3))
     got, banked = users.read(bank, PARAMS, rows(-1, 3, -2, 1))
     assert banked.tolist() == [False, False, False, True] and got["b"].tolist() == [7.0, 7.0, 7.0, 20.0]

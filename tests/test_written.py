@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType
 
 from metapers import aggregate, base, inner, keys, learners, models, scores, tasks, trees
-from metapers.scoring import curves as evaluate
+from metapers.scoring import curves
 from metapers.tasks import synthetic
 from tests.contracts import world
 
@@ -58,8 +58,8 @@ def test_curves_over_steps_are_flat_after_the_first():
     stream, model, objective = waves()
     loop = inner.written(model.write, 5)
     seeds = jax.vmap(model.init)(jnp.stack([KEY, keys.root(4)]))
-    judge = evaluate.curves(model, objective, loop, shots=(0, 4), steps=(0, 1, 2, 5), horizon=6)
-    found = judge(seeds, stream.held_out("test", 0)).scores["mse"]  # [seeds, users, shots, steps]
+    scored = curves.curves(model, objective, loop, shots=(0, 4), steps=(0, 1, 2, 5), horizon=6)
+    found = scored(seeds, stream.held_out("test", 0)).scores["mse"]  # [seeds, users, shots, steps]
     np.testing.assert_array_equal(found[:, :, 0], found[:, :, 0, :1] + 0 * found[:, :, 0])  # no shots: the prior
     np.testing.assert_array_equal(found[..., 2:], found[..., 1:2] + 0 * found[..., 2:])
     assert found[:, :, 1, 1].mean() < 0.7 * found[:, :, 1, 0].mean()
@@ -70,9 +70,9 @@ def test_a_returning_user_goes_on_from_the_row_of_the_bank():
     loop = inner.written(model.write)
     params = jax.tree.map(lambda x: x[None], model.init(KEY))
     cohort = stream.held_out("test", 0)
-    rows = evaluate.adapted(model, loop, shots=6, steps=1)(params, cohort)
-    judge = evaluate.curves(model, objective, loop, shots=(0, 6), steps=(0, 1), horizon=6)
-    fresh, back = judge(params, cohort).scores["mse"], judge(params, cohort, rows).scores["mse"]
+    rows = curves.adapted(model, loop, shots=6, steps=1)(params, cohort)
+    scored = curves.curves(model, objective, loop, shots=(0, 6), steps=(0, 1), horizon=6)
+    fresh, back = scored(params, cohort).scores["mse"], scored(params, cohort, rows).scores["mse"]
     np.testing.assert_allclose(back[:, :, 0, 0], fresh[:, :, 1, 1], rtol=1e-10)
 
 
@@ -99,11 +99,11 @@ def test_learners_learn_the_prior_and_leave_the_start_empty():
     ):
         learner = make(optax.adam(0.05))
         state, update = learner.init(model.init(KEY), batch[0]), jax.jit(learner.update)
-        told = []
+        losses = []
         for step in range(30):
             state, info = update(state, *batch, keys.named(KEY, "step", step))
-            told.append(float(info["losses"].mean()))
+            losses.append(float(info["losses"].mean()))
         params = learner.params(state)
-        assert told[-1] < told[0] - 0.2
+        assert losses[-1] < losses[0] - 0.2
         assert float(trees.squared_norm(params.personal)) == 0.0
         assert world.distance(params.shared, model.init(KEY).shared) > 0.1

@@ -20,6 +20,11 @@ def source_facts(section: Mapping[str, Any]) -> SourceFacts:
     return registry("source")[section["name"]].facts or SourceFacts()
 
 
+def fits(source: SourceFacts, model: ModelFacts) -> bool:
+    """Whether a model takes the inputs of a source and predicts its targets."""
+    return source.inputs in model.inputs and source.targets in model.targets
+
+
 def head_facts(section: Mapping[str, Any]) -> HeadFacts | None:
     """The facts of the head that the model in ``config.model`` computes from the support; None for one without."""
     if "head" in section:

@@ -168,7 +168,7 @@ class _File:
         chosen: dict[str, str] = {}
         options: dict[str, str] = {}
         held = self.members
-        for key, value in pairs:  # what this statement chooses has the options beside it
+        for key, value in pairs:  # options in this statement belong to the members that it chooses
             section, name = place_of(key).new[0].split(".")[0], literal(value)
             if name is not None and section in KINDS and place_of(key).new == (f"{section}.name",):
                 self.members = self.members | {section: {place_of(key).names.get(name, name)}}
@@ -224,8 +224,8 @@ class _File:
             having = {new: [one for one in members if new.split(".")[1] in known.options(one)] for new in news}
             found = [new for new in news if having[new]]
             if found and having[found[0]] != members:
-                told = " and ".join(f"{new} with {section} {' or '.join(having[new])}" for new in found)
-                self._leave(node, f"{key} is {told}; other members have no such option")
+                places = " and ".join(f"{new} with {section} {' or '.join(having[new])}" for new in found)
+                self._leave(node, f"{key} is {places}; other members have no such option")
         if not found:
             self._leave(node, f"{key} has no effect with {section} {held}, so it is left out")
         return found[0] if found else None

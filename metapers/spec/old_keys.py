@@ -13,7 +13,7 @@ class Key(NamedTuple):
 
     new: tuple[str, ...]  # the present key; of several, the one that the chosen members have
     names: Mapping[Any, str] = {}  # values that have another name
-    off: tuple[Any, ...] = ()  # values in whose place None stands
+    off: tuple[Any, ...] = ()  # values that None replaces
 
 
 def _key(new: str, *, off: Any = (), **names: str) -> Key:
@@ -82,7 +82,7 @@ KEYS: Mapping[str, Key] = {
 a member that the config does not choose is dropped: nothing read it."""
 
 METHOD_NAMES = {"maml_plus_plus": "msl_lslr", "reptile": "reptile_adam"}
-"""Methods whose old names stand for complete methods now."""
+"""Methods whose old names belong to the complete methods now."""
 
 
 def migrated_values(leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from metapers.members import Member, kinds, load_installed, registry
 from metapers.options import Choice, ConfigError, Option, Schema, nearest
+from metapers.spec.heads import fits, model_facts, source_facts
 from metapers.spec.methods import METHODS, Method
-from metapers.spec.root import ROOT
+from metapers.spec.root import OPERATIONAL, PLACES, ROOT
 
 HEAD = """# Configuration reference
 
@@ -20,6 +21,12 @@ that both members have keep their values. `--config.penalties=ewc,anchor` choose
 
 *required*: the option has no default. *carried*: the state carries the value, so other values run the same compiled
 program and a search trains them together.
+"""
+
+RESUME = """A run goes on under the same config. Only these keys may have other values then:
+
+- keys that cannot change a number: {operational};
+- keys that name a place, as a digest binds the data that are there: {places}.
 """
 
 
@@ -46,7 +53,10 @@ def listed(kind: str | None = None) -> str:
 def markdown() -> str:
     """The configuration reference, docs/configs.md."""
     load_installed()
-    parts = [HEAD, "## Keys of every config\n", _table(_flat(ROOT)), "## Published methods\n", _methods()]
+    said = {"operational": OPERATIONAL, "places": PLACES}
+    resume = RESUME.format(**{name: ", ".join(f"`{key}`" for key in keys) for name, keys in said.items()})
+    parts = [HEAD, "## Keys of every config\n", _table(_flat(ROOT)), resume]
+    parts += ["## Models of each source\n", _fitting(), "## Published methods\n", _methods()]
     for kind in kinds():
         parts.append(f"## {kind}: {registry(kind).doc}\n")
         for name, member in registry(kind).items():
@@ -74,6 +84,18 @@ def _member(kind: str, name: str, member: Member) -> str:
     text += f" Source: {member.paper}." if member.paper else ""
     own = registry(kind).options(name)
     return f"{text}\n\n{_table(own.items())}" if own else f"{text}\n"
+
+
+def _fitting() -> str:
+    lines = ["| source | inputs to targets | models | heads that are computed from the support |", "|---|---|---|---|"]
+    for name in registry("source"):
+        source = source_facts({"name": name})
+        fitting = [model for model in registry("model") if fits(source, model_facts({"name": model}))]
+        with_head = any("head" in registry("model").options(model) for model in fitting)
+        heads = [head for head, one in registry("head").items() if with_head and source.targets in one.facts.targets]
+        said = " | ".join(", ".join(f"`{one}`" for one in names) or "none" for names in (fitting, heads))
+        lines.append(f"| `{name}` | {source.inputs} to {source.targets} | {said} |")
+    return "\n".join(lines) + "\n"
 
 
 def _methods() -> str:

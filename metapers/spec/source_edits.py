@@ -35,7 +35,7 @@ class Source:
         return first + node.col_offset, last + node.end_col_offset
 
     def before(self, node: Any) -> str:
-        """What stands before a node in its line."""
+        """The text before a node in its line."""
         return self.data[self._starts[node.lineno - 1] : self.span(node)[0]].decode()
 
     def edit(self, node: ast.AST, text: str) -> None:

@@ -9,11 +9,12 @@ import jax
 from ml_collections import ConfigDict
 
 from metapers import keys
+from metapers.base import Model
 from metapers.members import build, plugin_of, registry
 from metapers.models import ADAPTS
 from metapers.options import NONE, ConfigError, Option, nearest
 from metapers.spec import building
-from metapers.spec.heads import head_facts, model_facts, objective_name, source_facts
+from metapers.spec.heads import fits, head_facts, model_facts, objective_name, source_facts
 from metapers.spec.inner_loops import inner_loop
 from metapers.spec.strategies import BASELINE, STRATEGIES, strategies
 from metapers.spec.tree import Chosen, Config, expand, members, options, plain
@@ -141,8 +142,8 @@ def _own_options(one: Chosen) -> Iterator[tuple[str, Option, Any]]:
 def _fits(config: Config) -> None:
     source, facts = source_facts(config.data), model_facts(config.model)
     what = f"for data {config.data.name!r} ({source.inputs} to {source.targets})"
-    fitting = [name for name in registry("model") if _fit(source, model_facts({"name": name}))]
-    if not _fit(source, facts):
+    fitting = [name for name in registry("model") if fits(source, model_facts({"name": name}))]
+    if not fits(source, facts):
         raise ConfigError("model", config.model.name, f"one of {sorted(fitting)} {what}")
     if config.data.get("history", 0) < facts.history:
         raise ConfigError("data.history", config.data.history, f">= {facts.history} with model {config.model.name!r}")
@@ -160,17 +161,13 @@ def _fits(config: Config) -> None:
         )
 
 
-def _fit(source: Any, model: Any) -> bool:
-    return source.inputs in model.inputs and source.targets in model.targets
-
-
 def _builds(config: Config) -> None:
     # With sizes in place of the stream's: what members refuse by themselves is refused before data are read.
     source = source_facts(config.data)
     sizes = {**STAND_INS.get(source.inputs, {"width": 2}), **({"classes": 2} if source.targets == "classes" else {})}
     if "adapts" in config.model:
         _layer_sets(config, sizes)
-    model = building.model(config, sizes)
+    model = _model(repr(config.model.to_dict()), repr(sizes))
     for name in strategies(config):
         building.learner(config, model, STRATEGIES[name], None)
     building.penalty(config, model, inner_loop(config, model, training=True))
@@ -187,10 +184,10 @@ def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:
             )
     if "prototypes" in section:
         section["prototypes"] = False  # that they need a head which adapts is for the model to say
-    build("model", {**section, "adapts": "all"}, {"sizes": sizes}, key="model")  # other faults show here
+    _model(repr({**section, "adapts": "all"}), repr(sizes))  # other faults show here
 
     def personal(adapts: str) -> int:
-        return _personal_leaves(repr({**section, "adapts": adapts}), repr(dict(sizes)))
+        return _personal_leaves(repr({**section, "adapts": adapts}), repr(sizes))
 
     always = personal("")  # personal whatever adapts: the statistics that a norm keeps
     for name in config.model.adapts.split("+"):
@@ -204,9 +201,15 @@ def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:
 
 
 @cache
+def _model(section: str, sizes: str) -> Model:
+    # many configs of one file differ in nothing that a model is made of
+    return build("model", ast.literal_eval(section), {"sizes": ast.literal_eval(sizes)}, key="model")
+
+
+@cache
 def _personal_leaves(section: str, sizes: str) -> int:
     try:
-        made = build("model", ast.literal_eval(section), {"sizes": ast.literal_eval(sizes)}, key="model")
+        made = _model(section, sizes)
     except ValueError:  # nothing in it is of these types
         return 0
     return len(jax.tree.leaves(jax.eval_shape(made.init, keys.root(0)).personal))

@@ -59,7 +59,8 @@ def rated_films() -> dict[str, jax.Array]:
 INPUTS: dict[str, tuple[dict[str, int], Callable[[], Tree]]] = {
     "vectors": ({"width": 3}, lambda: numbers(ROWS, 3)),
     "points": ({"width": 3}, lambda: numbers(ROWS, 1)),
-    "images": ({"width": 1}, lambda: numbers(ROWS, 16, 16, 1)),
+    "images": ({"width": 1}, lambda: numbers(ROWS, 10, 10, 1)),
+    "large images": ({"width": 1}, lambda: numbers(ROWS, 16, 16, 1)),
     "characters": ({"vocabulary": 7, "length": 5}, words),
     "rows": ({"items": 6}, lambda: jnp.array([1, 6, 0, 99], jnp.int32)),
     "films": ({"items": 7, "genres": 3}, films),
@@ -128,6 +129,7 @@ def _fitting(section: Section) -> Iterator[tuple[str, str]]:
         known = tuple(one for one in known if one in registry("head")[section["head"]["name"]].facts.targets)
     for inputs in facts.inputs:
         inputs = f"{inputs} with history" if facts.history else inputs
+        inputs = f"large {inputs}" if section.get("pool", False) else inputs
         yield from ((inputs, targets) for targets in known if inputs in INPUTS and targets in TARGETS)
 
 

@@ -134,9 +134,7 @@ def maml(
 
 def reptile() -> Learner:
     """Reptile with plain gradient descent and a penalty."""
-    return learners.reptile(
-        LOSS, loop(), optax.sgd(0.1), penalty=penalties.anchor(1.0), aggregator=aggregate.mean()
-    )
+    return learners.reptile(LOSS, loop(), optax.sgd(0.1), penalty=penalties.anchor(1.0), aggregator=aggregate.mean())
 
 
 def replayed(kept: Memory, wrapped: Learner | None = None, options: Section | None = None) -> Learner:
@@ -192,7 +190,7 @@ def kinds() -> tuple[str, ...]:
 
 
 def placed(kind: str, section: Section) -> Sections:
-    """The standard sections with ``section`` in its place, and with what its member requires beside it."""
+    """The standard sections with ``section`` in its place, and with what its member requires of others."""
     return _completed(_placed(kind, section, standard()))
 
 

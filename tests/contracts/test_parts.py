@@ -24,37 +24,36 @@ def first_three(tree):
 def test_a_models_shapes_seeds_and_masks(name):
     case = parts.model_cases()[name]
     model, user = case.model(), parts.support(case)
-    params = model.init(KEY)
+    params, apply = jax.jit(model.init)(KEY), jax.jit(model.apply)
     groups = model.groups(params)
     assert jax.tree.structure(groups) == jax.tree.structure(params), "groups: a name for each leaf"
     assert params.inner == {}, "inner: a model has no inner parameters"
     floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)]
     assert all(floating), "types: parameters are floats"
-    outputs = model.apply(params, user.inputs, user.mask, None)
+    outputs = apply(params, user.inputs, user.mask, None)
     assert all(leaf.shape[0] == parts.ROWS for leaf in jax.tree.leaves(outputs)), "shapes: an output for each row"
-    gap = world.distance(jax.jit(model.apply)(params, user.inputs, user.mask, None), outputs)
+    gap = world.distance(model.apply(params, user.inputs, user.mask, None), outputs)
     assert gap < 1e-12, "jit: compiled outputs are the plain ones"
-    starts = jax.vmap(model.init)(jnp.stack([KEY, keys.root(1)]))
-    many = jax.vmap(lambda one: model.apply(one, user.inputs, user.mask, None))(starts)
+    of_seed = lambda root: model.apply(model.init(root), user.inputs, user.mask, None)
+    many = jax.jit(jax.vmap(of_seed))(jnp.stack([KEY, keys.root(1)]))
     gap = world.distance(jax.tree.map(lambda x: x[0], many), outputs)
     assert gap < 1e-12, "seeds: one of several is that one alone"
-    adapted = params._replace(personal=model.write(params, user, None))
+    adapted = params._replace(personal=jax.jit(model.write)(params, user, None))
     assert shapes(adapted.personal) == shapes(params.personal), "write: personal parameters keep their shapes"
-    check_rows(case, model, params, user)
-    check_rows(case, model, adapted, user)
+    for one in (params, adapted):
+        check_rows(case.transductive, lambda inputs, mask, one=one: apply(one, inputs, mask, None), user)
 
 
-def check_rows(case, model, params, user):
+def check_rows(transductive, apply, user):
     def without_last(value):
-        inputs = jax.tree.map(lambda x: x.at[3].set(value), user.inputs)
-        return model.apply(params, inputs, user.mask.at[3].set(False), None)
+        return apply(jax.tree.map(lambda x: x.at[3].set(value), user.inputs), user.mask.at[3].set(False))
 
-    outputs = model.apply(params, user.inputs, user.mask, None)
+    outputs = apply(user.inputs, user.mask)
     gap = world.distance(first_three(without_last(0)), first_three(without_last(1)))
     assert gap < 1e-12, "masks: a masked row changes no other"
     says_something = any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(outputs))  # a head of zeros does not
     sees_others = world.distance(first_three(without_last(0)), first_three(outputs)) > 1e-6
-    assert sees_others == (case.transductive and says_something), "transduction: it is declared by the normalisation"
+    assert sees_others == (transductive and says_something), "transduction: the normalisation declares it"
 
 
 @pytest.mark.parametrize("name", grouped(registry("objective")))
@@ -124,8 +123,9 @@ def test_a_source_that_reads_files_names_the_folder_that_it_needs(name):
         building.stream(config)
 
 
-@pytest.mark.parametrize(("label", "section"), sections("baseline"))
-def test_a_baseline_predicts_every_row_from_the_first_examples_of_a_user(label, section):
+@pytest.mark.parametrize("label", dict(sections("baseline")))
+def test_a_baseline_predicts_every_row_from_the_first_examples_of_a_user(label):
+    section = dict(sections("baseline"))[label]
     member = registry("baseline")[section["name"]]
     fitting = {name: cohort for name, cohort in parts.cohorts().items() if member.facts(cohort)}
     assert fitting, "facts: a baseline applies to some cohort of tests/contracts/parts.py"

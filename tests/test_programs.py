@@ -1,0 +1,120 @@
+"""What training and a search compile: one program for each structure, whatever values the state carries."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from metapers import placement, spec, workdir
+from metapers.run import loop, search, setup, training
+from metapers.run.training import train
+from metapers.scoring import scorer as scoring
+from metapers.spec.building import learner as build_learner
+from tests import runs
+from tests.contracts import world
+
+pytestmark = pytest.mark.xdist_group("programs")
+quick = functools.partial(runs.quick, penalties={"anchor": {"strength": 0.01}})
+
+
+class Watch:
+    """Counts what a run traces, compiles and calls, stage by stage."""
+
+    def __init__(self, monkeypatch):
+        self.programs: list[loop.Program] = []
+        self.traces: list[int] = []  # of the outer step of each program
+        self.calls = 0
+        self.by_stage: dict[tuple[str, int], int] = {}
+        build, run_stage, put = loop.program, training.one_stage, training._put
+        monkeypatch.setattr(loop, "program", lambda *given, **options: self.watched(build, *given, **options))
+        monkeypatch.setattr(training, "_put", self.counted(put))
+
+        def one_stage(run, name, now, before):
+            begun = self.calls
+            kept = run_stage(run, name, now, before)
+            self.by_stage[name, now] = self.calls - begun
+            return kept
+
+        monkeypatch.setattr(training, "one_stage", one_stage)
+
+    def counted(self, function):
+        def call(*arguments):
+            self.calls += 1
+            return function(*arguments)
+
+        return call
+
+    def watched(self, build, learner, *given, **options):
+        place = len(self.programs)
+
+        def update(*arguments):
+            self.traces[place] += 1
+            return learner.update(*arguments)
+
+        compiled = build(learner._replace(update=update), *given, **options)
+        self.programs.append(compiled)
+        self.traces.append(0)
+        names = ("init", "renew", "chunk", "consolidate")
+        return compiled._replace(**{name: self.counted(getattr(compiled, name)) for name in names})
+
+    def compiled(self, name):
+        return [getattr(one, name)._cache_size() for one in self.programs]
+
+
+def test_a_kind_of_learner_compiles_once_for_the_whole_stream_and_a_stage_is_few_dispatches(monkeypatch, tmp_path):
+    watch = Watch(monkeypatch)
+    config = quick(strategies=("static", "naive", "joint_so_far", "continual"), data__stages=3)
+    train(config, tmp_path)
+    # static, naive and joint_so_far are one program; continual, with its penalty and memory, and joint are others
+    assert len(watch.programs) == 3 and watch.traces == [1, 1, 1]
+    assert watch.compiled("chunk") == watch.compiled("init") == watch.compiled("renew") == [1, 1, 1]
+    assert max(watch.compiled("consolidate")) == 1
+    chunks = -(-config.outer_steps // config.chunk)
+    trained = {key: calls for key, calls in watch.by_stage.items() if key[0] != "static" or key[1] == 0}
+    assert len(trained) == 1 + 3 + 3 + 3 + 3
+    assert all(chunks < calls <= chunks + 5 for calls in trained.values()), trained
+
+
+def test_a_search_over_values_that_the_state_carries_compiles_one_outer_step(monkeypatch, tmp_path):
+    watch = Watch(monkeypatch)
+    values = {"penalties.anchor.strength": (0.1, 10.0), "optimizer.param.rate": (0.01, 0.02)}
+    values |= {"inner.rates.rate": (0.05, 0.1)}
+    specs = [f"{key}={','.join(map(str, each))}" for key, each in values.items()]
+    search.run(quick(inner__rates="log_meta_sgd", outer_steps=4), specs, tmp_path)
+    rows = workdir.read_json(tmp_path / workdir.SWEEP)["rows"]
+    assert len(rows) == 8 and len({row["rank_by"] for row in rows}) == 8  # each value reached its combination
+    # the others are those of the states with which the combinations begin: they take no step
+    assert sorted(watch.traces)[-2:] == [0, 1] and sorted(watch.compiled("chunk"))[-2:] == [0, 1]
+    assert max(watch.compiled("init")) == max(watch.compiled("consolidate")) == 1
+
+
+def lowered(**changes):
+    """The outer step of a run as it is given to the compiler."""
+    config = spec.check(quick(devices=1, **changes))
+    made = setup.components(config)
+    learner = build_learner(config, made.model, spec.STRATEGIES["continual"], None)
+    compiled = loop.program(learner, made.stream.family, users=config.meta_batch, chunk=config.chunk)
+    data = made.stream.family.data((0, 0), 0, 0)
+    state = compiled.init(scoring.scorer(made).initial(), data)
+    numbers = placement.place((np.int32(0), np.int32(0), np.int32(config.outer_steps)), None, by_seed=False)
+    return compiled.chunk.lower(state, scoring.roots(made), data, *numbers).as_text()
+
+
+def test_runs_that_differ_in_a_carried_value_are_the_same_program():
+    one = lowered(penalties={"anchor": {"strength": 1.0}})
+    assert lowered(penalties={"anchor": {"strength": 10.0}}) == one
+    assert lowered(penalties={"ewc": {"strength": 1.0}}) != one
+
+
+@functools.cache
+def learned(**changes):
+    config = quick(inner__rates="log_meta_sgd", outer_steps=4, **changes)
+    return jax.tree.map(np.asarray, search.learned(setup.components(config), [config], "continual"))
+
+
+def test_two_devices_are_one_device_and_seeds_are_single_seeds():
+    assert world.distance(learned(devices=2), learned(devices=1)) < 1e-10  # the users of a step are spread
+    two = learned(seeds=2, devices=2)  # the seeds are spread
+    for seed, alone in enumerate((learned(devices=1), learned(devices=1, seed=1))):
+        assert world.distance(jax.tree.map(lambda leaf, seed=seed: leaf[seed : seed + 1], two), alone) < 1e-10
