@@ -1,4 +1,4 @@
-"""Judges a workdir's versions on held-out users and writes the report: python eval.py --workdir=…"""
+"""Evaluates the versions of a workdir on held-out users and writes the report: python eval.py --workdir=…"""
 
 from metapers.command import eval_main
 

@@ -6,7 +6,6 @@ import jax
 
 from metapers.base import Key, Task
 
-
 NAMES = (
     "adapt",
     "consolidate",

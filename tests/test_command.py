@@ -219,8 +219,10 @@ def test_a_config_file_imports_its_plug_in_only_where_the_caller_allows_it(in_pr
     code, _, err = in_process(command.main, "inspect-config", f"--config={mine}")
     assert code == 2 and plugin not in sys.modules
     assert err.splitlines()[0].endswith(f"got '{plugin}'; --allow-plugin={plugin} imports it")
-    code, out, _ = in_process(command.main, "inspect-config", f"--config={mine}", f"--allow-plugin={plugin}")
-    assert code == 0 and "penalties.acme_command.weight = 2.0" in out
+    for words in (("--help",), ("--help", f"--allow-plugin={plugin}"), (f"--allow-plugin={plugin}",)):
+        code, out, _ = in_process(command.main, "inspect-config", f"--config={mine}", *words)
+        allowed = words[-1] != "--help"
+        assert code == 0 and ("penalties.acme_command.weight" in out) == allowed and (plugin in sys.modules) == allowed
 
 
 # The process

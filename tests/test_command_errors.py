@@ -15,7 +15,11 @@ in_process = commands.in_process  # a fixture
         ([], "--config is missing"),
         ([SYNTHETIC], "--workdir is missing"),
         ([SYNTHETIC, "--workdir=WORK", "--nonsense=3"], "Unknown command line flag 'nonsense'"),
-        ([SYNTHETIC, "--workdir=WORK", "stray"], "unexpected argument 'stray'"),
+        ([SYNTHETIC, "--workdir=WORK", "stray"], "unexpected argument 'stray': every option is --name=value"),
+        (
+            ["--workdir=WORK", "synthetic"],
+            "did you mean --config=synthetic?",
+        ),
         (["--config=configs/nope.py", "--workdir=WORK"], "--config names no file: configs/nope.py"),
         (["--config", "configs/nope.py", "--workdir=WORK", "--config.outer_steps=3"], "--config names no file"),
         (["--config=synthetik", "--workdir=WORK"], "did you mean 'synthetic'?"),

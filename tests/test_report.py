@@ -15,10 +15,9 @@ import pytest
 from metapers import spec
 from metapers.evaluation import summary as summaries
 from metapers.members import plugin_of, registry
-from metapers.report import drawing, pictures, points, report_of, stages, tables, words, write_report
+from metapers.report import drawing, pictures, points, stages, tables, words, write_report
 from metapers.scores import mean_interval
-from metapers.scoring.records import SCHEMA, read_file, user_hash
-from metapers.workdir import read_json
+from metapers.scoring.records import SCHEMA, user_hash
 
 SHOTS, STEPS, USERS, SEEDS = (1, 4, 16), (0, 1, 5), 30, 2
 STRATEGIES = ("static", "naive", "joint_so_far", "continual")

@@ -1,5 +1,6 @@
 """One stage as a scan: compiled once, seeds and devices change nothing, any member resumes to the bit."""
 
+import functools
 import random
 import zlib
 
@@ -14,7 +15,7 @@ from metapers import keys, store, tasks
 from metapers.base import Learner
 from metapers.placement import place
 from metapers.run import loop
-from tests.contracts import table, world
+from tests.contracts import short_run, table, world
 
 STEPS, CHUNK, USERS, SEEDS = 7, 3, 5, 2
 STREAM = tasks.linear_gaussian(
@@ -34,6 +35,12 @@ def seeds_mesh():
 
 def made(learner: Learner, mesh=None, chunk=CHUNK):
     return loop.program(learner, FAMILY, users=USERS, chunk=chunk, mesh=mesh)
+
+
+@functools.cache
+def maml(chunk=CHUNK):
+    """The program of MAML, compiled once for all tests of this file."""
+    return made(table.maml(), chunk=chunk)
 
 
 def begun(compiled, roots=ROOTS, window=(0, 0)):
@@ -64,7 +71,7 @@ def ended(compiled, state, roots, at):
     return compiled.consolidate(state, roots, fed(compiled, (at, at)), number(compiled, at))
 
 
-def lived(compiled, roots=ROOTS):
+def two_stages(compiled, roots=ROOTS):
     state, roots = begun(compiled, roots)
     for at in range(2):
         state = ended(compiled, through(compiled, state, roots, at=at), roots, at)
@@ -93,6 +100,7 @@ def counted(learner: Learner) -> tuple[Learner, dict[str, int]]:
     return learner._replace(**{name: wrap(name) for name in traced}), traced
 
 
+@pytest.mark.xdist_group("stage")
 def test_all_windows_all_stages_and_a_masked_last_chunk_are_one_compilation():
     learner, traced = counted(table.replayed(table.memory.reservoir(6)))
     compiled = made(learner)
@@ -107,27 +115,29 @@ def test_all_windows_all_stages_and_a_masked_last_chunk_are_one_compilation():
     assert traced["update"] == once and compiled.chunk._cache_size() == 1
 
 
+@pytest.mark.xdist_group("stage")
 @pytest.mark.parametrize("stop", [1, 3, 7, 8])
 def test_a_stage_is_as_many_dispatches_as_chunks(stop):
-    compiled = made(table.maml())
-    calls = []
+    compiled, calls = maml(), []
     watched = compiled._replace(chunk=lambda *arguments: calls.append(1) or compiled.chunk(*arguments))
     state, roots = begun(compiled)
     through(watched, state, roots, stop=stop)
     assert len(calls) == -(-stop // CHUNK)
 
 
+@pytest.mark.xdist_group("stage")
 def test_a_masked_last_chunk_stops_exactly_where_it_should():
-    state, roots = begun(made(table.maml()))
-    cut = through(made(table.maml(), chunk=5), state, roots, stop=STEPS)
-    whole = through(made(table.maml(), chunk=STEPS), state, roots, stop=STEPS)
+    state, roots = begun(maml())
+    cut = through(maml(), state, roots, stop=STEPS)
+    whole = through(maml(chunk=STEPS), state, roots, stop=STEPS)
     assert distance(cut, whole) < 1e-12
-    one_less = through(made(table.maml(), chunk=5), state, roots, stop=STEPS - 1)
+    one_less = through(maml(), state, roots, stop=STEPS - 1)
     assert distance(cut, one_less) > 1e-6
 
 
-def test_what_is_told_has_one_row_a_seed_and_one_column_a_step():
-    compiled = made(table.maml())
+@pytest.mark.xdist_group("stage")
+def test_what_is_reported_has_one_row_a_seed_and_one_column_a_step():
+    compiled = maml()
     state, roots = begun(compiled)
     data = fed(compiled, (0, 0))
     told = list(loop.run(compiled, state, roots, lambda _: data, stage=0, start=0, stop=STEPS))
@@ -136,15 +146,21 @@ def test_what_is_told_has_one_row_a_seed_and_one_column_a_step():
     assert {"loss", "grad_norm", "penalty"} <= told[0].infos.keys() and "finite" not in told[0].infos
 
 
-@pytest.mark.parametrize("name", ["learner: replay", "penalty: ewc, sampled and decayed"])
-def test_seeds_together_on_two_devices_or_one_are_seeds_alone(name):
-    thunk = table.cases()[name]
-    spread = lived(made(thunk(), seeds_mesh()))
+def whole_learner():
+    """MAML with a memory and a penalty that draws random numbers and has a state."""
+    penalty = table.penalties.ewc(
+        table.OBJECTIVE, table.MODEL.apply, table.loop(), 5.0, decay=0.5, draws=2, exact=False
+    )
+    return table.replayed(table.memory.reservoir(6), table.maml(penalty=penalty))
+
+
+def test_seeds_together_on_two_devices_or_one_are_seeds_alone():
+    spread = two_stages(made(whole_learner(), seeds_mesh()))
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(spread)} == {2}
-    together = lived(made(thunk()))
+    together = two_stages(made(whole_learner()))
     assert distance(spread, together) < 1e-10
-    single = made(thunk())
-    alone = [lived(single, ROOTS[seed : seed + 1]) for seed in range(SEEDS)]
+    single = made(whole_learner())
+    alone = [two_stages(single, ROOTS[seed : seed + 1]) for seed in range(SEEDS)]
     assert distance(together, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *alone)) < 1e-10
     assert distance(*alone) > 1e-3
 
@@ -152,17 +168,24 @@ def test_seeds_together_on_two_devices_or_one_are_seeds_alone(name):
 def test_users_on_two_devices_are_users_on_one():
     plain = table.aggregate.clipped(0.5)
     spread = made(table.maml(aggregator=table.aggregate.sharded(plain, table.mesh())), table.mesh())
-    assert distance(lived(spread), lived(made(table.maml(aggregator=plain)))) < 1e-10
+    assert distance(two_stages(spread), two_stages(made(table.maml(aggregator=plain)))) < 1e-10
 
 
-@pytest.mark.parametrize("name", list(table.cases()))
-def test_every_member_resumes_from_the_disk_bit_for_bit(name, tmp_path):
-    thunk = table.cases()[name]
-    mesh = table.mesh() if "sharded" in name else None
+LEARNERS = {
+    "all parts": whole_learner,
+    "loss by the step": table.cases()["learner: maml_plus_plus"],
+    "users one after the other": table.cases()["learner: serial"],
+    "users on two devices": table.cases()["aggregator: sharded"],
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_stage_resumes_from_the_disk_bit_for_bit(name, tmp_path):
+    mesh = table.mesh() if "devices" in name else None
     choice = random.Random(zlib.crc32(name.encode()))
     stop_in, until = choice.randrange(2), choice.choice([3, 6])
-    compiled = made(thunk(), mesh)
-    whole = on_host(lived(compiled))
+    compiled = made(LEARNERS[name](), mesh)
+    whole = on_host(two_stages(compiled))
 
     state, roots = begun(compiled)
     if stop_in == 1:
@@ -171,7 +194,7 @@ def test_every_member_resumes_from_the_disk_bit_for_bit(name, tmp_path):
     store.save_checkpoint(tmp_path, until, (state, roots), {})
     del compiled, state, roots
 
-    fresh = made(thunk(), mesh)
+    fresh = made(LEARNERS[name](), mesh)
     like = begun(fresh)
     (state, roots), _ = store.load_checkpoint(tmp_path, until, like=like)
     assert distance(state, like[0]) > 0  # or the test would pass on a checkpoint of nothing
@@ -179,6 +202,17 @@ def test_every_member_resumes_from_the_disk_bit_for_bit(name, tmp_path):
         start = until if at == stop_in else 0
         state = ended(fresh, through(fresh, state, roots, at=at, start=start), roots, at)
     assert distance(state, whole) == 0.0
+
+
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.xdist_group(one)) for one in table.named()])
+def test_the_state_of_every_member_resumes_from_the_disk_bit_for_bit(name, tmp_path):
+    run, whole = short_run.of(name), short_run.after_two_stages(name)  # compiled for the contracts, on the same worker
+    like, saved = run.start(), run.through(run.start(), stages=range(1))
+    store.save_checkpoint(tmp_path, 1, saved, {})
+    state, _ = store.load_checkpoint(tmp_path, 1, like=like)
+    assert distance(state, saved) == 0.0 < distance(state, like)
+    assert distance(run.through(run.place(state), stages=range(1, 2)), whole) == 0.0
+    assert run.traced["update"] == 1
 
 
 def failing(after: int) -> Learner:

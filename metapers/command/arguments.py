@@ -146,10 +146,10 @@ def _get_config(path: str) -> Callable[..., Any]:
     return found
 
 
-def about(words: Words) -> str:
+def about(words: Words, allowed: Sequence[str] = ()) -> str:
     """What a config file says of itself, its methods, and its keys with the values that the command line gives them."""
     try:
-        config, file = config_of(words), file_of(str(words.path))
+        config, file = config_of(words, allowed), file_of(str(words.path))
     except UsageError as error:
         return f"error: {error}"
     said = ast.get_docstring(ast.parse(file.read_text())) or ""

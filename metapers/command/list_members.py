@@ -23,7 +23,10 @@ def _body(call: Call) -> int:
     from metapers.spec import reference
 
     load_plugins(call.flags.plugin, call.flags.plugin)
-    print(reference.markdown() if call.flags.markdown else reference.listed(call.flags.kind))
+    if call.flags.markdown:
+        print(reference.markdown(), end="")  # the page ends with its own line break
+    else:
+        print(reference.listed(call.flags.kind))
     return 0
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import pathlib
+import re
 import shlex
 import sys
 import threading
@@ -88,7 +89,9 @@ def _answer_questions(command: Command, argv: list[str], words: Words, own: flag
     if {"--help", "-h", "-help", "--helpfull", "--helpshort"} & set(argv[1:]):
         print(f"{command.help}\nFlags:\n{_described(own, command)}")
         if "config" in command.needed and words.path:
-            print(f"\n{arguments.about(words)}")
+            flag = re.compile("--allow[-_]plugin=(.+)")
+            allowed = [found[1] for word in words.rest if (found := flag.fullmatch(word))]
+            print(f"\n{arguments.about(words, allowed)}")
         raise SystemExit(0)
     if "--version_only" in argv[1:]:
         print(metapers.__version__)
@@ -102,13 +105,14 @@ def _parsed(command: Command, own: flags.FlagValues, words: Words) -> list[str]:
         left = own(rest)[1:]
     except flags.Error as error:
         raise UsageError(str(error)) from None
+    given = {name: words.path if name == "config" else own[name].value for name in command.needed}
     if len(left) > (1 if command.positional else 0):
-        raise UsageError(f"unexpected argument {left[-1]!r}: every option is --name=value")
+        hint = next((f"; did you mean --{name}={left[-1]}?" for name, value in given.items() if value is None), "")
+        raise UsageError(f"unexpected argument {left[-1]!r}: every option is --name=value{hint}")
     if (words.path is not None or words.given) and "config" not in command.needed:
         why = "reads the config of a workdir" if "workdir" in command.needed else "reads no config"
         raise UsageError(f"unknown option --config: {command.name} {why}")
-    for name in command.needed:
-        value = words.path if name == "config" else own[name].value
+    for name, value in given.items():
         if not value:
             raise UsageError(f"--{name} is {'missing' if value is None else 'empty'}\n\n{command.help}".rstrip())
     if command.positional and not left:
@@ -141,7 +145,7 @@ def _failed(error: Exception, command: Command, again: str) -> int:
 def _quiet() -> None:
     for name in ("absl", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("asyncio", "concurrent.futures"):  # threads of a save that failed; the failure itself is told
+    for name in ("asyncio", "concurrent.futures"):  # threads of a save that failed; the failure itself is reported
         logging.getLogger(name).setLevel(logging.CRITICAL)
     loop: Any = asyncio.BaseEventLoop
     loop.call_soon_threadsafe = _unless_closed(loop.call_soon_threadsafe)
@@ -164,7 +168,7 @@ def _unless_closed(schedule: Callable) -> Callable:
 def _from_threads(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if threading.current_thread() is threading.main_thread():
         sys.__excepthook__(kind, error, trace)
-    else:  # of tensorstore's own threads, whose event loop is gone after a failed save; the failure itself is told
+    else:  # of tensorstore's own threads, whose event loop is gone after a failed save; that one is reported
         logging.getLogger("metapers").debug("in a thread: %r", error)
 
 

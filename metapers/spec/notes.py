@@ -1,4 +1,4 @@
-"""Values of a config that have no effect in a run: they are no error, for an ablation leaves them standing."""
+"""Values of a config that have no effect in a run: they are no error, as an ablation leaves them as they are."""
 
 from collections.abc import Iterator
 

@@ -148,9 +148,7 @@ MOVIELENS_MEMBER = Member(
     },
     paper="Harper, Konstan 2015, doi:10.1145/2827872",
     example={"stages": 3, "support": 4, "query": 8},
-    facts=SourceFacts(
-        sizes=_sizes, inputs="films", from_files=reads_folder, examples="ratings", unit="stars"
-    ),
+    facts=SourceFacts(sizes=_sizes, inputs="films", from_files=reads_folder, examples="ratings", unit="stars"),
     doc="film ratings of real users (MovieLens)",
 )
 
