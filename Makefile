@@ -39,7 +39,7 @@ check: $(STAMP) ## style, types, import direction
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(STAMP) ## tests, doctests, the notebook
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
 
 test-benchmarks: $(STAMP) ## tests of the scripts in benchmarks/
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 -m benchmarks tests

@@ -1,6 +1,8 @@
 """The strict test environment: float64, no silent promotion, two devices, warnings are errors (pyproject.toml)."""
 
 import fcntl
+import gc
+import itertools
 import os
 import pathlib
 
@@ -22,6 +24,31 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+collect_ignore = ["one_file"]  # importing these files registers their members, in all tests of the process
+
+
+MOST_MAPS = 30_000
+"""Memory maps beyond which compiled programs are dropped. A program takes several maps. At the 65,530 maps that Linux
+allows a process, the compiler ends it with a segmentation fault."""
+_boundaries = itertools.count()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Drops compiled programs between two groups of tests where there are too many."""
+    if nextitem is None or _group(item) == _group(nextitem) or next(_boundaries) % 10:
+        return
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of one group may share programs, and count how often these are compiled."""
+    marker = item.get_closest_marker("xdist_group")
+    return str(marker.args[0]) if marker else str(item.path)
 
 
 def shared(name: str) -> pathlib.Path:

@@ -81,13 +81,13 @@ def test_predictions_are_in_one_unit():
     model = models.bayes_mlp((1,), deviation=10.0, noise=0.1)
     params = model.init(keys.root(0))
     support = base.Batch(jnp.array([[0.5], [2.0]]), jnp.array([0.1, -0.3]), jnp.array([True, True]))
-    outputs = lambda params, batch: model.apply(params, batch.inputs, batch.mask, None)
+    predicted = lambda params, batch: model.apply(params, batch.inputs, batch.mask, None)
     written = inner.written(model.write)
-    pair = [outputs(one, support) for one in (written.adapt(params, support, None)[0], params)]
+    pair = [predicted(one, support) for one in (written.adapt(params, support, None)[0], params)]
     moved = {name: float(jnp.mean(jnp.square(pair[0][name] - pair[1][name]))) for name in pair[0]}
     assert moved["mean"] < 0.1 < 1000 < moved["variance"]
     for least, stays in ((0.99 * moved["mean"], False), (1.01 * moved["mean"], True)):
-        loop = inner.keep_if_it_moves(written, lambda params, batch: outputs(params, batch)["mean"], least)
+        loop = inner.keep_if_it_moves(written, lambda params, batch: predicted(params, batch)["mean"], least)
         assert (world.distance(loop.adapt(params, support, None)[0].personal, params.personal) == 0.0) is stays
 
 
