@@ -19,6 +19,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from _pytest.nodeid import coerce_node_id  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
@@ -43,6 +44,20 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts "@group" behind the id of a test with a group, as pytest-xdist does for --dist loadgroup.
+
+    pytest-xdist 3.8 sets an attribute that pytest 9.2 does not read any more, so its own hook has no effect.
+    """
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        marker = item.get_closest_marker("xdist_group")
+        if marker and not item.nodeid.endswith(f"@{marker.args[0]}"):
+            item._id = coerce_node_id(f"{item.nodeid}@{marker.args[0]}")  # pyright: ignore
 
 
 def _group(item: pytest.Item) -> str:
