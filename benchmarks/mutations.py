@@ -1,7 +1,7 @@
 """Do the tests catch small mistakes? The same mistakes, one after another, in two checkouts of the project.
 
-    python benchmarks/mutations.py --old FOLDER --new FOLDER --label before    # judges the tests of the old checkout
-    python benchmarks/mutations.py --old FOLDER --new FOLDER --label after     # judges those of the new one
+    python benchmarks/mutations.py --old FOLDER --new FOLDER --label before    # tests the suite of the old checkout
+    python benchmarks/mutations.py --old FOLDER --new FOLDER --label after     # tests that of the new one
 
 Which lines of the members are broken, and how, follows from --seed and the old checkout alone; a line counts if it
 stands once in the file of the same path in both (without --new: all that were drawn). Each mistake is made in a
@@ -29,8 +29,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOMS = "inner learners penalties memory aggregate models scores tasks baselines"
-MEMBERS = ["base", "keys", "trees", "users", "held_out", "store*", *(f"{room}/[!_]*" for room in ROOMS.split())]
+PACKAGES = "inner learners penalties memory aggregate models scores tasks baselines"
+MEMBERS = ["base", "keys", "trees", "users", "held_out", "store*", *(f"{one}/[!_]*" for one in PACKAGES.split())]
 OPERATORS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "and": "or", "or": "and"}
 OPERATORS |= {"in": "not in", "not in": "in", "is": "is not", "is not": "is", "&": "|", "+": "-", "-": "+"}
 OPERATORS |= {"*": "/", "/": "*", "//": "*", "**": "*", "%": "*"}
@@ -116,15 +116,15 @@ def imports(path: Path, checkout: Path) -> set[str]:
 
 
 def nearest(path: str, checkout: Path, without: list[str]) -> list[str]:
-    """Test files that reach a module: named after it or its room, importing it, contracts, mentioning it."""
+    """Test files that reach a module: named after it or its package, importing it, contracts, mentioning it."""
     ranked, module = [], path.removesuffix(".py").replace("/", ".")
-    room, _, stem = module.rpartition(".")
+    package, _, stem = module.rpartition(".")
     for test in sorted((checkout / "tests").rglob("test_*.py")):
         found = imports(test, checkout)
-        if test.name in without or not (module in found or room != "metapers" and room in found):
+        if test.name in without or not (module in found or package != "metapers" and package in found):
             continue
         mentions = len(re.findall(rf"\b{stem}\b", test.read_text()))
-        named = test.stem.removeprefix("test_") in (stem, room.rpartition(".")[2])
+        named = test.stem.removeprefix("test_") in (stem, package.rpartition(".")[2])
         ranks = [named, module in found, test.parent.name == "contracts", mentions > 0]
         if any(ranks):
             ranked.append((ranks.index(True), -mentions, test.relative_to(checkout).as_posix()))
@@ -146,19 +146,19 @@ class Copy:
         how = dict(cwd=self.root, env=self.environment, stderr=subprocess.STDOUT, timeout=40 * limit)
         how["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         before = sum(os.times()[2:4])  # of ended children
-        with (self.root.parent / "told.txt").open("w") as told:
+        with (self.root.parent / "output.txt").open("w") as output:
             try:
-                code = subprocess.run([*command, "--hypothesis-seed=0", *files], stdout=told, **how).returncode
+                code = subprocess.run([*command, "--hypothesis-seed=0", *files], stdout=output, **how).returncode
             except subprocess.TimeoutExpired:
                 code = -signal.SIGKILL
-        text = (self.root.parent / "told.txt").read_text()
+        text = (self.root.parent / "output.txt").read_text()
         shutil.rmtree(self.root / ".hypothesis", ignore_errors=True)
         assert code not in (4, 5), f"pytest found no test to run:\n{text[-2000:]}"
         verdict = "timed out" if code in (-signal.SIGXCPU, -signal.SIGKILL) else "caught" if code else "survived"
         failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
         return {"verdict": verdict, "by": "".join(failed[:1]), "seconds": round(sum(os.times()[2:4]) - before, 1)}
 
-    def judged(self, mutation: Mutation, files: list[str], limit: int) -> dict[str, Any]:
+    def tested(self, mutation: Mutation, files: list[str], limit: int) -> dict[str, Any]:
         """What test files say of one mutation, which is undone afterwards."""
         path = self.root / mutation.path
         intact = path.read_text()
@@ -188,8 +188,8 @@ def keep(results: dict[str, Any], path: Path) -> None:
 
 def table(results: dict[str, Any]) -> str:
     rows = [results["records"][name] for name in results["chosen"] if name in results["records"]]
-    told = ", ".join(f"{sum(row['verdict'] == verdict for row in rows)} {verdict}" for verdict in VERDICTS)
-    lines = [f"# {len(rows)} of {len(results['chosen'])} mutations: {told}", "", f"    {results['command']}", ""]
+    counts = ", ".join(f"{sum(row['verdict'] == verdict for row in rows)} {verdict}" for verdict in VERDICTS)
+    lines = [f"# {len(rows)} of {len(results['chosen'])} mutations: {counts}", "", f"    {results['command']}", ""]
     lines += [f"Revision {results['revision']}, {results['date']}. Seconds are the processor's.", ""]
     lines += [f"| file | line | mutated | {' | '.join(VERDICTS)} | by | seconds |", "|---" * 8 + "|"]
     for row in rows:
@@ -200,7 +200,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def about(checkout: Path) -> dict[str, str]:
-    """The command, with every path outside the project named PATH, and the revision that was judged."""
+    """The command, with every path outside the project named PATH, and the revision that was tested."""
     git = lambda *words: subprocess.check_output(["git", "-C", str(checkout), *words], text=True).strip()
     words = ["python benchmarks/mutations.py", *(re.sub("(^|=)/.*", r"\1PATH", word) for word in sys.argv[1:])]
     revision = git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
@@ -211,7 +211,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, required=True, help="the checkout from which lines are drawn")
     parser.add_argument("--new", type=Path, help="the checkout in which a line must stand too")
-    parser.add_argument("--label", choices=("before", "after"), default="before", help="judge the old or the new one")
+    parser.add_argument("--label", choices=("before", "after"), default="before", help="test the old or the new one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draw", type=int, default=60)
     parser.add_argument("--keep", type=int, default=40, help="how many that stand in both count, with --new")
@@ -239,7 +239,7 @@ def main() -> None:
                 plain[test] = copy.pytest([test], given.seconds)
                 keep(results, path)
             files = [one.path, *affordable(tests, plain, given.seconds * 2 / 3)]
-            records[one.name] = copy.judged(one, files, given.seconds)
+            records[one.name] = copy.tested(one, files, given.seconds)
             print(f"{records[one.name]['verdict']}: {one.name}", flush=True)
             keep(results, path)
     keep(results, path)
