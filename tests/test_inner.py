@@ -1,5 +1,7 @@
 """Adaptation: closed forms on the quadratic, finite differences, masks, and what is computed once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,12 @@ from metapers import base, inner, keys
 from metapers.inner.once import once
 from metapers.inner.path import entries
 from tests.contracts import world
-from tests.inner_problems import after, finite_differences
+from tests.inner_problems import adapt, after, finite_differences, rough_task, rough_tasks, slope_after
 
 KEY = jax.random.key(0)
-CENTRES = jnp.array([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0], [0.0, 1.5]])
-MEAN = jnp.array([0.75, 1.0])
-START = jnp.array([2.0, -1.0])
+CENTRES = np.array([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0], [0.0, 1.5]])
+MEAN = np.array([0.75, 1.0])
+START = np.array([2.0, -1.0])
 RATE = 0.3
 
 
@@ -33,23 +35,26 @@ def rough(params, batch, key):
 
 
 def bowl_task(mask=(True,) * 4):
-    return base.Batch(jnp.zeros((4, 1)), CENTRES, jnp.array(mask))
+    return base.Batch(jnp.asarray(np.zeros((4, 1))), jnp.asarray(CENTRES), jnp.array(mask))
 
 
 def bowl_params(loop):
-    params = base.Params({}, {"theta": START}, {})
+    params = base.Params({}, {"theta": jnp.asarray(START)}, {})
     return params._replace(inner=loop.init(params))
-
-
-def rough_task(n=5, seed=1):
-    k = jax.random.split(jax.random.key(seed))
-    return base.Batch(jax.random.normal(k[0], (n, 3)), jax.random.normal(k[1], (n,)), jnp.ones(n, bool))
 
 
 def rough_params(loop):
-    k = jax.random.split(jax.random.key(2))
-    params = base.Params({"map": jax.random.normal(k[0], (3, 2))}, {"theta": jax.random.normal(k[1], (2,))}, {})
+    params = rough_start()
     return params._replace(inner=loop.init(params))
+
+
+@functools.cache
+def rough_start():
+    def start():
+        k = jax.random.split(jax.random.key(2))
+        return base.Params({"map": jax.random.normal(k[0], (3, 2))}, {"theta": jax.random.normal(k[1], (2,))}, {})
+
+    return jax.jit(start)()
 
 
 def assert_close(a, b, tolerance=1e-12):
@@ -72,12 +77,12 @@ LOOPS = {
 @pytest.mark.parametrize("name", LOOPS)
 def test_path_on_the_quadratic_is_the_closed_form(name):
     loop = inner.gradient(bowl, 4, **{"rate": RATE, **LOOPS[name]})
-    adapted, path = jax.jit(loop.adapt)(bowl_params(loop), bowl_task(), KEY)
+    adapted, path = adapt(loop, bowl_params(loop), bowl_task(), KEY)
     # Gradient: (4 (theta - mean) + 2 pull (theta - start)) / (4 + shrink).
     pull = LOOPS[name].get("proximal_weight", 0.0)
     rate = RATE * (4 + 2 * pull) / (4 + LOOPS[name].get("pseudo_count", 0.0))
     limit = (4 * MEAN + 2 * pull * START) / (4 + 2 * pull)
-    expected = limit[None] + (1 - rate) ** jnp.arange(5.0)[:, None] * (START - limit)[None]
+    expected = limit[None] + (1 - rate) ** np.arange(5.0)[:, None] * (START - limit)[None]
     assert_close(path["theta"], expected)
     assert_close(adapted.personal["theta"], expected[-1])
     assert path["theta"].shape == (5, 2)
@@ -86,17 +91,17 @@ def test_path_on_the_quadratic_is_the_closed_form(name):
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_meta_gradient_on_the_quadratic(steps):
     # Query 1/2 ||theta_K - q||^2: d/d theta_0 = (1 - rate)^K (theta_K - q); first order drops the factor.
-    query = base.Batch(jnp.zeros((1, 1)), jnp.array([[5.0, 7.0]]), jnp.ones(1, bool))
-    gap = MEAN + (1 - RATE) ** steps * (START - MEAN) - jnp.array([5.0, 7.0])
+    query = base.Batch(jnp.array([[0.0]]), jnp.array([[5.0, 7.0]]), jnp.array([True]))
+    gap = MEAN + (1 - RATE) ** steps * (START - MEAN) - np.array([5.0, 7.0])
     for first_order, factor in ((False, (1 - RATE) ** steps), (True, 1.0)):
         loop = inner.gradient(bowl, steps, RATE, first_order=first_order)
-        slope = jax.jit(jax.grad(after(loop, bowl, bowl_task(), query)))(bowl_params(loop))
+        _, slope = slope_after(loop, bowl, bowl_task(), query, bowl_params(loop))
         assert_close(slope.personal["theta"], factor * gap)
 
 
 def test_meta_gradient_with_the_support_as_query():
     loop = inner.gradient(bowl, 3, RATE)
-    slope = jax.grad(after(loop, bowl, bowl_task(), bowl_task()))(bowl_params(loop))
+    _, slope = slope_after(loop, bowl, bowl_task(), bowl_task(), bowl_params(loop))
     assert_close(slope.personal["theta"], (1 - RATE) ** 6 * (START - MEAN))
 
 
@@ -105,16 +110,16 @@ def test_learned_rates_start_at_the_rate():
         inner.gradient(bowl, 1, inner.per_parameter(RATE)),
         inner.gradient(bowl, 1, inner.log_per_parameter(RATE)),
     )
-    assert_close(bowl_params(raw).inner, {"rates": {"theta": jnp.full(2, RATE)}})
-    assert_close(bowl_params(log).inner, {"log_rates": {"theta": jnp.full(2, np.log(RATE))}})
+    assert_close(bowl_params(raw).inner, {"rates": {"theta": np.full(2, RATE)}})
+    assert_close(bowl_params(log).inner, {"log_rates": {"theta": np.full(2, np.log(RATE))}})
     assert bowl_params(inner.gradient(bowl, 1, RATE)).inner == {}
 
 
 def test_learned_rates_act_on_each_number_and_may_be_negative():
     loop = inner.gradient(bowl, 2, inner.per_parameter(RATE))
-    rates = jnp.array([0.5, -0.25])
-    params = bowl_params(loop)._replace(inner={"rates": {"theta": rates}})
-    assert_close(loop.adapt(params, bowl_task(), None)[0].personal["theta"], MEAN + (1 - rates) ** 2 * (START - MEAN))
+    rates = np.array([0.5, -0.25])
+    params = bowl_params(loop)._replace(inner={"rates": {"theta": jnp.asarray(rates)}})
+    assert_close(adapt(loop, params, bowl_task())[0].personal["theta"], MEAN + (1 - rates) ** 2 * (START - MEAN))
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -123,21 +128,19 @@ def test_meta_gradient_equals_finite_differences(name, key):
     loop = inner.gradient(rough, 3, **{"rate": 0.2, **LOOPS[name]})
     params, value = rough_params(loop), after(loop, rough, rough_task(), rough_task(4, 7), key)
     slope = jax.jit(jax.grad(value))(params)
-    assert_close(slope, finite_differences(jax.jit(value), params), 1e-8)
-    assert all(jnp.all(jnp.abs(leaf) > 1e-7) for leaf in jax.tree.leaves(slope))
+    assert_close(slope, finite_differences(value, params), 1e-8)
+    assert all(np.all(np.abs(leaf) > 1e-7) for leaf in jax.tree.leaves(slope))
 
 
 def test_first_order_keeps_the_values_and_changes_the_gradient():
     loops = [inner.gradient(rough, 3, inner.per_parameter(0.2), first_order=first) for first in (False, True)]
-    params = rough_params(loops[0])
-    values, slopes = zip(
-        *(jax.value_and_grad(after(loop, rough, rough_task(), rough_task(4, 7)))(params) for loop in loops), strict=True
-    )
+    params, query = rough_params(loops[0]), rough_task(4, 7)
+    values, slopes = zip(*(slope_after(loop, rough, rough_task(), query, params) for loop in loops), strict=True)
     assert_close(*values)
     assert not np.allclose(slopes[0].personal["theta"], slopes[1].personal["theta"], rtol=1e-3)
     # Rates still learn at first order: theta_K = theta_0 - rate * sum of gradients held constant.
-    adapted, _ = loops[1].adapt(params, rough_task(), None)
-    pull = jax.grad(after(inner.none(), rough, rough_task(), rough_task(4, 7)))(adapted).personal["theta"]
+    adapted, _ = adapt(loops[1], params, rough_task())
+    pull = slope_after(inner.none(), rough, rough_task(), query, adapted)[1].personal["theta"]
     moved = params.personal["theta"] - adapted.personal["theta"]
     assert_close(slopes[1].inner["rates"]["theta"], -pull * moved / 0.2)
     assert_close(slopes[1].personal["theta"], pull)
@@ -147,39 +150,36 @@ def test_padding_changes_nothing_even_nan():
     loop = inner.gradient(rough, 3, inner.per_parameter(0.2), pseudo_count=1.0)
     params, query = rough_params(loop), rough_task(4, 7)
     short = rough_task(3)
-    pad = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
+    pad = lambda x: np.concatenate([x, np.full((2, *x.shape[1:]), np.nan)])
     mask = jnp.array([True, True, True, False, False])
     padded = base.Batch(base.hide(pad(short.inputs), mask), base.hide(pad(short.targets), mask), mask)
-    assert_close(
-        jax.value_and_grad(after(loop, rough, padded, query))(params),
-        jax.value_and_grad(after(loop, rough, short, query))(params),
-    )
+    assert_close(*(slope_after(loop, rough, support, query, params) for support in (padded, short)))
 
 
 def test_no_support_at_all_keeps_the_start():
     loop = inner.gradient(bowl, 3, RATE)
-    adapted, path = loop.adapt(bowl_params(loop), bowl_task((False,) * 4), None)
+    adapted, path = adapt(loop, bowl_params(loop), bowl_task((False,) * 4))
     assert_close(adapted.personal["theta"], START, 0)
-    assert_close(path["theta"], jnp.stack([START] * 4), 0)
+    assert_close(path["theta"], np.stack([START] * 4), 0)
 
 
 def test_one_example_of_four_moves_by_its_own_gradient_over_one_plus_shrink():
     loop = inner.gradient(bowl, 1, RATE, pseudo_count=3.0)
-    adapted, _ = loop.adapt(bowl_params(loop), bowl_task((False, True, False, False)), None)
+    adapted, _ = adapt(loop, bowl_params(loop), bowl_task((False, True, False, False)))
     assert_close(adapted.personal["theta"], START - RATE / 4 * (START - CENTRES[1]))
 
 
 @pytest.mark.parametrize("loop", [inner.gradient(bowl, 0, RATE), inner.none()])
 def test_no_steps_give_the_start(loop):
-    adapted, path = loop.adapt(bowl_params(loop), bowl_task(), None)
+    adapted, path = adapt(loop, bowl_params(loop), bowl_task())
     assert_close(adapted.personal["theta"], START, 0)
     assert_close(path["theta"], START[None], 0)
 
 
 def test_rates_learned_for_some_steps_adapt_for_others():
     trained, longer = (inner.gradient(bowl, steps, inner.log_per_parameter(RATE)) for steps in (1, 5))
-    assert_close(longer.adapt(bowl_params(trained), bowl_task(), None)[1]["theta"][1],
-          trained.adapt(bowl_params(trained), bowl_task(), None)[1]["theta"][1])  # fmt: skip
+    short, long = (adapt(loop, bowl_params(trained), bowl_task())[1]["theta"] for loop in (trained, longer))
+    assert_close(long[1], short[1])
 
 
 WRITING = {
@@ -194,20 +194,21 @@ WRITING = {
 def test_steps_begin_where_write_says_and_the_path_where_nothing_was_seen(name):
     write = lambda params, support, key: {"theta": base.masked_mean(support.targets[:, 0], support.mask) * jnp.ones(2)}
     loop = WRITING[name](2, write)
-    adapted, path = loop.adapt(bowl_params(loop), bowl_task(), None)
-    left = (1 - RATE) ** jnp.array([1.0, 2.0])[:, None]
-    assert_close(path["theta"][0], START, 0)
-    assert_close(path["theta"][1:], MEAN[None] + left * (MEAN[0] - MEAN)[None])
-    assert_close(adapted.personal["theta"], path["theta"][-1], 0)
-    other, moved = loop.adapt(bowl_params(loop), bowl_task()._replace(targets=7 - bowl_task().targets), None)
-    assert_close(moved["theta"][0], path["theta"][0], 0)
+    adapted, path = adapt(loop, bowl_params(loop), bowl_task())
+    left = (1 - RATE) ** np.array([1.0, 2.0])[:, None]
+    path = np.asarray(path["theta"])
+    assert_close(path[0], START, 0)
+    assert_close(path[1:], MEAN[None] + left * (MEAN[0] - MEAN)[None])
+    assert_close(adapted.personal["theta"], path[-1], 0)
+    other, moved = adapt(loop, bowl_params(loop), bowl_task()._replace(targets=7 - bowl_task().targets))
+    assert_close(moved["theta"][0], path[0], 0)
     assert not np.allclose(other.personal["theta"], adapted.personal["theta"])
 
 
 @pytest.mark.parametrize("name", ["gradient", "optimized"])
 def test_without_steps_nothing_is_written(name):
     loop = WRITING[name](0, lambda params, support, key: {"theta": START + 1})
-    adapted, path = loop.adapt(bowl_params(loop), bowl_task(), None)
+    adapted, path = adapt(loop, bowl_params(loop), bowl_task())
     assert_close(adapted.personal["theta"], START, 0)
     assert_close(path["theta"], START[None], 0)
 
@@ -215,27 +216,27 @@ def test_without_steps_nothing_is_written(name):
 def test_every_step_has_a_key_of_its_own():
     seen = lambda params, batch, key: jax.random.normal(key, batch.mask.shape) * params.personal["theta"][0]
     loop = inner.gradient(seen, 3, 1.0)
-    _, path = loop.adapt(bowl_params(loop), bowl_task(), KEY)
-    steps = -jnp.diff(path["theta"][:, 0])
-    named = [jnp.mean(jax.random.normal(keys.named(KEY, "inner", step), (4,))) for step in range(3)]
-    assert_close(steps, jnp.stack(named))
-    assert len(set(np.asarray(steps).tolist())) == 3
+    _, path = adapt(loop, bowl_params(loop), bowl_task(), KEY)
+    steps = -np.diff(np.asarray(path["theta"])[:, 0])
+    named = [np.mean(jax.random.normal(keys.named(KEY, "inner", step), (4,))) for step in range(3)]
+    assert_close(steps, np.stack(named))
+    assert len(set(steps.tolist())) == 3
 
 
 def test_users_mapped_equal_users_in_a_loop():
     loop = inner.gradient(rough, 3, inner.per_parameter(0.2))
-    params, users = rough_params(loop), [rough_task(5, seed) for seed in range(3)]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *users)
+    params, users = rough_params(loop), rough_tasks(5, 3)
     own = jax.random.split(KEY, 3)
-    mapped = jax.vmap(lambda task, key: loop.adapt(params, task, key)[1])(stacked, own)
-    alone = [loop.adapt(params, task, key)[1] for task, key in zip(users, own)]
-    assert_close(mapped, jax.tree.map(lambda *x: jnp.stack(x), *alone))
+    mapped = jax.jit(jax.vmap(lambda task, key: loop.adapt(params, task, key)[1]))(users, own)
+    for i in range(3):
+        user, path = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (users, mapped))
+        assert_close(path, adapt(loop, params, user, own[i])[1])
 
 
 def test_users_over_two_devices_equal_one():
     loop = inner.gradient(rough, 3, inner.per_parameter(0.2))
     params = rough_params(loop)
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *[rough_task(5, seed) for seed in range(4)])
+    stacked = rough_tasks(5, 4)
 
     def total(params, users):
         return jnp.sum(jax.vmap(lambda task: after(loop, rough, task, task)(params))(users))
@@ -246,7 +247,7 @@ def test_users_over_two_devices_equal_one():
         lambda params, users: jax.lax.psum(total(params, users), "users"),
         mesh=mesh, in_specs=(everywhere, here), out_specs=everywhere,
     )  # fmt: skip
-    assert_close(jax.jit(jax.value_and_grad(sharded))(params, stacked), jax.value_and_grad(total)(params, stacked))
+    assert_close(*(jax.jit(jax.value_and_grad(each))(params, stacked) for each in (sharded, total)))
 
 
 def test_once_computes_the_fixed_part_outside():
@@ -261,9 +262,9 @@ def test_once_computes_the_fixed_part_outside():
     assert "dot_general" not in dots
     assert "exp" not in dots
     other = {"a": jnp.array([-1.0, 0.5])}
-    assert_close(rest(other), fn(other, fixed))
-    assert_close(jax.grad(lambda w: once(fn, moving, {**fixed, "w": w})(other))(fixed["w"]),
-          jax.grad(lambda w: fn(other, {**fixed, "w": w}))(fixed["w"]))  # fmt: skip
+    assert_close(jax.jit(rest)(other), jax.jit(fn)(other, fixed))
+    assert_close(jax.jit(jax.grad(lambda w: once(fn, moving, {**fixed, "w": w})(other)))(fixed["w"]),
+          jax.jit(jax.grad(lambda w: fn(other, {**fixed, "w": w})))(fixed["w"]))  # fmt: skip
 
 
 @pytest.mark.parametrize("fn", [lambda m, f: f * 2.0, lambda m, f: m * 3.0, lambda m, f: jnp.ones(()), lambda m, f: m])
@@ -326,8 +327,8 @@ def test_rates_by_step_need_a_step():
 def test_rates_by_step_act_on_their_step_and_the_last_one_on_all_later_ones():
     loop = inner.gradient(bowl, 4, inner.per_step(RATE, 2))
     params = bowl_params(loop)._replace(inner={"step_rates": {"theta": jnp.array([0.5, 0.25])}})
-    _, path = loop.adapt(params, bowl_task(), None)
-    left = jnp.array([1.0, 0.5, 0.5 * 0.75, 0.5 * 0.75**2, 0.5 * 0.75**3])
+    _, path = adapt(loop, params, bowl_task())
+    left = np.array([1.0, 0.5, 0.5 * 0.75, 0.5 * 0.75**2, 0.5 * 0.75**3])
     assert_close(path["theta"], MEAN[None] + left[:, None] * (START - MEAN)[None])
 
 
@@ -344,8 +345,7 @@ def test_choices_of_memory_change_no_number(choice, first_order):
             proximal_weight=0.3,
             **options,
         )
-        params = rough_params(loop)
-        return jax.jit(jax.value_and_grad(after(loop, rough, rough_task(), rough_task())))(params)
+        return slope_after(loop, rough, rough_task(), rough_task(), rough_params(loop))
 
     assert world.distance(slope(), slope(**choice)) < 1e-12
 
@@ -360,7 +360,7 @@ def test_mixed_under_vmap_and_keys_is_the_loop():
             return jnp.mean(rough(adapted, rough_task(), None))
 
         both = jnp.stack([keys.root(1), keys.root(2)])
-        return jax.vmap(jax.grad(value), in_axes=(None, 0))(params, both)
+        return jax.jit(jax.vmap(jax.grad(value), in_axes=(None, 0)))(params, both)
 
     assert world.distance(slopes(), slopes(mixed=True)) < 1e-12
 
@@ -385,7 +385,8 @@ def test_the_start_of_a_path_never_diverged_whatever_the_model_makes_of_it():
     model = base.Model(lambda key: None, apply, lambda params, support, key: None, lambda params: params)
     support = base.Batch(jnp.array([1.0, 1e100]), jnp.zeros(2), jnp.array([True, True]))
     path = jnp.array([1e140, 2e140, 1.0, jnp.nan])
-    found, diverged = entries(model, base.Params({}, path[0], {}), support, path)
+    judged = jax.jit(lambda support: entries(model, base.Params({}, path[0], {}), support, path))
+    found, diverged = judged(support)
     assert diverged.tolist() == [False, True, False, True] and found.tolist() == [1e140, 1e140, 1.0, 1e140]
     unseen = support._replace(mask=jnp.array([True, False]))  # what is behind the mask decides nothing
-    assert entries(model, base.Params({}, path[0], {}), unseen, path)[1].tolist() == [False, False, False, True]
+    assert judged(unseen)[1].tolist() == [False, False, False, True]

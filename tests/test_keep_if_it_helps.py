@@ -1,5 +1,7 @@
 """When not to adapt: folds and scales by hand, the rule of the margin, the learned gate, and what stays exact."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from metapers import base, inner
 from metapers.inner.held_back import held_back, toward
 from tests import inner_problems as problems
 from tests.contracts import world
+from tests.inner_problems import adapt
 
 KEY = jax.random.key(0)
 
@@ -21,8 +24,8 @@ def number(params, batch, key):
 
 def support_of(*targets, padding=0):
     """Targets, then rows that are not there."""
-    values = jnp.concatenate([jnp.array(targets, float), jnp.full(padding, jnp.nan)])
-    return base.Batch({}, values, jnp.arange(len(values)) < len(targets))
+    values = np.concatenate([np.array(targets, float), np.full(padding, np.nan)])
+    return base.Batch({}, jnp.asarray(values), jnp.asarray(np.arange(len(values)) < len(targets)))
 
 
 def params_of(loop, w=0.0):
@@ -40,14 +43,19 @@ def kept(loop=MEAN, loss_fn=number, **options):
 
 def scale_of(loop, support, start=0.0):
     """How far the loop went between the start and where MEAN goes."""
-    mean = float(support.targets[support.mask].mean())
-    return (float(loop.adapt(params_of(loop, start), support, None)[0].personal["w"]) - start) / (mean - start)
+    mean = np.asarray(support.targets)[np.asarray(support.mask)].mean()
+    return (float(adapt(loop, params_of(loop, start), support)[0].personal["w"]) - start) / (mean - start)
+
+
+def losses_held_back(support, scales):
+    whole = functools.partial(held_back, MEAN, number, folds=3, scales=jnp.array(scales))
+    return jax.jit(whole)(params_of(MEAN), support, None)
 
 
 def test_folds_and_scales_by_hand():
     # 3 folds of 4 examples: {0, 3}, {1}, {2}. Means of the rest: (2 + 4) / 2 = 3, (1 + 4 + 9) / 3, (1 + 2 + 9) / 3.
     support = base.Batch({}, jnp.array([1.0, 2.0, 4.0, 9.0, 0.0]), jnp.array([True, True, True, True, False]))
-    losses, each = held_back(MEAN, number, params_of(MEAN), support, None, folds=3, scales=jnp.array([0.0, 0.5, 1.0]))
+    losses, each = losses_held_back(support, [0.0, 0.5, 1.0])
     ends = np.array([3.0, 14 / 3, 4.0, 3.0])
     targets = np.array([1.0, 2.0, 4.0, 9.0])
     expected = np.stack([0.5 * (share * ends - targets) ** 2 for share in (0.0, 0.5, 1.0)])
@@ -59,24 +67,24 @@ def test_folds_and_scales_by_hand():
 
 def test_folds_count_examples_and_not_rows():
     scattered = base.Batch({}, jnp.array([9.0, 1.0, 9.0, 9.0, 3.0]), jnp.array([False, True, False, False, True]))
-    losses, _ = held_back(MEAN, number, params_of(MEAN), scattered, None, folds=3, scales=jnp.array([1.0]))
+    losses, _ = losses_held_back(scattered, [1.0])
     np.testing.assert_allclose(losses, [[0.0, 2.0, 0.0, 0.0, 2.0]], rtol=1e-12)
 
 
 def test_noise_around_the_start_keeps_the_start_exactly():
     support = support_of(1.0, -1.0, 1.0, -1.0, 0.4)
     loop = kept(folds=4)
-    adapted, path = loop.adapt(params_of(loop, 0.1), support, None)
+    adapted, path = adapt(loop, params_of(loop, 0.1), support)
     assert adapted.personal["w"] == 0.1 and (path["w"] == 0.1).all() and path["w"].shape == (2,)
-    assert MEAN.adapt(params_of(loop, 0.1), support, None)[0].personal["w"] != 0.1
+    assert adapt(MEAN, params_of(loop, 0.1), support)[0].personal["w"] != 0.1
 
 
 @pytest.mark.parametrize("wrapped", [MEAN, HALVES, inner.gradient(number, 3, 0.3)])
 def test_a_clear_signal_is_the_wrapped_loop_to_the_bit(wrapped):
     support, loop = support_of(3.0, 3.1, 2.9, 3.05, 2.95, padding=2), kept(wrapped)
     there = support._replace(targets=base.hide(support.targets, support.mask))
-    assert world.distance(loop.adapt(params_of(loop, 0.1), support, KEY),
-                          wrapped.adapt(params_of(loop, 0.1), there, KEY)) == 0.0  # fmt: skip
+    assert world.distance(adapt(loop, params_of(loop, 0.1), support, KEY),
+                          adapt(wrapped, params_of(loop, 0.1), there, KEY)) == 0.0  # fmt: skip
 
 
 def test_the_scale_of_least_held_back_loss_is_taken():
@@ -99,22 +107,22 @@ def test_what_is_stored_is_kept_whole_or_not_at_all():
         right = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets.astype(int)[:, None], 1)[:, 0]
         return jnp.where(here, -right, jnp.nan)
 
-    places, mask = jnp.array([-2.0, 2.0, -2.2, 2.2, -1.8, 1.8]), jnp.arange(6) < 5
-    start = base.Params({}, {"means": jnp.zeros(2), "counts": jnp.zeros(2)}, {})
+    places, mask = jnp.array([-2.0, 2.0, -2.2, 2.2, -1.8, 1.8]), jnp.array([True] * 5 + [False])
+    start = base.Params({}, {"means": jnp.array([0.0, 0.0]), "counts": jnp.array([0.0, 0.0])}, {})
     loop = kept(inner.written(write), loss_fn, scales=(0.0, 1.0))
     for order, helps in (([0.0, 1.0] * 3, True), ([0.0, 0.0, 1.0, 1.0, 1.0, 1.0], False)):
         support = base.Batch(places, jnp.array(order), mask)
-        wanted = write(start, support, None) if helps else start.personal
-        adapted, path = loop.adapt(start, support, None)
+        wanted = jax.jit(write)(start, support, None) if helps else start.personal
+        adapted, path = adapt(loop, start, support)
         assert world.distance(adapted.personal, wanted) == 0.0
-        assert world.distance(path, jax.tree.map(lambda a, b: jnp.stack([a, b]), start.personal, wanted)) == 0.0
+        assert world.distance(path, jax.tree.map(lambda a, b: np.stack([a, b]), start.personal, wanted)) == 0.0
 
 
 def test_every_entry_of_the_path_is_a_share_from_the_start_also_where_the_steps_begin_elsewhere():
     begin = lambda params, support, key: {"w": jnp.ones(()) * 0.5}
     wrapped = inner.gradient(number, 2, 0.5, write=begin)
     loop = kept(wrapped, scales=(0.0, 0.4))
-    adapted, path = loop.adapt(params_of(loop, 0.1), support_of(3.0, 3.2), None)
+    adapted, path = adapt(loop, params_of(loop, 0.1), support_of(3.0, 3.2))
     np.testing.assert_allclose(path["w"], 0.1 + 0.4 * (np.array([0.1, 1.8, 2.45]) - 0.1), rtol=1e-12)
     assert adapted.personal["w"] == path["w"][-1] and path["w"][0] == 0.1
 
@@ -130,18 +138,18 @@ def test_the_margin_is_in_standard_errors_of_the_gain():
 
 def test_no_gain_at_all_keeps_the_start():
     flat = kept(MEAN, lambda params, batch, key: jnp.ones_like(batch.targets), scales=(1.0, 0.0, 0.5))
-    adapted, _ = flat.adapt(params_of(flat, 0.2), support_of(1.0, 2.0), None)
+    adapted, _ = adapt(flat, params_of(flat, 0.2), support_of(1.0, 2.0))
     assert adapted.personal["w"] == 0.2
-    assert kept(inner.none()).adapt(params_of(flat, 0.2), support_of(1.0, 2.0), None)[0].personal["w"] == 0.2
+    assert adapt(kept(inner.none()), params_of(flat, 0.2), support_of(1.0, 2.0))[0].personal["w"] == 0.2
 
 
 @pytest.mark.parametrize("default_scale", [1.0, 0.0, 0.5])
 def test_one_example_goes_by_default(default_scale):
     loop = kept(default_scale=default_scale)
-    adapted, _ = loop.adapt(params_of(loop), support_of(4.0, padding=3), None)
+    adapted, _ = adapt(loop, params_of(loop), support_of(4.0, padding=3))
     np.testing.assert_allclose(adapted.personal["w"], 4 * default_scale, rtol=1e-12)
-    empty = support_of(1.0, 2.0)._replace(mask=jnp.zeros(2, bool))
-    assert loop.adapt(params_of(loop, 0.7), empty, None)[0].personal["w"] == 0.7
+    empty = support_of(1.0, 2.0, 3.0, 4.0)._replace(mask=jnp.array([False] * 4))
+    assert adapt(loop, params_of(loop, 0.7), empty)[0].personal["w"] == 0.7
 
 
 def test_an_adaptation_that_runs_away_is_not_kept():
@@ -150,10 +158,10 @@ def test_an_adaptation_that_runs_away_is_not_kept():
         return params._replace(personal=huge), jax.tree.map(lambda x, y: jnp.stack([x, y]), params.personal, huge)
 
     loop = kept(base.InnerLoop(lambda params: {}, explodes))
-    adapted, path = loop.adapt(params_of(loop, 0.2), support_of(1.0, 2.0, 3.0), None)
+    adapted, path = adapt(loop, params_of(loop, 0.2), support_of(1.0, 2.0, 3.0))
     assert adapted.personal["w"] == 0.2 and (path["w"] == 0.2).all()
     gate = inner.gated(base.InnerLoop(lambda params: {}, explodes), number, slope=1000.0)
-    assert gate.adapt(params_of(gate, 0.2), support_of(1.0, 2.0, 3.0), None)[0].personal["w"] == 0.2
+    assert adapt(gate, params_of(gate, 0.2), support_of(1.0, 2.0, 3.0))[0].personal["w"] == 0.2
 
 
 @pytest.mark.parametrize("size", [1e2, 1e9, 1e18, 1e150, 1e300])
@@ -163,7 +171,7 @@ def test_the_gate_does_not_open_again_the_farther_an_adaptation_ran_away(size):
         return params._replace(personal=far), jax.tree.map(lambda x, y: jnp.stack([x, y]), params.personal, far)
 
     gate = inner.gated(base.InnerLoop(lambda params: {}, runs), number, offset=3.0, slope=1.0)
-    adapted, _ = gate.adapt(params_of(gate), support_of(1.0, 2.0, 3.0, 4.0), None)
+    adapted, _ = adapt(gate, params_of(gate), support_of(1.0, 2.0, 3.0, 4.0))
     share = 1 / (1 + np.exp(-(3.0 - 2.0)))  # four that lose alike: t = -2
     np.testing.assert_allclose(adapted.personal["w"] / size, share, rtol=1e-3)  # at 100 not quite alike
 
@@ -175,7 +183,7 @@ def test_classes_that_come_in_turn_are_not_held_back_whole(name, ways, shots):
     label = np.tile(np.arange(ways), shots)  # round by round, as episodes are laid out
     # far from the start, so that a user who has not met a class predicts another
     points = 8 + 8 * np.eye(ways)[label] + 0.1 * rng.normal(size=(ways * shots, ways))
-    support = base.Batch(jnp.asarray(points), jnp.asarray(label), jnp.ones(len(label), bool))
+    support = base.Batch(jnp.asarray(points), jnp.asarray(label), jnp.asarray(np.ones(len(label), bool)))
 
     def means(params, support, key):
         there = jax.nn.one_hot(support.targets, ways) * support.mask[:, None].astype(float)
@@ -190,10 +198,11 @@ def test_classes_that_come_in_turn_are_not_held_back_whole(name, ways, shots):
         "keep_if_it_helps": lambda: inner.keep_if_it_helps(written, loss, scales=(0.0, 1.0)),
         "gated": lambda: inner.gated(written, loss, offset=0.0, slope=100.0),
     }[name]()
-    start = base.Params({}, {"means": jnp.zeros((ways, ways))}, {})
+    start = base.Params({}, {"means": jnp.asarray(np.zeros((ways, ways)))}, {})
     start = start._replace(inner=loop.init(start))
-    adapted, _ = loop.adapt(start, support, None)
-    np.testing.assert_allclose(adapted.personal["means"], means(None, support, None)["means"], rtol=1e-6)
+    adapted, _ = adapt(loop, start, support)
+    expected = np.stack([points[label == way].mean(0) for way in range(ways)])
+    np.testing.assert_allclose(adapted.personal["means"], expected, rtol=1e-6)
 
 
 def test_a_scale_that_goes_too_far_does_not_speak_for_the_others():
@@ -212,8 +221,8 @@ LEARNED = inner.gradient(problems.rough, 3, inner.per_parameter(0.2))
 def test_padding_does_not_matter_even_nan(name):
     loop = WRAPPERS[name](LEARNED)
     params, support, query = problems.rough_params(loop), problems.rough_task(4), problems.rough_task(4, 7)
-    poison = lambda x: jnp.concatenate([x, jnp.full((2, *x.shape[1:]), jnp.nan)])
-    padded = base.Batch(poison(support.inputs), poison(support.targets), jnp.arange(6) < 4)
+    poison = lambda x: jnp.asarray(np.concatenate([x, np.full((2, *x.shape[1:]), np.nan)]))
+    padded = base.Batch(poison(support.inputs), poison(support.targets), jnp.array([True] * 4 + [False] * 2))
     value = lambda params, support: problems.after(loop, problems.rough, support, query)(params)
     both = [jax.jit(jax.value_and_grad(value))(params, one) for one in (support, padded)]
     assert world.distance(*both) < 1e-13
@@ -231,20 +240,25 @@ TAUGHT = {
 }
 
 
+@functools.cache
+def paths(name, steps):
+    """Ends and paths of twelve users, from the start of the longest loop."""
+    loop, longest = (TAUGHT[name](inner.gradient(problems.rough, count, 0.9)) for count in (steps, 7))
+    adapted, path = jax.jit(jax.vmap(loop.adapt, (None, 0, None)))(
+        problems.rough_params(longest), problems.rough_tasks(4, 12), None
+    )
+    return jax.tree.map(np.asarray, (adapted.personal, path))
+
+
 @pytest.mark.parametrize("name", TAUGHT)
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_what_a_user_gets_after_some_steps_does_not_depend_on_how_many_follow(name, steps):
-    short, long = (TAUGHT[name](inner.gradient(problems.rough, count, 0.9)) for count in (steps, 7))
-    params, shares = problems.rough_params(long), []
-    for user in range(12):
-        support = problems.rough_task(4, user)
-        adapted, path = short.adapt(params, support, None)
-        _, longer = long.adapt(params, support, None)
-        assert world.distance(path, jax.tree.map(lambda leaf: leaf[: steps + 1], longer)) < 1e-13
-        assert world.distance(adapted.personal, jax.tree.map(lambda leaf: leaf[steps], longer)) < 1e-13
-        shares.append(world.distance(adapted.personal, params.personal) > 0)
+    (end, path), (_, longer) = paths(name, steps), paths(name, 7)
+    assert world.distance(path, jax.tree.map(lambda leaf: leaf[:, : steps + 1], longer)) < 1e-13
+    assert world.distance(end, jax.tree.map(lambda leaf: leaf[:, steps], longer)) < 1e-13
     if name.startswith("keep"):
-        assert len({*shares}) == 2  # some stay, some go
+        stays = (end["theta"] == path["theta"][:, 0]).all(1) & (end["b"] == path["b"][:, 0])
+        assert 0 < stays.sum() < 12  # some stay, some go
 
 
 def test_the_choice_is_a_constant_and_second_order_goes_through_what_is_kept():
@@ -261,9 +275,10 @@ def test_the_choice_is_a_constant_and_second_order_goes_through_what_is_kept():
 
         return jax.value_and_grad(value)(params)
 
-    got = jax.value_and_grad(problems.after(loop, problems.rough, support, query))(params)
+    fixed = jax.jit(fixed)
+    got = problems.slope_after(loop, problems.rough, support, query, params)
     assert world.distance(got, fixed(0.3)) < 1e-13 < world.distance(got, fixed(0.0))
-    assert jnp.abs(got[1].inner["rates"]["theta"]).min() > 1e-6
+    assert np.abs(got[1].inner["rates"]["theta"]).min() > 1e-6
     assert world.distance(loop.init(params), LEARNED.init(params)) == 0.0
 
 
@@ -278,10 +293,10 @@ def test_the_gate_by_hand():
     assert jax.tree.map(float, params.inner) == {"inner": {}, "gate": {"offset": 0.4, "slope": -1.5}}
     share = 1 / (1 + np.exp(-(0.4 - 1.5 * t)))
     support = support_of(1.0, 3.0, 5.0, padding=1)
-    adapted, path = loop.adapt(params, support, None)
+    adapted, path = adapt(loop, params, support)
     np.testing.assert_allclose(path["w"], [0.0, 3.0 * share], rtol=1e-12)
-    assert adapted.inner is params.inner and adapted.personal["w"] == path["w"][1]
-    slope = jax.grad(lambda params: loop.adapt(params, support, None)[0].personal["w"])(params)
+    assert adapted.inner == params.inner and adapted.personal["w"] == path["w"][1]
+    slope = jax.jit(jax.grad(lambda params: loop.adapt(params, support, None)[0].personal["w"]))(params)
     bend = 3.0 * share * (1 - share)
     np.testing.assert_allclose(slope.inner["gate"]["offset"], bend, rtol=1e-12)
     np.testing.assert_allclose(slope.inner["gate"]["slope"], bend * t, rtol=1e-12)
@@ -291,10 +306,9 @@ def test_the_gate_by_hand():
 @pytest.mark.parametrize("support", [support_of(4.0, padding=3), support_of(0.0, 0.0, 0.0)])
 def test_without_evidence_the_gate_is_its_offset(support):
     loop = inner.gated(MEAN, number, offset=3.0, slope=50.0)
-    start = 0.0 if support.mask.sum() > 1 else 1.0
-    value, slope = jax.value_and_grad(lambda params: loop.adapt(params, support, None)[0].personal["w"])(
-        params_of(loop, start)
-    )
+    start = 0.0 if np.asarray(support.mask).sum() > 1 else 1.0
+    value_and_slope = jax.jit(jax.value_and_grad(lambda params: loop.adapt(params, support, None)[0].personal["w"]))
+    value, slope = value_and_slope(params_of(loop, start))
     mean = float(support.targets[0])
     np.testing.assert_allclose(value, start + (mean - start) / (1 + np.exp(-3.0)), rtol=1e-12)
     assert all(bool(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
@@ -304,8 +318,8 @@ def test_the_gate_starts_nearly_open_and_carries_the_rates():
     loop = inner.gated(LEARNED, problems.rough)
     params = problems.rough_params(loop)
     assert set(params.inner["inner"]["rates"]) == {"b", "theta"}
-    plain = LEARNED.adapt(params._replace(inner=params.inner["inner"]), problems.rough_task(), None)
-    adapted, path = loop.adapt(params, problems.rough_task(), None)
+    plain = adapt(LEARNED, params._replace(inner=params.inner["inner"]), problems.rough_task())
+    adapted, path = adapt(loop, params, problems.rough_task())
     start = params.personal["theta"]
     share = (path["theta"][-1] - start) / (plain[1]["theta"][-1] - start)
     assert share[0] == pytest.approx(float(share[1])) and 0.8 < float(share[0]) < 1.0

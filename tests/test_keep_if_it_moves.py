@@ -7,6 +7,7 @@ import pytest
 
 from metapers import base, inner, keys, models
 from tests.contracts import world
+from tests.inner_problems import adapt
 
 RATE = 0.5
 CENTRE = np.array([1.0, -2.0])
@@ -19,7 +20,7 @@ def outputs(params, batch):
 def task(mask=(True, True, False), behind=np.nan):
     there = np.array(mask)
     targets = np.where(there[:, None], CENTRE[None], behind)
-    return base.Batch(jnp.zeros((3, 1)), jnp.asarray(targets), jnp.asarray(there))
+    return base.Batch(jnp.asarray(np.zeros((3, 1))), jnp.asarray(targets), jnp.asarray(there))
 
 
 def wrapped(least):
@@ -38,25 +39,26 @@ HALF = float(np.square(0.5 * CENTRE).sum())  # one step
     [(0.0, (1, 1)), (HALF - 1e-9, (1, 1)), (HALF + 1e-9, (0, 1)), (MOVE - 1e-9, (0, 1)), (MOVE + 1e-9, (0, 0))],
 )
 def test_every_entry_of_the_path_is_the_loops_or_the_start_by_its_own_move(least, moves):
-    adapted, path = jax.jit(wrapped(least).adapt)(START, task(), None)
+    adapted, path = adapt(wrapped(least), START, task())
     share = np.array([0.0, 0.5 * moves[0], 0.75 * moves[1]])
     np.testing.assert_allclose(path["theta"], share[:, None] * CENTRE[None], atol=1e-14)
     np.testing.assert_array_equal(adapted.personal["theta"], path["theta"][-1])
 
 
 def test_without_examples_the_start_is_kept():
-    adapted, _ = wrapped(1e-6).adapt(START, task(mask=(False, False, False)), None)
+    adapted, _ = adapt(wrapped(1e-6), START, task(mask=(False, False, False)))
     np.testing.assert_array_equal(adapted.personal["theta"], START.personal["theta"])
 
 
 def test_what_stands_behind_the_mask_changes_nothing():
-    ends = [wrapped(MOVE - 1e-9).adapt(START, task(behind=value), None) for value in (np.nan, 7.0)]
+    loop = wrapped(MOVE - 1e-9)
+    ends = [adapt(loop, START, task(behind=value)) for value in (np.nan, 7.0)]
     assert world.distance(*ends) == 0.0
 
 
 def test_the_derivative_is_the_wrapped_loops_or_that_of_the_start():
     def value(least):
-        return jax.grad(lambda p: jnp.sum(wrapped(least).adapt(p, task(), None)[0].personal["theta"]))(START)
+        return jax.jit(jax.grad(lambda p: jnp.sum(wrapped(least).adapt(p, task(), None)[0].personal["theta"])))(START)
 
     np.testing.assert_allclose(value(0.0).personal["theta"], np.full(2, 0.25), atol=1e-14)
     np.testing.assert_allclose(value(MOVE + 1).personal["theta"], np.ones(2), atol=1e-14)
@@ -67,8 +69,12 @@ def test_users_are_decided_one_by_one_under_vmap_and_learned_rates_pass_through(
     params = START._replace(inner=loop.init(START))
     assert set(params.inner) == {"rates"}
     far = jnp.array([3.0, 0.1])
-    batch = jax.vmap(lambda scale: task()._replace(targets=scale * jnp.asarray(np.tile(CENTRE, (3, 1)))))(far)
-    ends = jax.vmap(lambda one: loop.adapt(params, one, keys.root(0))[0].personal["theta"])(batch)
+
+    def end(scale):
+        one = task()._replace(targets=scale * jnp.asarray(np.tile(CENTRE, (3, 1))))
+        return loop.adapt(params, one, keys.root(0))[0].personal["theta"]
+
+    ends = jax.jit(jax.vmap(end))(far)
     np.testing.assert_allclose(ends, [1.5 * CENTRE, np.zeros(2)], atol=1e-14)
 
 
@@ -79,16 +85,16 @@ def test_predictions_are_in_one_unit():
         inner.keep_if_it_moves(loop, both, 0.0).adapt(START, task(), None)
     # the mean of a model whose variance shrinks by much more than the mean moves
     model = models.bayes_mlp((1,), deviation=10.0, noise=0.1)
-    params = model.init(keys.root(0))
+    params = jax.jit(model.init)(keys.root(0))
     support = base.Batch(jnp.array([[0.5], [2.0]]), jnp.array([0.1, -0.3]), jnp.array([True, True]))
     predicted = lambda params, batch: model.apply(params, batch.inputs, batch.mask, None)
     written = inner.written(model.write)
-    pair = [predicted(one, support) for one in (written.adapt(params, support, None)[0], params)]
-    moved = {name: float(jnp.mean(jnp.square(pair[0][name] - pair[1][name]))) for name in pair[0]}
+    pair = [jax.jit(predicted)(one, support) for one in (adapt(written, params, support)[0], params)]
+    moved = {name: float(np.mean(np.square(pair[0][name] - pair[1][name]))) for name in pair[0]}
     assert moved["mean"] < 0.1 < 1000 < moved["variance"]
     for least, stays in ((0.99 * moved["mean"], False), (1.01 * moved["mean"], True)):
         loop = inner.keep_if_it_moves(written, lambda params, batch: predicted(params, batch)["mean"], least)
-        assert (world.distance(loop.adapt(params, support, None)[0].personal, params.personal) == 0.0) is stays
+        assert (world.distance(adapt(loop, params, support)[0].personal, params.personal) == 0.0) is stays
 
 
 @pytest.mark.parametrize("least", [-1.0, float("nan"), float("inf")])

@@ -1,5 +1,7 @@
 """Learners: closed-form meta-gradients, finite differences, what Reptile's step is, what replay may change."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from metapers.base import Batch, InnerLoop, Memory, Params, Penalty, Task
 from metapers.learners import joint, maml, replay, reptile
 from metapers.learners.descent import descent
 from tests.contracts import world
+from tests.inner_problems import finite_differences
 
 KEY = keys.root(7)
 MODEL = world.bilinear()
@@ -19,15 +22,20 @@ LOSS = world.squared(MODEL)
 RATE = 0.25
 
 
+@functools.cache
+def begin():
+    return jax.jit(MODEL.init)(KEY)
+
+
 def centres(support, query):
     """Users of the quadratic family, one example each: ½‖theta − c‖² with c from ``support`` and ``query`` [n, d]."""
-    support, query = jnp.asarray(support), jnp.asarray(query)
-    users, seen = support.shape[0], jnp.ones((support.shape[0], 1), bool)
+    users, seen = len(support), np.ones((len(support), 1), bool)
 
     def batch(c):
-        return Batch(jnp.zeros((users, 1, 1)), c[:, None, :], seen)
+        return Batch(np.zeros((users, 1, 1)), np.asarray(c)[:, None, :], seen)
 
-    return Task(batch(support), batch(query), jnp.arange(users, dtype=jnp.int32), {}), jnp.ones((users,), bool)
+    task = Task(batch(support), batch(query), np.arange(users, dtype=np.int32), {})
+    return jax.tree.map(jnp.asarray, (task, np.ones(users, bool)))
 
 
 def step(learner, params, tasks, mask, key=KEY):
@@ -59,7 +67,7 @@ def test_maml_on_the_quadratic_is_the_closed_form(first_order, power):
 
 def test_first_order_differs_from_second():
     tasks, mask = world.tasks(1)
-    params = MODEL.init(KEY)
+    params = begin()
     first, second = (
         step(
             maml(LOSS, world.one_step(LOSS, 0.3, first_order=order), optax.sgd(1.0), aggregator=mean()),
@@ -74,11 +82,10 @@ def test_first_order_differs_from_second():
 
 def test_maml_is_the_finite_difference():
     tasks, mask = world.tasks(2)
-    params = MODEL.init(KEY)
+    params = begin()
     loop = world.one_step(LOSS, 0.3)
     grads, _, _ = step(maml(LOSS, loop, optax.sgd(1.0), aggregator=mean()), params, tasks, mask)
 
-    @jax.jit
     def value(params):
         total = jnp.zeros(())
         for u in range(world.USERS - 1):
@@ -87,10 +94,7 @@ def test_maml_is_the_finite_difference():
             total += base.masked_mean(LOSS(adapted, task.query, KEY), task.query.mask)
         return total / (world.USERS - 1)
 
-    flat, back = jax.flatten_util.ravel_pytree(params)
-    eps = 1e-5
-    slopes = [(value(back(flat + eps * e)) - value(back(flat - eps * e))) / (2 * eps) for e in jnp.eye(flat.size)]
-    np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], slopes, atol=1e-8)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-8), grads, finite_differences(value, params))
 
 
 def test_maml_learns_what_the_inner_loop_holds():
@@ -105,29 +109,31 @@ def test_maml_learns_what_the_inner_loop_holds():
     loop = InnerLoop(lambda params: jax.tree.map(lambda x: jnp.full_like(x, 0.3), params.personal), adapt)
     tasks, mask = world.tasks(3)
     learner = maml(LOSS, loop, optax.sgd(1.0), aggregator=mean())
-    grads, state, _ = step(learner, MODEL.init(KEY), tasks, mask)
+    grads, state, _ = step(learner, begin(), tasks, mask)
     assert state.params.inner.keys() == {"b", "w"} and trees.squared_norm(grads.inner) > 1e-8
-    given = MODEL.init(KEY)._replace(inner={"b": jnp.full((), 0.7), "w": jnp.full((world.DIM,), 0.7)})
+    given = begin()._replace(inner={"b": jnp.asarray(0.7), "w": jnp.array([0.7] * world.DIM)})
     assert world.distance(learner.init(given, tasks).params, given) == 0.0
 
 
 def test_reptile_moves_to_the_mean_of_the_adapted_and_shared_by_the_query_there():
     tasks, mask = world.tasks(4)
-    params = MODEL.init(KEY)
+    params = begin()
     loop = world.one_step(LOSS, 0.3)
     grads, _, info = step(reptile(LOSS, loop, optax.sgd(1.0), aggregator=mean()), params, tasks, mask)
-    ends, shared, losses = [], [], []
-    for u in range(world.USERS - 1):
-        task = jax.tree.map(lambda x, u=u: x[u], tasks)
+
+    @jax.jit
+    def alone(task):
         both = Batch(*(jnp.concatenate([a, b]) for a, b in zip(task.support, task.query)))
         adapted, _ = loop.adapt(params, both, KEY)
-        ends.append(adapted.personal)
 
-        def query(shared, end=adapted.personal, task=task):
-            return base.masked_mean(LOSS(Params(shared, end, {}), task.query, KEY), task.query.mask)
+        def query(shared):
+            own = Params(shared, adapted.personal, {})
+            return base.masked_mean(LOSS(own, task.query, KEY), task.query.mask)
 
-        shared.append(jax.grad(query)(params.shared))
-        losses.append(query(params.shared))
+        return adapted.personal, *jax.value_and_grad(query)(params.shared)
+
+    users = range(world.USERS - 1)
+    ends, losses, shared = zip(*(alone(jax.tree.map(lambda x, u=u: np.asarray(x)[u], tasks)) for u in users))
     move = jax.tree.map(lambda start, *end: start - sum(end) / len(end), params.personal, *ends)
     assert world.distance(grads.personal, move) < 1e-12
     assert world.distance(grads.shared, jax.tree.map(lambda *g: sum(g) / len(g), *shared)) < 1e-12
@@ -136,23 +142,23 @@ def test_reptile_moves_to_the_mean_of_the_adapted_and_shared_by_the_query_there(
 
 def test_joint_is_the_mean_of_users_means_over_all_their_examples():
     tasks, mask = world.tasks(5)
-    params = MODEL.init(KEY)
+    params = begin()
     grads, _, _ = step(joint(LOSS, optax.sgd(1.0), aggregator=mean()), params, tasks, mask)
 
     def plain(params):
         total = 0.0
         for u in range(world.USERS - 1):
-            task = jax.tree.map(lambda x, u=u: x[u], tasks)
-            values = [v for part in (task.support, task.query) for v in LOSS(params, part, KEY)[np.asarray(part.mask)]]
+            task = jax.tree.map(lambda x, u=u: np.asarray(x)[u], tasks)
+            values = [v for part in (task.support, task.query) for v in LOSS(params, part, KEY)[part.mask]]
             total += sum(values) / len(values)
         return total / (world.USERS - 1)
 
-    assert world.distance(grads, jax.grad(plain)(params)) < 1e-12
+    assert world.distance(grads, jax.jit(jax.grad(plain))(params)) < 1e-12
 
 
 def parabola(weight):
     """A penalty of every kind of term: a parabola in theta, a term by task, and a count of what it observed."""
-    zero = jnp.zeros(())
+    zero = jnp.asarray(0.0)
 
     def observe(state, before, after, grads):
         return {"seen": state["seen"] + 1, "gap": trees.squared_norm(trees.subtract(before, after)), "grads": grads}
@@ -197,7 +203,7 @@ def test_the_outer_step_costs_what_the_bare_one_costs():
     tasks, mask = world.tasks(6)
     loop, optimizer = world.one_step(LOSS, 0.3), optax.sgd(0.1, momentum=0.9)
     learner = maml(LOSS, loop, optimizer, aggregator=mean())
-    state = learner.init(MODEL.init(KEY), tasks)
+    state = learner.init(begin(), tasks)
 
     def bare(params, opt_state, tasks):
         def user(params, task):
@@ -228,10 +234,10 @@ def test_adapted_parameters_reach_the_penalty_and_keys_are_the_users_own():
     tasks, mask = centres(SUPPORT, QUERY)
     learner = descent(user_loss, optax.sgd(1.0), aggregator=mean())
     for order in ([0, 1, 2], [2, 0, 1]):
-        shuffled = jax.tree.map(lambda x, order=order: x[jnp.array(order)], tasks)
+        shuffled = jax.tree.map(lambda x, order=order: jnp.asarray(np.asarray(x)[order]), tasks)
         _, _, info = step(learner, POINT, shuffled, mask)
-        for row, loss in zip(order, info["losses"]):
-            assert seen.setdefault(row, float(loss)) == float(loss)
+        for row, loss in zip(order, info["losses"].tolist()):
+            assert seen.setdefault(row, loss) == loss
     assert len(set(seen.values())) == 3
 
 
@@ -268,19 +274,24 @@ def meta(optimizer=None):
 
 
 def noted(tasks):
-    return tasks._replace(notes={**tasks.notes, "replayed": jnp.zeros(tasks.user.shape, jnp.int32)})
+    return tasks._replace(notes={**tasks.notes, "replayed": jnp.asarray(np.zeros(tasks.user.shape, np.int32))})
+
+
+def consolidated(learner, state, draw):
+    """The state after a stage, as one program."""
+    return jax.jit(lambda state: learner.consolidate(state, draw, KEY))(state)
 
 
 @pytest.mark.parametrize("n", [0, 3])
 def test_replay_of_nothing_is_the_plain_learner(n):
     tasks, mask = world.tasks(8)
-    tasks, params = noted(tasks), MODEL.init(KEY)
+    tasks, params = noted(tasks), begin()
     plain, again = meta(), replay(meta(), shelf(4), n, draws=1)
     one, two = plain.init(params, tasks), again.init(params, tasks)
     for i in range(3):
         one, said = jax.jit(plain.update)(one, tasks, mask, keys.named(KEY, "step", i))
         two, info = jax.jit(again.update)(two, tasks, mask, keys.named(KEY, "step", i))
-        np.testing.assert_allclose(info["losses"][: world.USERS], said["losses"], atol=1e-12)
+        np.testing.assert_allclose(np.asarray(info["losses"])[: world.USERS], said["losses"], atol=1e-12)
         assert int(info["replayed"]) == 0
     assert world.distance(one, two.learner) <= (0.0 if n == 0 else 1e-12)
 
@@ -293,13 +304,15 @@ def test_replay_fills_after_the_learner_consolidated_and_then_trains_on_both():
     learner = replay(watched, memory, 3, draws=2)
     old, mask = world.tasks(9, first=100)
     new, _ = world.tasks(10)
-    params = MODEL.init(KEY)
+    params = begin()
     state = learner.init(params, new)
-    state = learner.consolidate(state, lambda i: (old._replace(user=old.user + 10 * i), mask), KEY)
+    state = consolidated(learner, state, lambda i: (old._replace(user=old.user + 10 * i), mask))
     assert calls[0] == "learner" and "memory" in calls
     assert state.memory["users"].tolist() == [100, 101, 102, 103, 110, 111]
     after, info = jax.jit(learner.update)(state, new, mask, KEY)
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b[:3]]), (new, mask), (old, mask))
+    both = jax.tree.map(
+        lambda a, b: jnp.asarray(np.concatenate([a, b[:3]])), *jax.tree.map(np.asarray, ((new, mask), (old, mask)))
+    )
     want, _, said = step(meta(optax.sgd(1.0)), params, *both)
     assert world.distance(trees.subtract(params, after.learner.params), want) < 1e-12
     np.testing.assert_allclose(info["losses"], said["losses"], atol=1e-12)
@@ -313,7 +326,7 @@ def test_replay_renews_what_its_memory_holds():
     memory = kept._replace(renew=lambda state, fn: {**state, "items": fn(state["items"])})
     learner = replay(meta(), memory, 3, draws=1)
     tasks, mask = world.tasks(9)
-    state = learner.consolidate(learner.init(MODEL.init(KEY), tasks), lambda i: (tasks, mask), KEY)
+    state = consolidated(learner, learner.init(begin(), tasks), lambda i: (tasks, mask))
     renewed = learner.renew(state, lambda items: items._replace(user=items.user + 1000))
     np.testing.assert_array_equal(renewed.memory["items"].user, state.memory["items"].user + 1000)
     assert world.distance(renewed.learner, state.learner) == 0.0
@@ -328,8 +341,8 @@ def test_copies_of_a_user_have_keys_of_their_own():
     learner = replay(descent(user_loss, optax.sgd(1.0), aggregator=mean()), shelf(4), 2, draws=1)
     tasks, mask = world.tasks(11)
     tasks = tasks._replace(user=jnp.zeros_like(tasks.user))
-    state = learner.init(MODEL.init(KEY), tasks)
-    state = learner.consolidate(state, lambda i: (tasks, mask), KEY)
+    state = learner.init(begin(), tasks)
+    state = consolidated(learner, state, lambda i: (tasks, mask))
     _, info = jax.jit(learner.update)(state, tasks, mask, KEY)
     losses = info["losses"].tolist()
     assert losses[:4] == [losses[0]] * 4 and losses[4] == 0.0
@@ -338,7 +351,7 @@ def test_copies_of_a_user_have_keys_of_their_own():
 
 def test_the_state_shares_no_buffer_with_the_callers_parameters():
     tasks, mask = world.tasks(12)
-    params = MODEL.init(KEY)
+    params = begin()
     learner = meta()
     jax.jit(learner.update, donate_argnums=0)(learner.init(params, tasks), tasks, mask, KEY)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,26 @@ KEY = keys.root(0)
 SPEC = {"x": jax.ShapeDtypeStruct((2,), jnp.float64), "id": jax.ShapeDtypeStruct((), jnp.int32)}
 
 
-def items_of(ids):
-    ids = jnp.asarray(ids, jnp.int32)
-    wide = ids.astype(jnp.float64)
-    return {"x": jnp.stack([wide + 0.25, wide + 0.5], axis=1), "id": ids}
+@cache
+def compiled(capacity):
+    """A reservoir whose functions are one program each, and its state when new."""
+    memory = reservoir(capacity)
+    insert, sample = jax.jit(memory.insert), jax.jit(memory.sample, static_argnums=1)
+    empty = jax.jit(lambda: memory.init(SPEC))()
+    return memory._replace(insert=insert, sample=sample, forget=jax.jit(memory.forget)), empty
+
+
+def items_of(ids, xp=np):
+    ids = xp.asarray(ids, xp.int32)
+    wide = ids.astype(xp.float64)
+    return {"x": xp.stack([wide + 0.25, wide + 0.5], axis=1), "id": ids}
 
 
 def put(memory, state, ids, users=None, mask=None, key=KEY):
     """Insert items numbered from 1 (0 means empty); by default each one is its own user's."""
-    users = jnp.asarray(ids if users is None else users, jnp.int32)
-    mask = jnp.ones(len(ids), bool) if mask is None else jnp.asarray(mask)
-    return memory.insert(state, items_of(ids), users, mask, key)
+    users = np.array(ids if users is None else users, np.int32)
+    mask = np.ones(len(ids), bool) if mask is None else np.array(mask)
+    return memory.insert(state, *jax.tree.map(jnp.asarray, (items_of(ids), users, mask)), key)
 
 
 def held(state):
@@ -39,7 +48,8 @@ def stream(memory, key, total, batch):
 
     def step(state, i):
         ids = i * batch + jnp.arange(1, batch + 1, dtype=jnp.int32)
-        return memory.insert(state, items_of(ids), ids, jnp.ones(batch, bool), keys.named(key, "batch", i)), state.seen
+        there, own = jnp.ones(batch, bool), keys.named(key, "batch", i)
+        return memory.insert(state, items_of(ids, jnp), ids, there, own), state.seen
 
     return jax.lax.scan(step, memory.init(SPEC), jnp.arange(total // batch, dtype=jnp.int32))
 
@@ -77,8 +87,8 @@ def test_by_enumeration_every_subset_is_equally_likely(capacity, total):
 def test_every_item_ever_seen_has_the_same_odds(batch):
     capacity, total, runs = 6, 24, 3000
     memory = reservoir(capacity)
-    seeds = jax.vmap(partial(keys.named, KEY, "odds"))(jnp.arange(runs))
-    states = jax.jit(jax.vmap(lambda key: stream(memory, key, total, batch)[0]))(seeds)
+    run = lambda i: stream(memory, keys.named(KEY, "odds", i), total, batch)[0]
+    states = jax.jit(jax.vmap(run))(np.arange(runs))
     ids = np.asarray(states.items["id"])
     assert np.all(np.sort(ids, axis=1)[:, 1:] > np.sort(ids, axis=1)[:, :-1]) and ids.min() == 1  # full, no copies
     p = capacity / total
@@ -94,31 +104,34 @@ def test_the_first_item_beyond_capacity_is_dropped_with_odds_one_in_capacity_plu
     # the famous off-by-one draws from 0 .. s or 0 .. s - 2 here: odds 2/5 or 0 instead of 1/4
     capacity, runs = 3, 4000
     memory = reservoir(capacity)
-    seeds = jax.vmap(partial(keys.named, KEY, "first"))(jnp.arange(runs))
-    states = jax.jit(jax.vmap(lambda key: stream(memory, key, 4, 4)[0]))(seeds)
+    states = jax.jit(jax.vmap(lambda i: stream(memory, keys.named(KEY, "first", i), 4, 4)[0]))(np.arange(runs))
     dropped = np.mean(~np.any(np.asarray(states.items["id"]) == 4, axis=1))
     assert abs(dropped - 1 / 4) < 4.5 * np.sqrt(3 / 16 / runs)
 
 
 def test_everything_is_held_until_the_memory_is_full():
-    memory = reservoir(5)
-    state = memory.init(SPEC)
+    memory, state = compiled(5)
     for n, ids in enumerate([[1, 2], [3], [4, 5]]):
         state = put(memory, state, ids)
         assert held(state) == list(range(1, ids[-1] + 1)) and int(state.seen) == ids[-1], n
     consistent(state)
 
 
+@jax.jit
+def draw(key, s):
+    return jax.random.randint(keys.named(key, "reservoir", s), (), 0, s, jnp.int32)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 12])
 def test_a_batch_equals_its_items_one_by_one(batch):
-    capacity, memory = 4, reservoir(4)
-    state, content = memory.init(SPEC), [0] * capacity
+    capacity, content = 4, [0] * 4
+    memory, state = compiled(capacity)
     for i in range(12 // batch):
         ids = list(range(i * batch + 1, (i + 1) * batch + 1))
         key = keys.named(KEY, "step", i)
         state = put(memory, state, ids, key=key)
         for s in ids:  # item s is the s-th ever seen: Algorithm R as it is written down
-            j = int(jax.random.randint(keys.named(key, "reservoir", s), (), 0, s, jnp.int32))
+            j = int(draw(key, s))
             slot = s - 1 if s <= capacity else j
             if slot < capacity:
                 content[slot] = s
@@ -131,8 +144,8 @@ def test_a_batch_equals_its_items_one_by_one(batch):
 
 @pytest.mark.parametrize("before", [0, 3, 9])
 def test_masked_items_change_nothing_wherever_they_stand(before):
-    memory = reservoir(4)
-    start = put(memory, memory.init(SPEC), list(range(1, before + 1))) if before else memory.init(SPEC)
+    memory, start = compiled(4)
+    start = put(memory, start, list(range(1, before + 1))) if before else start
     clean = put(memory, start, [21, 22, 23])
     padded = put(memory, start, [90, 21, 91, 22, 23, 92], mask=[False, True, False, True, True, False])
     for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(padded), strict=True):
@@ -146,14 +159,14 @@ def test_masked_items_change_nothing_wherever_they_stand(before):
 
 
 def test_sample_draws_filled_slots_without_replacement_and_uniformly():
-    runs, memory = 4000, reservoir(8)
-    state = memory.forget(put(memory, memory.init(SPEC), [1, 2, 3, 4, 5, 6]), 2)  # a hole in the middle, two at the end
-    seeds = jax.vmap(partial(keys.named, KEY, "sample"))(jnp.arange(runs))
-    items, mask = jax.jit(jax.vmap(lambda key: memory.sample(state, 3, key)))(seeds)
+    runs, (memory, empty) = 4000, compiled(8)
+    state = memory.forget(put(memory, empty, [1, 2, 3, 4, 5, 6]), 2)  # a hole in the middle, two at the end
+    sample = lambda i: memory.sample(state, 3, keys.named(KEY, "sample", i))
+    items, mask = jax.jit(jax.vmap(sample))(np.arange(runs))
     ids = np.asarray(items["id"])
     assert np.all(mask) and ids.shape == (runs, 3) and items["x"].shape == (runs, 3, 2)
     assert all(len(set(row)) == 3 for row in ids.tolist())
-    np.testing.assert_array_equal(items["x"][..., 0], ids + 0.25)
+    np.testing.assert_array_equal(np.asarray(items["x"])[..., 0], ids + 0.25)
     for place in range(3):  # every place of the sample is uniform over the five that are there
         count = np.bincount(ids[:, place], minlength=7)
         assert count[0] == count[2] == 0
@@ -162,8 +175,8 @@ def test_sample_draws_filled_slots_without_replacement_and_uniformly():
 
 @pytest.mark.parametrize("n", [1, 3, 4, 6])
 def test_sample_from_fewer_masks_the_surplus(n):
-    memory = reservoir(4)
-    state = put(memory, memory.init(SPEC), [1, 2])
+    memory, empty = compiled(4)
+    state = put(memory, empty, [1, 2])
     items, mask = memory.sample(state, n, KEY)
     assert mask.tolist() == [i < 2 for i in range(n)] and mask.dtype == bool
     assert sorted(items["id"].tolist()) == ([0] * (n - 2) + [1, 2] if n > 1 else items["id"].tolist())
@@ -171,14 +184,14 @@ def test_sample_from_fewer_masks_the_surplus(n):
 
 
 def test_sample_from_nothing_is_all_masked():
-    memory = reservoir(3)
-    items, mask = memory.sample(memory.init(SPEC), 5, KEY)
+    memory, empty = compiled(3)
+    items, mask = memory.sample(empty, 5, KEY)
     assert not np.any(mask) and not np.any(items["x"])
 
 
 def test_sample_depends_on_its_key():
-    memory = reservoir(16)
-    state = put(memory, memory.init(SPEC), list(range(1, 17)))
+    memory, empty = compiled(16)
+    state = put(memory, empty, list(range(1, 17)))
     one, two = (memory.sample(state, 8, keys.root(seed))[0]["id"].tolist() for seed in (1, 2))
     assert one != two and memory.sample(state, 8, keys.root(1))[0]["id"].tolist() == one
 
@@ -188,8 +201,7 @@ def test_sample_depends_on_its_key():
 
 @pytest.mark.parametrize("total", [4, 6, 40])
 def test_no_byte_of_a_forgotten_user_is_left(total):
-    memory = reservoir(6)
-    state, secret = memory.init(SPEC), 0x5EC2E7
+    (memory, state), secret = compiled(6), 0x5EC2E7
     users = [7 if i % 2 else i for i in range(total)]
     ids = [secret + i if i % 2 else i + 1 for i in range(total)]
     state = put(memory, state, ids, users=users)
@@ -199,17 +211,17 @@ def test_no_byte_of_a_forgotten_user_is_left(total):
         return [m for m in marks for leaf in jax.tree.leaves(state) if m in np.asarray(leaf).tobytes()]
 
     assert found(state) and 7 in state.users.tolist()
-    after = jax.jit(memory.forget)(state, jnp.int32(7))
+    after = memory.forget(state, jnp.int32(7))
     assert not found(after) and 7 not in after.users.tolist()
     assert held(after) == [i for i in held(state) if i < secret]  # the others stay
     rest = np.asarray(state.users) != 7
     np.testing.assert_array_equal(np.asarray(after.items["id"])[rest], np.asarray(state.items["id"])[rest])
-    np.testing.assert_array_equal(after.items["x"][~rest], 0)
+    np.testing.assert_array_equal(np.asarray(after.items["x"])[~rest], 0)
 
 
 def test_before_an_overflow_forgetting_is_as_if_the_user_had_never_come():
-    memory = reservoir(6)
-    with_user = put(memory, memory.init(SPEC), [1, 2, 3, 4, 5], users=[1, 9, 2, 9, 3])
+    memory, empty = compiled(6)
+    with_user = put(memory, empty, [1, 2, 3, 4, 5], users=[1, 9, 2, 9, 3])
     state = memory.forget(with_user, 9)
     assert int(state.seen) == 3 and held(state) == [1, 3, 5]
     state = put(memory, state, [11, 12, 13])  # the holes first, then the end
@@ -218,18 +230,18 @@ def test_before_an_overflow_forgetting_is_as_if_the_user_had_never_come():
 
 def test_after_an_overflow_the_odds_of_the_others_stay():
     # 40 seen, 8 held, 2 of them forgotten: 40 * 6 / 8 = 30 insertions are what the remaining 6 stand for
-    memory = reservoir(8)
-    state = put(memory, memory.init(SPEC), list(range(1, 41)))
+    memory, empty = compiled(8)
+    state = put(memory, empty, list(range(1, 41)))
     state = state._replace(users=jnp.array([5, 9, 6, 9, 7, 8, 10, 11], jnp.int32))
     after = memory.forget(state, 9)
     assert int(after.seen) == 30
     after = put(memory, after, [101, 102])
-    assert {101, 102} <= set(held(after)) and int(after.seen) == 32 and not np.any(after.users < 0)
+    assert {101, 102} <= set(held(after)) and int(after.seen) == 32 and not np.any(np.asarray(after.users) < 0)
 
 
 def test_seen_is_scaled_without_overflowing_32_bits():
-    memory = reservoir(4)
-    state = put(memory, memory.init(SPEC), [1, 2, 3, 4])._replace(seen=jnp.int32(2_000_000_003))
+    memory, empty = compiled(4)
+    state = put(memory, empty, [1, 2, 3, 4])._replace(seen=jnp.int32(2_000_000_003))
     assert int(memory.forget(state, 2).seen) == 2_000_000_003 - 2_000_000_003 // 4
 
 
@@ -237,23 +249,23 @@ def test_seen_is_scaled_without_overflowing_32_bits():
 def test_no_share_of_a_large_memory_overflows_32_bits(seen, removed, filled):
     memory = reservoir(filled)
     state = memory.init(jnp.zeros(()))
-    users = jnp.where(jnp.arange(filled) < removed, 7, 8).astype(jnp.int32)
-    state = state._replace(users=users, seen=jnp.int32(seen))
+    users = np.where(np.arange(filled) < removed, 7, 8).astype(np.int32)
+    state = state._replace(users=jnp.asarray(users), seen=jnp.int32(seen))
     assert int(jax.jit(memory.forget)(state, 7).seen) == seen - seen * removed // filled
 
 
 def test_forgetting_everybody_leaves_a_memory_as_new():
-    memory = reservoir(3)
-    state = put(memory, memory.init(SPEC), [1, 2, 3, 4, 5], users=[4] * 5)
-    for a, b in zip(jax.tree.leaves(memory.forget(state, 4)), jax.tree.leaves(memory.init(SPEC)), strict=True):
+    memory, empty = compiled(3)
+    state = put(memory, empty, [1, 2, 3, 4, 5], users=[4] * 5)
+    for a, b in zip(jax.tree.leaves(memory.forget(state, 4)), jax.tree.leaves(empty), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("user", [77, -1])
 def test_forgetting_no_user_changes_nothing(user):
-    memory = reservoir(4)
+    memory, empty = compiled(4)
     for ids in ([1, 2], [1, 2, 3, 4, 5, 6]):
-        state = put(memory, memory.init(SPEC), ids)
+        state = put(memory, empty, ids)
         for a, b in zip(jax.tree.leaves(memory.forget(state, user)), jax.tree.leaves(state), strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -277,20 +289,17 @@ def test_compiled_equals_interpreted():
 
 def test_seeds_under_vmap_equal_a_loop():
     memory = reservoir(5)
-    seeds = jnp.stack([keys.named(KEY, "seed", i) for i in range(4)])
-    run = partial(history, memory)
-    together, alone = jax.jit(jax.vmap(run))(seeds), jax.jit(run)
+    run = lambda seed: history(memory, keys.named(KEY, "seed", seed))
+    together, alone = jax.jit(jax.vmap(run))(np.arange(4)), jax.jit(run)
     for i in range(4):
-        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone(seeds[i])), strict=True):
-            np.testing.assert_array_equal(a[i], b)
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone(i)), strict=True):
+            np.testing.assert_array_equal(np.asarray(a)[i], b)
 
 
 def test_it_is_carried_through_a_scan_with_one_shape():
-    memory = reservoir(4)
-
-    state, seen = stream(memory, KEY, 12, 2)
+    memory, loop = compiled(4)
+    state, seen = jax.jit(partial(stream, reservoir(4), total=12, batch=2))(KEY)
     assert seen.tolist() == [0, 2, 4, 6, 8, 10] and int(state.seen) == 12
-    loop = memory.init(SPEC)
     for i in range(6):
         loop = put(memory, loop, [2 * i + 1, 2 * i + 2], key=keys.named(KEY, "batch", i))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(loop), strict=True):
@@ -298,16 +307,13 @@ def test_it_is_carried_through_a_scan_with_one_shape():
 
 
 def test_a_snapshot_does_not_alias_the_live_memory():
-    memory = reservoir(3)
-    live = jax.jit(memory.insert)(
-        memory.init(SPEC), items_of([1, 2, 3]), jnp.arange(3, dtype=jnp.int32), jnp.ones(3, bool), KEY
-    )
+    memory, empty = compiled(3)
+    live = put(memory, empty, [1, 2, 3], users=[0, 1, 2])
     snapshot, before = trees.copy(live), [np.array(x) for x in jax.tree.leaves(live)]
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((live, snapshot))]
     assert len(set(pointers)) == len(pointers)  # nor do two leaves share a buffer, which donation would refuse
-    new = items_of([7, 8, 9])
-    step = jax.jit(memory.insert, donate_argnums=0)
-    live = step(memory.forget(live, 1), new, jnp.arange(3, dtype=jnp.int32), jnp.ones(3, bool), KEY)
+    step = jax.jit(reservoir(3).insert, donate_argnums=0)
+    live = put(memory._replace(insert=step), memory.forget(live, 1), [7, 8, 9], users=[0, 1, 2])
     assert 7 in live.items["id"].tolist()
     for a, b in zip(jax.tree.leaves(snapshot), before, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -342,14 +348,13 @@ def test_a_capacity_below_one_is_refused(capacity):
     ],
 )
 def test_items_of_another_kind_are_refused_by_name(change, message):
-    memory = reservoir(3)
     with pytest.raises(ValueError, match=message):
-        memory.insert(memory.init(SPEC), change(items_of([1, 2])), jnp.arange(2), jnp.ones(2, bool), KEY)
+        reservoir(3).insert(compiled(3)[1], change(items_of([1, 2])), jnp.arange(2), jnp.ones(2, bool), KEY)
 
 
 def test_renewing_changes_what_is_held_and_leaves_empty_slots_empty():
-    memory = reservoir(4)
-    state = put(memory, memory.init(SPEC), [3, 5])
+    memory, empty = compiled(4)
+    state = put(memory, empty, [3, 5])
     renewed = memory.renew(state, lambda items: {**items, "x": items["x"] + 10.0})
     full = np.asarray(state.users) >= 0
     np.testing.assert_array_equal(renewed.items["x"], np.where(full[:, None], np.asarray(state.items["x"]) + 10.0, 0.0))

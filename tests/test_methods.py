@@ -61,6 +61,10 @@ def possible(backbone, method):
     return all(key in registry("model").options(backbone) for key in chosen.model)
 
 
+def started(model):
+    return jax.jit(model.init)(keys.root(0))
+
+
 PAIRS = [(b, m) for b in SIZES for m in spec.METHODS if possible(b, m)]
 
 
@@ -78,7 +82,7 @@ def test_every_method_has_parameters_to_adapt_and_an_inner_loop(backbone, method
 @pytest.mark.parametrize("method", PERSONAL)
 def test_what_adapts_is_what_the_method_says(method):
     _, model = built("mlp", method)
-    assert set(trees.names(model.init(keys.root(0)).personal)) == PERSONAL[method]
+    assert set(trees.names(jax.eval_shape(model.init, keys.root(0)).personal)) == PERSONAL[method]
 
 
 def test_layer_sets_are_joined():
@@ -135,9 +139,9 @@ def test_a_gate_is_applied_after_training_unless_it_is_trained():
         ("learned", {}, True),
     ):
         spec.choose(config, "gate", gate, **options)
-        params = model.init(keys.root(0))
-        assert ("gate" in inner_loop(config, model, training=True).init(params)) is trained
-        assert ("gate" in inner_loop(config, model).init(params)) is trained
+        params = jax.eval_shape(model.init, keys.root(0))
+        for loop in (inner_loop(config, model, training=True), inner_loop(config, model)):
+            assert ("gate" in jax.eval_shape(loop.init, params)) is trained
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
@@ -145,25 +149,27 @@ def test_a_frozen_group_stays_where_it_began_and_the_others_move(schedule):
     config, model = built("conv4", "maml")
     spec.choose(config, "schedule", schedule)
     spec.choose(config, "optimizer.personal", "frozen")
-    steps, params = building.optimizer(config, model.groups), model.init(keys.root(0))
-    slopes = jax.tree.map(jnp.ones_like, params)
+    steps, params = building.optimizer(config, model.groups), started(model)
+    slopes = jax.tree.map(np.ones_like, params)
     with jax.numpy_dtype_promotion("standard"):
-        updates, _ = steps.update(slopes, steps.init(params), params, step=jnp.asarray(3))
+        move = jax.jit(lambda: steps.update(slopes, steps.init(params), params, step=jnp.asarray(3))[0])
+        updates = move()
     for part, sub in updates.personal.items():
-        assert all(bool(jnp.any(leaf)) is (part != "head") for leaf in jax.tree.leaves(sub)), part
+        assert all(bool(np.any(leaf)) is (part != "head") for leaf in jax.tree.leaves(sub)), part
 
 
 def test_minibatches_of_a_config_are_the_inner_loops():
     config, model = built("mlp", "reptile_adam")
-    params, key = model.init(keys.root(0)), keys.root(1)
+    params, key = started(model), keys.root(1)
     support = Batch(jax.random.normal(key, (6, 4)), jnp.arange(6) % 3, jnp.ones(6, bool))
 
     def ends(minibatch):
         config.inner.minibatch = minibatch
-        return inner_loop(config, model, training=True).adapt(params, support, key)[0].personal
+        return jax.jit(inner_loop(config, model, training=True).adapt)(params, support, key)[0].personal
 
-    same = lambda a, b: all(bool(jnp.allclose(*pair)) for pair in zip(*map(jax.tree.leaves, (a, b)), strict=True))
-    assert same(ends(6), ends(None)) and not same(ends(2), ends(None))
+    same = lambda a, b: all(np.allclose(*pair) for pair in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    whole = ends(None)
+    assert same(ends(6), whole) and not same(ends(2), whole)
 
 
 @pytest.mark.parametrize(("head", "between"), [("prototypes", False), ("neighbours", False), ("ridge", True)])
@@ -174,7 +180,7 @@ def test_a_gate_takes_stored_examples_whole_or_not_at_all_and_sums_in_part_too(h
     spec.choose(config, "inner", "closed_form")
     spec.choose(config, "gate", "cross_validated")
     model = building.model(config, SIZES["mlp"])
-    params = model.init(keys.root(0))
+    params = started(model)
     bare, gated = (inner_loop(config, model, training=training) for training in (True, False))
 
     def of_user(key):  # inputs that depend a little on the class
@@ -185,9 +191,9 @@ def test_a_gate_takes_stored_examples_whole_or_not_at_all_and_sums_in_part_too(h
     def flat(personal):
         return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(personal)])
 
-    start = flat(params.personal)[None]
-    ends, found = jax.jit(jax.vmap(of_user))(jax.random.split(keys.root(1), 60))
-    at_start, at_end = (jnp.all(found == place, axis=1) for place in (start, ends))
+    start = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params.personal)])[None]
+    ends, found = jax.device_get(jax.jit(jax.vmap(of_user))(jax.random.split(keys.root(1), 60)))
+    at_start, at_end = (np.all(found == place, axis=1) for place in (start, ends))
     assert bool(at_end.any()) and bool(at_start.any())
     assert bool((at_start | at_end).all()) is not between
 
@@ -202,12 +208,12 @@ def test_a_model_that_predicts_its_variance_has_a_likelihood_and_its_baselines_h
 
 def test_a_joint_model_is_tuned_under_the_head_that_it_has_learned_and_not_one_from_class_means():
     config, model = built("conv4", "proto_maml")
-    params = model.init(keys.root(0))
+    params = started(model)
     x = jax.random.normal(keys.root(1), (4, 16, 16, 1))
     support = Batch(x, jnp.array([0, 1, 2, 0]), jnp.ones(4, bool))
     ours, theirs = inner_loop(config, model, steps=1), tuning_loop(config, model, steps=1, rate=1e-9)
-    moved, _ = ours.adapt(params._replace(inner=ours.init(params)), support, None)
-    tuned, _ = theirs.adapt(params._replace(inner=theirs.init(params)), support, None)
+    adapted = lambda loop: loop.adapt(params._replace(inner=loop.init(params)), support, None)[0]
+    moved, tuned = jax.jit(lambda: (adapted(ours), adapted(theirs)))()
     own = params.personal["head"]["kernel"]
     np.testing.assert_allclose(tuned.personal["head"]["kernel"], own, atol=1e-7)
     assert np.abs(moved.personal["head"]["kernel"] - own).max() > 1e-2
@@ -220,11 +226,12 @@ def test_a_computed_head_begins_empty_and_stays_so_whatever_gradient_reaches_it(
         spec.choose(config, section, name)
     config.optimizer.param.weight_decay = decay
     model = building.model(config, {"width": 1})
-    params = model.init(keys.root(0))
-    slopes = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.5), params)
+    params = started(model)
+    slopes = jax.tree.map(lambda leaf: np.full_like(leaf, 0.5), params)
     optimizer = building.optimizer(config, model.groups)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
-        moves, _ = optimizer.update(slopes, optimizer.init(params), params)
+        moves = jax.jit(lambda: optimizer.update(slopes, optimizer.init(params), params)[0])()
+    moves = jax.device_get(moves)
     assert jax.tree.leaves(moves.personal) and not any(leaf.any() for leaf in jax.tree.leaves(moves.personal))
     assert all(leaf.all() for leaf in jax.tree.leaves(moves.shared))
 
@@ -237,8 +244,9 @@ def test_the_penalty_of_joint_training_is_of_the_parameters_as_they_are():
         learner = building.learner(config, parts.model, spec.STRATEGIES["continual"], None)
         data = parts.stream.family.data((0, 0), 0, 0)
         draw = lambda index: parts.stream.family.sample(data, index, 6, jax.random.fold_in(keys.root(0), index))
-        params = parts.model.init(keys.root(0))
-        return learner.consolidate(learner.init(params, draw(0)[0]), draw, keys.root(1)).penalty.state
+        params = started(parts.model)
+        end = lambda: learner.consolidate(learner.init(params, draw(0)[0]), draw, keys.root(1)).penalty.state
+        return jax.device_get(jax.jit(end)())
 
     still = state(inner="none", evaluation__steps=(0,), evaluation__headline_steps=0)
     for rates in ("constant", "meta_sgd"):  # joint training has no learned rates

@@ -25,7 +25,7 @@ def slopes(learner, count):
     update, state, found = jax.jit(learner.update), learner.init(POINT, tasks), []
     for step in range(count):
         state, info = update(state, tasks, mask, keys.named(KEY, "step", step))
-        found.append((float(info["grad_norm"]), float(info["losses"].mean())))
+        found.append((float(info["grad_norm"]), float(np.mean(info["losses"]))))
     return found
 
 
@@ -66,7 +66,7 @@ def test_without_annealing_it_is_maml():
         learners.multi_step(world.point_loss, loop(), optax.adam(0.1), anneal=0, aggregator=aggregate.mean()),
         learners.maml(world.point_loss, loop(), optax.adam(0.1), aggregator=aggregate.mean()),
     ]
-    ends = [one.update(one.init(POINT, tasks), tasks, mask, KEY)[0].params for one in pair]
+    ends = [jax.jit(one.update)(one.init(POINT, tasks), tasks, mask, KEY)[0].params for one in pair]
     assert world.distance(*ends) < 1e-14
 
 
@@ -124,7 +124,8 @@ def test_serial_differs_from_one_step_for_all():
     reptile = learners.reptile(world.point_loss, loop(), optax.sgd(0.5), aggregator=aggregate.mean())
     tasks, mask = centres(SUPPORT, QUERY)
     ends = [
-        one.update(one.init(POINT, tasks), tasks, mask, KEY)[0].params for one in (reptile, learners.serial(reptile))
+        jax.jit(one.update)(one.init(POINT, tasks), tasks, mask, KEY)[0].params
+        for one in (reptile, learners.serial(reptile))
     ]
     assert world.distance(*ends) > 0.1
 
@@ -218,6 +219,7 @@ def test_a_step_computes_what_its_phase_needs_and_no_more_whether_or_not_seeds_a
         (choice,) = [equation for equation in program.eqns if equation.primitive.name == "cond"]
         plain, exact, last = (numbers_in(branch.jaxpr) for branch in choice.params["branches"])
         assert last < exact and plain < exact  # every step in first order, in second order, the last one alone
+    alone, together = jax.jit(one), jax.jit(jax.vmap(one))
     for _ in range(3):
-        state, seeds = jax.jit(one)(state), jax.jit(jax.vmap(one))(seeds)
+        state, seeds = alone(state), together(seeds)
     assert world.distance(jax.tree.map(lambda leaf: leaf[1], seeds.params), state.params) < 1e-14

@@ -1,5 +1,7 @@
 """Normalisation as a choice: closed forms, and which choices let one query's prediction move another's."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import nnx
 
 from metapers import base, inner, keys, models, scores, trees
 from metapers.models import layers, norms, seam
+from tests.test_models import assert_close, drawn, outputs_of, rows, started
 
 KEY = jax.random.key(0)
 CHOICES = {
@@ -19,32 +22,22 @@ CHOICES = {
 }
 
 
-def rows(n, *shape, seed=1):
-    return jax.random.normal(jax.random.key(seed), (n, *shape))
-
-
-def assert_close(a, b, tolerance=1e-12):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
-
-
-def perturbed(params, seed=5):
-    leaves, shape = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [x + 0.3 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(shape, moved)
-
-
 def images(n, size=9, seed=1):
-    return 2.0 * rows(n, size, size, 1, seed=seed) + 0.5
+    return jnp.asarray(2.0 * np.asarray(rows(n, size, size, 1, seed=seed)) + 0.5)
 
 
 def batch(n, size=9, seed=1, ways=2):
-    return base.Batch(images(n, size, seed), jnp.arange(n) % ways, jnp.ones(n, bool))
+    return base.Batch(images(n, size, seed), jnp.asarray(np.arange(n) % ways), jnp.ones(n, bool))
+
+
+def quick(model):
+    """The model with its start and its writing compiled, for callers that call them as they are."""
+    return model._replace(init=jax.jit(model.init), write=jax.jit(model.write))
 
 
 def scaled(norm):
-    norm.scale[...] = jnp.linspace(0.5, 2.0, norm.scale.shape[0])
-    norm.shift[...] = jnp.linspace(-1.0, 3.0, norm.shift.shape[0])
+    norm.scale[...] = jnp.asarray(np.linspace(0.5, 2.0, norm.scale.shape[0]))
+    norm.shift[...] = jnp.asarray(np.linspace(-1.0, 3.0, norm.shift.shape[0]))
     return np.asarray(norm.scale[...]), np.asarray(norm.shift[...])
 
 
@@ -60,7 +53,7 @@ def test_batch_norm_uses_the_statistics_of_the_unmasked_rows():
 
 @pytest.mark.parametrize(("choice", "groups"), [(models.layer_norm(), 1), (models.group_norm(3), 3)])
 def test_group_norm_measures_each_row_and_group_by_itself(choice, groups):
-    x, norm = rows(2, 3, 5, 6) + 1.0, choice.build(6)
+    x, norm = jnp.asarray(np.asarray(rows(2, 3, 5, 6)) + 1.0), choice.build(6)
     scale, shift = scaled(norm)
     expected = np.empty(x.shape)
     for row in range(2):
@@ -73,7 +66,7 @@ def test_group_norm_measures_each_row_and_group_by_itself(choice, groups):
 def test_no_norm_is_the_identity_without_parameters():
     x = rows(2, 3, 3, 4)
     assert_close(models.no_norm().build(4)(x, jnp.ones(2, bool)), x, 0)
-    params = models.conv4(2, 4, norm=models.no_norm()).init(KEY)
+    params = jax.eval_shape(models.conv4(2, 4, norm=models.no_norm()).init, KEY)
     assert set(params.personal) == {"conv_0", "conv_1", "conv_2", "conv_3", "head"}
 
 
@@ -92,7 +85,7 @@ def test_support_norm_measures_what_it_is_written_with():
 def test_without_a_row_support_norm_keeps_the_statistics_it_has():
     norm, nobody = models.support_norm().build(2), jnp.zeros(4, bool)
     norm.write(rows(4, 3, 5, 2), nobody)
-    assert_close((norm.mean[...], norm.log_variance[...]), (jnp.zeros(2), jnp.zeros(2)), 0)
+    assert_close((norm.mean[...], norm.log_variance[...]), (np.zeros(2), np.zeros(2)), 0)
     norm.write(rows(4, 3, 5, 2), ~nobody)
     before = norm.mean[...], norm.log_variance[...]
     norm.write(rows(4, 3, 5, 2, seed=3), nobody)
@@ -103,19 +96,20 @@ def test_without_a_row_support_norm_keeps_the_statistics_it_has():
 @pytest.mark.parametrize("steps", [0, 2])
 def test_before_the_first_step_no_statistics_of_the_support_are_known(steps):
     model = models.conv4(2, 3, norm=models.support_norm())
-    loss_fn, params = base.example_loss(model, scores.cross_entropy()), perturbed(model.init(KEY))
-    loop = inner.gradient(loss_fn, steps, 0.1, write=model.write)
-    paths = [loop.adapt(params, batch(4, seed=seed), None)[1] for seed in (1, 2)]
+    loss_fn, params = base.example_loss(model, scores.cross_entropy()), drawn(model)
+    adapt = jax.jit(inner.gradient(loss_fn, steps, 0.1, write=model.write).adapt)
+    paths = [jax.device_get(adapt(params, batch(4, seed=seed), None)[1]) for seed in (1, 2)]
     for path in paths:
         assert_close(jax.tree.map(lambda x: x[0], path), params.personal, 0)
     assert np.allclose(paths[0]["norm_0"]["mean"], paths[1]["norm_0"]["mean"]) == (steps == 0)
     nobody = batch(4)._replace(mask=jnp.zeros(4, bool))
-    assert_close(loop.adapt(params, nobody, None)[0].personal, params.personal, 0)
+    assert_close(adapt(params, nobody, None)[0].personal, params.personal, 0)
 
 
 def test_support_norm_of_the_support_itself_is_batch_norm():
     ours, theirs = models.conv4(2, 4, norm=models.support_norm()), models.conv4(2, 4)
-    params, support = perturbed(ours.init(KEY)), batch(5)._replace(mask=jnp.array([True, True, False, True, True]))
+    params, mask = drawn(ours), np.array([True, True, False, True, True])
+    support = batch(5)._replace(mask=jnp.asarray(mask))
     kept = {"scale", "shift"}
     usual = {
         name: {leaf: x for leaf, x in part.items() if leaf in kept} if "norm" in name else part
@@ -123,8 +117,8 @@ def test_support_norm_of_the_support_itself_is_batch_norm():
     }
     written = params._replace(personal=jax.jit(ours.write)(params, support, None))
     assert_close(
-        ours.apply(written, support.inputs, support.mask, None)[support.mask],
-        theirs.apply(base.Params({}, usual, {}), support.inputs, support.mask, None)[support.mask],
+        np.asarray(outputs_of(ours, written, support.inputs, support.mask))[mask],
+        np.asarray(outputs_of(theirs, base.Params({}, usual, {}), support.inputs, support.mask))[mask],
         1e-10,
     )
     pairs = zip(trees.names(params.personal), *map(jax.tree.leaves, (params.personal, written.personal)), strict=True)
@@ -136,8 +130,8 @@ def test_support_norm_of_the_support_itself_is_batch_norm():
 @pytest.mark.parametrize("name", CHOICES)
 def test_one_query_moves_another_only_where_it_is_declared(name, pool):
     choice = CHOICES[name]
-    model, size = models.conv4(2, 4, norm=choice, pool=pool), 16 if pool else 9
-    params, query, mask = perturbed(model.init(KEY)), images(4, size, seed=2), jnp.ones(4, bool)
+    model, size = quick(models.conv4(2, 4, norm=choice, pool=pool)), 16 if pool else 9
+    params, query, mask = drawn(model), images(4, size, seed=2), jnp.ones(4, bool)
     params = params._replace(personal=model.write(params, batch(3, size), None))
     predict = jax.jit(lambda inputs, mask: model.apply(params, inputs, mask, None)[0])
     first = predict(query, mask)
@@ -151,25 +145,26 @@ def test_one_query_moves_another_only_where_it_is_declared(name, pool):
 @pytest.mark.parametrize("name", sorted(set(CHOICES) - {"support"}))
 def test_nothing_is_written_where_nothing_is_kept(name):
     model = models.conv4(2, 4, norm=CHOICES[name])
-    params = model.init(KEY)
-    assert_close(model.write(params, batch(3), None), params.personal, 0)
+    params = drawn(model)
+    assert_close(jax.jit(model.write)(params, batch(3), None), params.personal, 0)
 
 
 def test_support_statistics_are_personal_whatever_adapts():
     model = models.conv4(2, 4, norm=models.support_norm(), adapts=models.ADAPTS["head"])
-    params = model.init(KEY)
+    params = started(model)
     statistics = {f"norm_{i}": {"mean": (4,), "log_variance": (4,)} for i in range(4)}
     assert jax.tree.map(jnp.shape, params.personal) == statistics | {"head": {"kernel": (4, 2), "bias": (2,)}}
-    supports = jax.tree.map(lambda *leaves: jnp.stack(leaves), batch(3), batch(3, seed=7))
-    together = jax.vmap(lambda support: model.write(params, support, None))(supports)
-    assert_close(jax.tree.map(lambda x: x[1], together), model.write(params, batch(3, seed=7), None))
+    supports = jax.tree.map(lambda *leaves: np.stack(leaves), batch(3), batch(3, seed=7))
+    write = lambda support: model.write(params, support, None)
+    together = jax.device_get(jax.jit(jax.vmap(write))(supports))
+    assert_close(jax.tree.map(lambda x: x[1], together), jax.jit(write)(batch(3, seed=7)))
 
 
-def slope_gap(value, params, size=1e-5):
+def slope_gap(value, slopes, params, direction, size=1e-5):
     """(along a direction) the gradient's derivative and the central difference."""
-    direction = perturbed(jax.tree.map(jnp.zeros_like, params), 9)
-    moved = lambda size: value(jax.tree.map(lambda p, d: p + size * d, params, direction))
-    return trees.dot(jax.grad(value)(params), direction), (moved(size) - moved(-size)) / (2 * size)
+    moved = lambda size: value(jax.tree.map(lambda p, d: np.asarray(p) + size * np.asarray(d), params, direction))
+    along = jax.tree.map(lambda slope, d: np.sum(np.asarray(slope) * np.asarray(d)), slopes, direction)
+    return sum(jax.tree.leaves(along)), (moved(size) - moved(-size)) / (2 * size)
 
 
 def test_support_norm_has_an_exact_meta_gradient():
@@ -177,23 +172,24 @@ def test_support_norm_has_an_exact_meta_gradient():
     loss_fn = base.example_loss(model, scores.cross_entropy())
     loop, support, query = inner.gradient(loss_fn, 2, 0.2, write=model.write), batch(4), batch(4, seed=3)
 
+    @jax.jit
     def outer(params):
         return jnp.mean(loss_fn(loop.adapt(params, support, None)[0], query, None))
 
-    params = perturbed(model.init(KEY))
-    np.testing.assert_allclose(*slope_gap(outer, params), rtol=1e-6)
+    params = drawn(model)
+    full = jax.jit(jax.grad(outer))(params)
+    np.testing.assert_allclose(*slope_gap(outer, full, params, drawn(model, 9)), rtol=1e-6)
     # through the measuring too: with the statistics held constant the slope is another
-    written = jax.lax.stop_gradient(model.write(params, support, None))
+    written = jax.jit(model.write)(params, support, None)
     held = {name: part for name, part in written.items() if name != "head"}
     fixed = inner.gradient(loss_fn, 2, 0.2, write=lambda params, support, key: params.personal | held)
-    short = jax.grad(lambda p: jnp.mean(loss_fn(fixed.adapt(p, support, None)[0], query, None)))(params)
-    full = jax.grad(outer)(params)
+    short = jax.jit(jax.grad(lambda p: jnp.mean(loss_fn(fixed.adapt(p, support, None)[0], query, None))))(params)
     assert not np.allclose(short.shared["conv_0"]["kernel"], full.shared["conv_0"]["kernel"], rtol=1e-2)
 
 
 def test_support_statistics_written_at_every_step_have_no_slope_and_give_that_of_batch_norm():
     ours, theirs = models.conv4(2, 4, norm=models.support_norm()), models.conv4(2, 4)
-    params, support = perturbed(ours.init(KEY)), batch(5)
+    params, support = drawn(ours), batch(5)
     objective = scores.cross_entropy()
 
     def written(personal):
@@ -206,12 +202,12 @@ def test_support_statistics_written_at_every_step_have_no_slope_and_give_that_of
         return jnp.mean(objective.loss(outputs, support.targets))
 
     keep = lambda part: {leaf: x for leaf, x in part.items() if leaf not in ("mean", "log_variance")}
-    slope = jax.grad(written)(params.personal)
+    slope = jax.jit(jax.grad(written))(params.personal)
     for i in range(4):
-        assert_close(slope[f"norm_{i}"]["mean"], jnp.zeros(4), 0)
-        assert_close(slope[f"norm_{i}"]["log_variance"], jnp.zeros(4), 0)
+        assert_close(slope[f"norm_{i}"]["mean"], np.zeros(4), 0)
+        assert_close(slope[f"norm_{i}"]["log_variance"], np.zeros(4), 0)
     strip = lambda personal: {name: keep(part) for name, part in personal.items()}
-    assert_close(strip(slope), jax.grad(usual)(strip(params.personal)), 1e-10)
+    assert_close(strip(slope), jax.jit(jax.grad(usual))(strip(params.personal)), 1e-10)
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3)])
@@ -227,8 +223,8 @@ def test_max_pool_by_hand(size):
 
 def test_conv4_pooled_is_the_published_network():
     model = models.conv4(3, 4, pool=True)
-    params, x = perturbed(model.init(KEY)), images(3, 28)
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, models.conv4(3, 4).init(KEY))
+    params, x = drawn(model), images(3, 28)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, jax.eval_shape(models.conv4(3, 4).init, KEY))
     y, sizes = x, []
     for i in range(4):
         conv, norm = params.personal[f"conv_{i}"], params.personal[f"norm_{i}"]
@@ -241,25 +237,28 @@ def test_conv4_pooled_is_the_published_network():
     assert sizes == [14, 7, 3, 1]
     head = params.personal["head"]
     expected = np.asarray(y)[:, 0, 0] @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
-    assert_close(model.apply(params, x, jnp.ones(3, bool), None), expected, 1e-10)
+    assert_close(outputs_of(model, params, x), expected, 1e-10)
 
 
 def test_conv4_film_changes_nothing_at_first_and_stands_after_the_norm():
     adapts = models.ADAPTS["film"]
     plain, film = models.conv4(2, 4), models.conv4(2, 4, film=True, adapts=adapts)
-    before, params, query, mask = plain.init(KEY), film.init(KEY), images(3), jnp.ones(3, bool)
+    before, params, query = started(plain), started(film), images(3)
+    of_film, of_plain = jax.jit(film.apply), jax.jit(plain.apply)
+    mask = jnp.ones(3, bool)
     assert set(params.personal) == {f"film_{i}" for i in range(4)}
-    assert_close(film.apply(params, query, mask, None), plain.apply(before, query, mask, None), 0)
-    user = {f"film_{i}": {"scale": 2.0 + rows(4, seed=i), "shift": rows(4, seed=i + 9)} for i in range(4)}
+    assert_close(of_film(params, query, mask, None), of_plain(before, query, mask, None), 1e-13)
+    numbers = lambda seed: np.asarray(rows(4, seed=seed))
+    user = {f"film_{i}": {"scale": 2.0 + numbers(i), "shift": numbers(i + 9)} for i in range(4)}
     # an affine map after another is one: scale into the norm's scale, shift beside it
     folded = dict(before.personal)
     for i in range(4):
-        norm, own = folded[f"norm_{i}"], user[f"film_{i}"]
+        norm, own = jax.tree.map(np.asarray, folded[f"norm_{i}"]), user[f"film_{i}"]
         shift = norm["shift"] * own["scale"] + own["shift"]
         folded[f"norm_{i}"] = {"scale": norm["scale"] * own["scale"], "shift": shift}
     assert_close(
-        film.apply(params._replace(personal=user), query, mask, None),
-        plain.apply(before._replace(personal=folded), query, mask, None),
+        of_film(params._replace(personal=user), query, mask, None),
+        of_plain(before._replace(personal=folded), query, mask, None),
         1e-10,
     )
 
@@ -294,10 +293,15 @@ def test_a_step_cannot_make_a_written_variance_negative():
     assert bool(jnp.isfinite(norm(rows(2, 2, 2, 2), jnp.ones(2, bool))).all())
 
 
+@cache
+def solved(norm):
+    """A model with a solved head under one of CHOICES."""
+    return quick(models.embedded(models.conv_body(4, norm=CHOICES[norm]), models.ridge_head(3)))
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_head_that_is_solved_hides_no_transduction(seed):
     inputs = jax.random.uniform(keys.named(KEY, "images", seed), (6, 16, 16, 1))
     targets = jnp.array([0, 1, 2, 0, 1, 2])
-    for norm, mixes in ((models.batch_norm(), True), (models.group_norm(2), False)):
-        model = models.embedded(models.conv_body(4, norm=norm), models.ridge_head(3))
-        assert models.is_transductive(model, inputs, keys.root(seed), targets) is mixes
+    for norm, mixes in (("batch", True), ("group", False)):
+        assert models.is_transductive(solved(norm), inputs, keys.root(seed), targets) is mixes

@@ -188,7 +188,7 @@ def test_what_grows_is_seen_as_it_stood_at_the_end_of_the_stage_asked_for():
 def test_a_window_trains_on_what_is_known_at_its_end_and_later_renews_what_was_kept():
     family = build(growing()).family
     early, late = family.data((0, 0), 0, 1), family.data((1, 1), 0, 1)
-    tasks, _ = family.sample(early, 0, 6, keys.root(0))
+    tasks, _ = jax.jit(family.sample, static_argnums=2)(early, 0, 6, keys.root(0))
     again = jax.jit(family.renew)(late, tasks)
     for before, after in ((tasks.support, again.support), (tasks.query, again.query)):
         mask = np.asarray(before.mask)
@@ -234,12 +234,13 @@ def test_the_past_is_what_stood_just_before_in_the_whole_life_by_hand():
 
 def test_tasks_carry_the_past_of_each_row_and_renew_it():
     family = build(growing(), history=BEFORE).family
-    plain, _ = build(growing()).family.sample(build(growing()).family.data((2, 2), 0, 1), 0, 6, keys.root(0))
+    other, draw = build(growing()).family, lambda family: jax.jit(family.sample, static_argnums=2)
+    plain, _ = draw(other)(other.data((2, 2), 0, 1), 0, 6, keys.root(0))
     early, late = family.data((1, 1), 0, 1), family.data((2, 2), 0, 1)
-    tasks, _ = jax.jit(family.sample, static_argnums=2)(early, 0, 6, keys.root(0))
+    tasks, _ = draw(family)(early, 0, 6, keys.root(0))
     again = jax.jit(family.renew)(late, tasks)
     pasts = {4: [], 3: [4], 9: [1, 7], 8: [7, 9]}  # 7, alone in stage 1, is in no task, and yet was before
-    now, _ = family.sample(late, 0, 6, keys.root(0))
+    now, _ = draw(family)(late, 0, 6, keys.root(0))
     for drawn, known in ((tasks, 1), (again, 2), (now, 2)):
         for part in (drawn.support, drawn.query):
             mask = np.asarray(part.mask)

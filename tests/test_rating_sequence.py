@@ -7,10 +7,11 @@ import pytest
 
 from metapers import models
 from metapers.models.rating_sequence import places
-from tests.test_sequence_models import assert_close, dense, directly, merged, perturbed, sigmoid, unit
+from tests.test_models import outputs_of
+from tests.test_sequence_models import assert_close, dense, directly, drawn, merged, sigmoid, unit
 
 KEY = jax.random.key(0)
-MASK = jnp.ones(4, bool)
+MASK = np.ones(4, bool)
 MAKERS = {
     "rating_gru": lambda **options: models.rating_gru(3, hidden=4, **options),
     "rating_transformer": lambda **options: models.rating_transformer(
@@ -64,8 +65,8 @@ def rated(p, inputs, row, state):
 @pytest.mark.parametrize("added", [False, True])
 def test_the_gru_by_hand(added):
     model, inputs = MAKERS["rating_gru"](film=added, low_rank=2 if added else 0), example()
-    params = perturbed(model.init(KEY))
-    p, expected = merged(params), []
+    params = drawn(model)
+    p, expected, inputs = merged(params), [], jax.tree.map(np.asarray, inputs)
     for row in range(4):
         h = np.zeros(4)
         for x in sequence(inputs, row):
@@ -76,14 +77,14 @@ def test_the_gru_by_hand(added):
             h = (1 - update) * np.tanh(gates[8:] + reset * own[8:]) + update * h
         read = h * p["film_hidden"]["scale"] + p["film_hidden"]["shift"] if added else h
         expected.append(rated(p, inputs, row, read))
-    assert_close(model.apply(params, inputs, MASK, None), np.array(expected), 1e-11)
+    assert_close(outputs_of(model, params, inputs), np.array(expected), 1e-11)
 
 
 @pytest.mark.parametrize("added", [False, True])
 def test_the_transformer_by_hand(added):
     model, inputs = MAKERS["rating_transformer"](film=added, low_rank=2 if added else 0), example()
-    params = perturbed(model.init(KEY))
-    p, expected = merged(params), []
+    params = drawn(model)
+    p, expected, inputs = merged(params), [], jax.tree.map(np.asarray, inputs)
     for row in range(4):
         x = dense(p["enter"], sequence(inputs, row))
         x = (x + p["positions"][-len(x) :])[None]  # the present film is always the last place
@@ -97,12 +98,12 @@ def test_the_transformer_by_hand(added):
             y = dense(block["up"], unit(block["norm_1"], x) * films[1]["scale"] + films[1]["shift"])
             x = x + dense(block["down"], 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))))
         expected.append(rated(p, inputs, row, unit(p["norm"], x)[0, -1]))
-    assert_close(model.apply(params, inputs, MASK, None), np.array(expected), 1e-10)
+    assert_close(outputs_of(model, params, inputs), np.array(expected), 1e-10)
 
 
 def test_the_last_block_computes_the_present_film_alone():
     model, inputs = MAKERS["rating_transformer"](), example()
-    traced = jax.make_jaxpr(lambda params: model.apply(params, inputs, MASK, None))(model.init(KEY))
+    traced = jax.make_jaxpr(lambda params: model.apply(params, inputs, MASK, None))(drawn(model))
     shapes = [e.outvars[0].aval.shape for e in traced.eqns if e.primitive.name == "dot_general"]
     hidden = [shape for shape in shapes if shape[-1] == 4 * 4]  # of the blocks' networks, 4 times the width
     assert [int(np.prod(shape[:-1])) for shape in hidden] == [4 * 4, 4], shapes
@@ -111,43 +112,45 @@ def test_the_last_block_computes_the_present_film_alone():
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_lies_where_nothing_was_rated_is_not_seen_not_even_a_nan(name):
     model, inputs = MAKERS[name](film=True, low_rank=1), example()
-    params, absent = perturbed(model.init(KEY)), inputs["past_there"] == 0
+    params, absent = drawn(model), np.asarray(inputs["past_there"]) == 0
 
     def rubbish(path, leaf):
         if not path[0].key.startswith("past_") or path[0].key == "past_there":
             return leaf
-        return jnp.where(absent if leaf.ndim == 2 else absent[..., None], jnp.nan, leaf)
+        return np.where(absent if leaf.ndim == 2 else absent[..., None], np.nan, leaf)
 
-    value = jax.value_and_grad(lambda p, told: jnp.sum(model.apply(p, told, MASK, None)))
+    value = jax.jit(jax.value_and_grad(lambda p, told: jnp.sum(model.apply(p, told, MASK, None))))
     clean, other = value(params, inputs), value(params, jax.tree.map_with_path(rubbish, inputs))
     assert_close(clean, other, 0)
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(clean))
+    assert all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(clean))
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_rating_depends_on_each_rating_before_it_and_on_no_other_example(name):
     model, inputs = MAKERS[name](), example()
-    params = perturbed(model.init(KEY))
+    params = drawn(model)
     apply = jax.jit(lambda told: model.apply(params, told, MASK, None))
-    slopes = jax.jacobian(lambda stars: apply(inputs | {"past_rating": stars}))(inputs["past_rating"])
+    slopes = jax.jit(jax.jacobian(lambda stars: apply(inputs | {"past_rating": stars})))(inputs["past_rating"])
+    inputs, all_four = jax.tree.map(np.asarray, inputs), np.asarray(apply(inputs))
+    single = jax.jit(lambda told: model.apply(params, told, MASK[:1], None))
     own = np.einsum("iil->il", np.asarray(slopes))
     assert ((np.abs(own) > 1e-6) == (np.asarray(inputs["past_there"]) > 0)).all()
     assert not np.asarray(slopes)[~np.eye(4, dtype=bool)].any()
     for row in range(4):
-        alone = model.apply(params, jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], inputs), MASK[:1], None)
-        assert_close(alone, apply(inputs)[row : row + 1])
-    order = jnp.array([2, 0, 1])  # the order of what was rated counts
+        alone = single(jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], inputs))
+        assert_close(alone, all_four[row : row + 1])
+    order = np.array([2, 0, 1])  # the order of what was rated counts
     turned = {name: leaf[:, order] if name.startswith("past_") else leaf for name, leaf in inputs.items()}
-    assert abs(float(apply(turned)[0] - apply(inputs)[0])) > 1e-6
+    assert abs(float(np.asarray(apply(turned))[0] - all_four[0])) > 1e-6
 
 
 def test_a_longer_history_with_nothing_in_it_is_the_shorter_one():
-    model, longer = MAKERS["rating_gru"](), example()
-    longer["past_there"] = longer["past_there"].at[:, 0].set(0.0)
-    params = perturbed(model.init(KEY))
+    model, longer = MAKERS["rating_gru"](), jax.tree.map(np.array, example())
+    longer["past_there"][:, 0] = 0.0
+    params = drawn(model)
     shorter = {name: leaf[:, 1:] if name.startswith("past_") else leaf for name, leaf in longer.items()}
-    assert_close(model.apply(params, longer, MASK, None), model.apply(params, shorter, MASK, None))
-    x, there = places(shorter, 3.5)
+    assert_close(outputs_of(model, params, longer), outputs_of(model, params, shorter))
+    x, there = jax.jit(lambda told: places(told, 3.5))(shorter)
     assert x.shape == (4, 3, 10) and there.tolist() == [
         [True] * 3,
         [False, True, True],
@@ -159,18 +162,19 @@ def test_a_longer_history_with_nothing_in_it_is_the_shorter_one():
 @pytest.mark.parametrize("name", MAKERS)
 def test_count_and_bias_need_not_be_given(name):
     model, inputs = MAKERS[name](), example()
-    params = perturbed(model.init(KEY))
+    params = drawn(model)
     bare = {key: leaf for key, leaf in inputs.items() if key.removeprefix("past_") not in ("count", "bias")}
     told = {key: leaf for key, leaf in inputs.items() if key not in bare}
-    zero = {key: 2.1 * jnp.ones_like(leaf) if "count" in key else jnp.zeros_like(leaf) for key, leaf in told.items()}
-    assert_close(model.apply(params, bare, MASK, None), model.apply(params, bare | zero, MASK, None))
+    zero = {key: np.full(leaf.shape, 2.1 if "count" in key else 0.0) for key, leaf in told.items()}
+    assert_close(outputs_of(model, params, bare), outputs_of(model, params, bare | zero))
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_rating_begins_near_what_is_known_of_the_film(name):
     model, inputs = MAKERS[name](), example()
-    start = jax.vmap(lambda key: model.apply(model.init(key), inputs, MASK, None))(jax.random.split(KEY, 50))
-    assert float(jnp.std(start - 3.5 - inputs["bias"][None])) < 0.2
+    begin = jax.jit(jax.vmap(lambda key: model.apply(model.init(key), inputs, MASK, None)))
+    start = np.asarray(begin(jax.random.split(KEY, 50)))
+    assert np.std(start - 3.5 - np.asarray(inputs["bias"])) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,7 @@ def test_a_rating_begins_near_what_is_known_of_the_film(name):
     ],
 )
 def test_layer_sets(name, adapts, expected):
-    params = MAKERS[name](film=True, low_rank=1, adapts=models.ADAPTS[adapts]).init(KEY)
+    params = jax.eval_shape(MAKERS[name](film=True, low_rank=1, adapts=models.ADAPTS[adapts]).init, KEY)
     assert set(params.personal) == expected
 
 
@@ -201,9 +205,7 @@ def test_layer_sets(name, adapts, expected):
         (lambda: models.rating_transformer(3, history=2, layers=0), "layers must be >= 1, got 0"),
         (lambda: models.rating_transformer(3, history=2, width=6), "heads must be a divisor of width = 6, got 4"),
         (
-            lambda: MAKERS["rating_transformer"]().apply(
-                MAKERS["rating_transformer"]().init(KEY), example(2), MASK, None
-            ),
+            lambda: MAKERS["rating_transformer"]().apply(drawn(MAKERS["rating_transformer"]()), example(2), MASK, None),
             "past_there must have 3 places, got 2",
         ),
     ],

@@ -98,7 +98,7 @@ def test_what_chooses_a_rate_is_what_judges_it_also_where_heads_begin_at_class_m
         label,
     )
     stream = tasks.stream(examples, stages=1, fold=0, support=4, query=4, about={"classes": 3})
-    few = {"evaluation.shots": (4,), "evaluation.headline_shots": 4, "evaluation.steps": (0, 2)}
+    few = {"seeds": 1, "evaluation.shots": (4,), "evaluation.headline_shots": 4, "evaluation.steps": (0, 2)}
     config = spec.merged(
         spec.config_for("writers", "conv4"),
         few

@@ -1,5 +1,7 @@
 """The recurrent network and the decoder against numpy, what a place may see, and what is added for a user."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,25 +13,18 @@ from jax.sharding import AxisType
 from metapers import aggregate, base, inner, learners, models, scores
 from metapers.models import layers
 from metapers.models.transformer import attention
+from tests.test_models import assert_close, drawn, outputs_of, started
 
 KEY = jax.random.key(0)
 IDS = jnp.array([[3, 1, 4, 1, 5], [2, 6, 5, 3, 0], [0, 0, 2, 1, 6]], jnp.int32)
-MASK = jnp.ones(3, bool)
+MASK = np.ones(3, bool)
 MAKERS = {
     "gru": lambda **options: models.gru(7, embed=3, hidden=4, **options),
-    "transformer": lambda **options: models.transformer(7, length=6, width=4, heads=2, layers=2, **options),
+    "transformer": lambda layers=2, **options: models.transformer(
+        7, length=6, width=4, heads=2, layers=layers, **options
+    ),
 }
-
-
-def assert_close(a, b, tolerance=1e-12):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
-
-
-def perturbed(params, seed=5):
-    leaves, shape = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [x + 0.5 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(shape, moved)
+ONE_LAYER = {"gru": {}, "transformer": {"layers": 1}}
 
 
 def merged(params):
@@ -55,7 +50,7 @@ def sigmoid(x):
 @pytest.mark.parametrize("added", [False, True])
 def test_gru_is_the_recurrence(added):
     model = MAKERS["gru"](film=added, low_rank=2 if added else 0)
-    params = perturbed(model.init(KEY))
+    params = drawn(model)
     p, expected = merged(params), np.empty((3, 5, 7))
     for row in range(3):
         h = np.zeros(4)
@@ -70,8 +65,8 @@ def test_gru_is_the_recurrence(added):
             h = h if token == 0 else (1 - update) * new + update * h
             read = h * p["film_hidden"]["scale"] + p["film_hidden"]["shift"] if added else h
             expected[row, place] = dense(p["head"], read)
-    assert_close(model.apply(params, IDS, MASK, None), expected, 1e-11)
-    assert_close(model.apply(params, IDS[:, :1], MASK, None), expected[:, :1], 1e-11)
+    assert_close(outputs_of(model, params, IDS), expected, 1e-11)
+    assert_close(outputs_of(model, params, IDS[:, :1]), expected[:, :1], 1e-11)
 
 
 def directly(query, key, value, seen):
@@ -86,9 +81,9 @@ def directly(query, key, value, seen):
 
 
 def test_attention_is_a_weighted_mean_of_what_may_be_seen():
-    query, key, value = (jax.random.normal(jax.random.key(i), (2, 3, 2, 4)) for i in range(3))
-    seen = jnp.array([[[1, 0, 0], [1, 1, 0], [0, 1, 1]], [[1, 1, 1], [0, 1, 0], [1, 0, 1]]], bool)
-    assert_close(attention(query, key, value, seen), directly(*map(np.asarray, (query, key, value, seen))))
+    query, key, value = np.random.default_rng(0).normal(size=(3, 2, 3, 2, 4))
+    seen = np.array([[[1, 0, 0], [1, 1, 0], [0, 1, 1]], [[1, 1, 1], [0, 1, 0], [1, 0, 1]]], bool)
+    assert_close(jax.jit(attention)(query, key, value, seen), directly(query, key, value, seen))
 
 
 def unit(norm, x):
@@ -98,7 +93,7 @@ def unit(norm, x):
 @pytest.mark.parametrize("added", [False, True])
 def test_transformer_by_hand(added):
     model = MAKERS["transformer"](film=added, low_rank=2 if added else 0)
-    params = perturbed(model.init(KEY))
+    params = drawn(model)
     p, ids = merged(params), np.asarray(IDS)
     seen = np.tril(np.ones((3, 5, 5), bool)) & ((ids != 0)[:, None] | np.eye(5, dtype=bool))
     x = p["embed"]["table"][ids] + p["positions"][:5]
@@ -111,48 +106,56 @@ def test_transformer_by_hand(added):
         y = dense(block["up"], unit(block["norm_1"], x) * films[1]["scale"] + films[1]["shift"])
         gelu = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
         x = x + dense(block["down"], gelu)
-    assert_close(model.apply(params, IDS, MASK, None), dense(p["head"], unit(p["norm"], x)), 1e-10)
+    assert_close(outputs_of(model, params, IDS), dense(p["head"], unit(p["norm"], x)), 1e-10)
+
+
+@cache
+def with_all_that_is_added(name):
+    """The outputs of a model as a compiled function of the tokens."""
+    model = MAKERS[name](film=True, low_rank=1)
+    params = drawn(model)
+    return jax.jit(lambda ids: model.apply(params, ids, MASK, None))
 
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("place", range(5))
 def test_a_place_sees_itself_and_what_came_before(name, place):
-    model = MAKERS[name](film=True, low_rank=1)
-    params = perturbed(model.init(KEY))
-    apply = jax.jit(lambda ids: model.apply(params, ids, MASK, None))
-    before, after = apply(IDS), apply(IDS.at[:, place].set(jnp.array([2, 1, 5], jnp.int32)))
+    apply, other = with_all_that_is_added(name), np.array(IDS)
+    other[:, place] = [2, 1, 5]
+    before, after = np.asarray(apply(IDS)), np.asarray(apply(jnp.asarray(other)))
     assert_close(before[:, :place], after[:, :place])
-    moved = jnp.max(jnp.abs(before - after), -1)
-    assert bool((moved[:2, place:4] > 1e-6).all())  # and everything from there on
+    moved = np.abs(before - after).max(-1)
+    assert (moved[:2, place:4] > 1e-6).all()  # and everything from there on
     assert before.shape == (3, 5, 7)
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_nobody_sees_padding(name):
     model = MAKERS[name]()
-    params = perturbed(model.init(KEY))
-    table = params.shared["embed"]["table"]  # row 0 moves by different amounts: a norm would take equal ones away
-    table = table.at[0].add(jnp.arange(float(table.shape[1])))
+    params, apply = drawn(model), jax.jit(model.apply)
+    table = np.array(params.shared["embed"]["table"])
+    table[0] += np.arange(float(table.shape[1]))  # by different amounts: a norm would take equal ones away
     other = params._replace(shared=params.shared | {"embed": {"table": table}})
     there = np.asarray(IDS) != 0
-    one, two = (np.asarray(model.apply(p, IDS, MASK, None)) for p in (params, other))
+    one, two = (np.asarray(apply(p, IDS, MASK, None)) for p in (params, other))
     assert_close(one[there], two[there])
-    empty = model.apply(params, jnp.zeros_like(IDS), MASK, None)
-    assert bool(jnp.isfinite(empty).all())
+    empty = apply(params, jnp.zeros_like(IDS), MASK, None)
+    assert np.isfinite(empty).all()
 
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("options", [{"film": True}, {"low_rank": 2}])
 def test_what_is_added_for_a_user_changes_nothing_at_first(name, options):
-    plain, added = MAKERS[name](adapts=models.EVERYTHING), MAKERS[name](adapts=models.EVERYTHING, **options)
-    start = perturbed(plain.init(KEY))
+    whole = {"adapts": models.EVERYTHING} | ONE_LAYER[name]
+    plain, added = MAKERS[name](**whole), MAKERS[name](**whole, **options)
+    start = drawn(plain)
 
     def over(new, old):
         return {k: over(v, old[k]) if isinstance(v, dict) and k in old else old.get(k, v) for k, v in new.items()}
 
-    params = added.init(KEY)
+    params = started(added)
     params = params._replace(personal=over(params.personal, start.personal))
-    assert_close(added.apply(params, IDS, MASK, None), plain.apply(start, IDS, MASK, None), 0)
+    assert_close(outputs_of(added, params, IDS), outputs_of(plain, start, IDS), 1e-13)
     assert len(jax.tree.leaves(params)) > len(jax.tree.leaves(start))
 
 
@@ -169,7 +172,7 @@ def test_what_is_added_for_a_user_changes_nothing_at_first(name, options):
     ],
 )
 def test_layer_sets_of_sequence_models(name, adapts, expected):
-    params = MAKERS[name](film=True, low_rank=1, adapts=models.ADAPTS[adapts]).init(KEY)
+    params = jax.eval_shape(MAKERS[name](film=True, low_rank=1, adapts=models.ADAPTS[adapts]).init, KEY)
     assert set(params.personal) == expected
     if (name, adapts) == ("transformer", "low_rank"):
         assert jax.tree.map(jnp.shape, params.personal["block_0"]) == {
@@ -185,37 +188,39 @@ def learner(model, aggregator):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_sequence_models_learn_alike_on_one_device_and_on_two(name):
-    model = MAKERS[name](low_rank=1)
-    ids = jax.random.randint(jax.random.key(3), (4, 2, 6), 0, 7, dtype=jnp.int32)
-    part = base.Batch(ids[..., :-1], ids[..., 1:], jnp.ones((4, 2), bool))
+    model = MAKERS[name](low_rank=1, **ONE_LAYER[name])
+    ids = np.random.default_rng(3).integers(0, 7, (4, 2, 6), np.int32)
+    part = base.Batch(jnp.asarray(ids[..., :-1]), jnp.asarray(ids[..., 1:]), jnp.ones((4, 2), bool))
+    start = drawn(model)
     users = jnp.arange(4, dtype=jnp.int32)
     tasks, mask = base.Task(part, part, users, {"stage": jnp.zeros_like(users)}), jnp.ones(4, bool)
     mesh = jax.make_mesh((2,), ("users",), axis_types=(AxisType.Auto,))
     found = []
     for aggregator in (aggregate.mean(), aggregate.sharded(aggregate.mean(), mesh)):
         one = learner(model, aggregator)
-        state, info = jax.jit(one.update)(one.init(perturbed(model.init(KEY)), tasks), tasks, mask, KEY)
+        state, info = jax.jit(one.update)(jax.jit(one.init)(start, tasks), tasks, mask, KEY)
         found.append((one.params(state), info["losses"]))
     assert_close(*found, 1e-10)
-    assert not np.allclose(found[0][0].shared["embed"]["table"], perturbed(model.init(KEY)).shared["embed"]["table"])
+    assert not np.allclose(found[0][0].shared["embed"]["table"], start.shared["embed"]["table"])
 
 
 def test_dense_low_rank_is_a_product_on_top_of_the_kernel():
-    layer, x, beside = layers.Dense(5, 4, nnx.Rngs(0), low_rank=2), jax.random.normal(KEY, (3, 2)), jnp.arange(3.0)
+    numbers, beside = np.random.default_rng(0), jnp.arange(3.0)
+    layer, x = layers.Dense(5, 4, nnx.Rngs(0), low_rank=2), jnp.asarray(numbers.normal(size=(3, 2)))
     plain = layers.Dense(5, 4, nnx.Rngs(0))
     assert_close(layer.kernel[...], plain.kernel[...], 0)
     assert (layer.down.shape, layer.up.shape) == ((5, 2), (2, 4))
-    layer.up[...] = jax.random.normal(jax.random.key(1), (2, 4))
+    layer.up[...] = jnp.asarray(numbers.normal(size=(2, 4)))
     layer.bias[...] = jnp.arange(4.0)
     whole = np.concatenate([np.asarray(x), np.tile(np.arange(3.0), (3, 1))], 1)
-    kernel = np.asarray(layer.kernel[...] + layer.down[...] @ layer.up[...])
+    kernel = np.asarray(layer.kernel[...]) + np.asarray(layer.down[...]) @ np.asarray(layer.up[...])
     assert_close(layer(x, beside), whole @ kernel + np.arange(4.0))
     wide = layers.Dense(400, 50, nnx.Rngs(0), low_rank=50)
     assert abs(float(jnp.var(wide.down[...])) * 400 - 1) < 0.03
 
 
 def test_layer_norm_of_rows():
-    norm, x = layers.LayerNorm(4), 2.0 * jax.random.normal(KEY, (2, 3, 4)) + 1.0
+    norm, x = layers.LayerNorm(4), jnp.asarray(np.random.default_rng(0).normal(1.0, 2.0, (2, 3, 4)))
     norm.scale[...], norm.shift[...] = jnp.arange(1.0, 5.0), jnp.arange(4.0)
     assert_close(norm(x), unit({"scale": np.arange(1.0, 5.0), "shift": np.arange(4.0)}, np.asarray(x)))
 
@@ -231,7 +236,7 @@ def test_layer_norm_of_rows():
         (lambda: models.transformer(3, length=2, low_rank=-1), "low_rank must be >= 0, got -1"),
         (
             lambda: models.transformer(3, length=2).apply(
-                models.transformer(3, length=2).init(KEY), jnp.ones((1, 3), jnp.int32), jnp.ones(1, bool), None
+                drawn(models.transformer(3, length=2)), jnp.ones((1, 3), jnp.int32), jnp.ones(1, bool), None
             ),
             "inputs must have at most 2 places, the model's length, got 3",
         ),

@@ -24,7 +24,7 @@ def is_transductive(model: Model, inputs: Tree, key: Key, targets: Tree | None =
     rows = len(jax.tree.leaves(inputs)[0])
     if rows < 2:
         raise ValueError(f"inputs must have >= 2 rows, got {rows}")
-    leaves, structure = jax.tree.flatten(model.init(keys.named(key, "init")))
+    leaves, structure = jax.tree.flatten(jax.jit(model.init)(keys.named(key, "init")))
     noise = [jax.random.normal(keys.named(key, "leaf", i), x.shape, x.dtype) for i, x in enumerate(leaves)]
     params = jax.tree.unflatten(structure, [x + 0.1 * n for x, n in zip(leaves, noise, strict=True)])
     if targets is not None:
@@ -42,7 +42,7 @@ def is_transductive(model: Model, inputs: Tree, key: Key, targets: Tree | None =
 
 def _written(model: Model, params: Params, first: Params, support: Batch) -> Params:
     # Sums of examples are no numbers that noise may be added to: they are those of the support, from an empty start.
-    found = model.write(params._replace(personal=first.personal), support, None)
+    found = jax.jit(model.write)(params._replace(personal=first.personal), support, None)
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(first.personal), strict=True)
     wrote = any(bool(jnp.any(a != b)) for a, b in pairs)
     return params._replace(personal=found) if wrote else params

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metapers import baselines, keys, models, scores, tasks
-from metapers.base import Batch, Cohort, Model, Objective, Stream, Tree
+from metapers.base import Batch, Cohort, Key, Model, Objective, Stream, Tree
 from metapers.members import build, registry, sections
 from metapers.models.facts import ModelFacts
 from metapers.options import NONE, Choice
@@ -172,12 +172,16 @@ def objective_case(name: str) -> ObjectiveCase:
     """
     for case in model_cases().values():
         if objective_of(case) == name:
-            model, user = case.model(), support(case)
-            params = model.init(keys.root(3))
-            params = params._replace(personal=model.write(params, user, None))
-            outputs = model.apply(params, user.inputs, user.mask, None)
+            user = support(case)
+            outputs = jax.jit(partial(_adapted_outputs, case.model()))(user, keys.root(3))
             return ObjectiveCase(registry("objective")[name].factory(), outputs, user.targets)
     raise LookupError(f"objective must be that of a model or of a source, got {name!r}")
+
+
+def _adapted_outputs(model: Model, user: Batch, key: Key) -> Tree:
+    params = model.init(key)
+    params = params._replace(personal=model.write(params, user, None))
+    return model.apply(params, user.inputs, user.mask, None)
 
 
 def objective_of(case: ModelCase) -> str:
