@@ -22,6 +22,7 @@ import pytest  # noqa: E402
 from _pytest.nodeid import coerce_node_id  # noqa: E402
 from jax._src.interpreters import mlir  # noqa: E402
 
+gc.set_threshold(50_000, 20, 20)  # a worker holds millions of objects, and going through them takes seconds
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -19,7 +19,7 @@ from tests import runs
 from tests.plug_ins import FILES, KINDS, SERVER, Commands, package, registered
 
 PAGE = runs.ROOT / "docs" / "adding_members.md"
-by_kind = pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.xdist_group(kind)) for kind in KINDS])
+together = pytest.mark.xdist_group("one file")  # they share a server of commands
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,8 @@ TINY = {
     "evaluation.headline_steps": 1,
     "evaluation.bootstrap": 100,
 }
+TOGETHER = (("penalty", "memory"), ("learner", "inner_loop"), ("model", "baseline"), ("source",))
+"""Kinds whose members share a run: each is chosen, trained, killed, resumed and evaluated."""
 SECTIONS = {"penalty": "penalties", "inner_loop": "inner", "source": "data"}
 MORE = {"learner": {"inner.rates": "constant"}}  # what this member asks of the others
 JOINT = {"learner": "joint", "bank": False}  # half of the compilation, where the learner does not matter
@@ -67,22 +69,29 @@ def chosen(kind: str) -> dict[str, Any]:
     return {section: one.name} | {f"{place}.{key}": value for key, value in one.member.example.items()}
 
 
-def words(kind: str) -> list[str]:
-    """The words of a command line that shrink a run and choose the member of a file."""
-    data = {} if kind == "source" else {f"data.{key}": value for key, value in DATA.items()}
-    given = TINY | data | MORE.get(kind, {}) | (JOINT if kind in QUICKER else {}) | chosen(kind)
+def words(*kinds: str) -> list[str]:
+    """The words of a command line that shrink a run and choose the members of files."""
+    given = TINY | ({} if "source" in kinds else {f"data.{key}": value for key, value in DATA.items()})
+    given |= JOINT if set(kinds) <= set(QUICKER) else {}
+    for kind in kinds:
+        given |= ({} if "inner_loop" in kinds else MORE.get(kind, {})) | chosen(kind)
     return [f"--config.{key}={value}" for key, value in given.items()]
 
 
-def train(kind: str, folder: Path) -> list[str]:
-    """The command that trains with the member of a file."""
+def train(kinds: tuple[str, ...], folder: Path) -> list[str]:
+    """The command that trains with the members of files."""
     start = ["train.py", "--config=configs/synthetic.py", f"--workdir={folder}"]
-    return [*start, f"--config.plugins=acme.{kind}", *words(kind)]
+    return [*start, f"--config.plugins={','.join(plugins(kinds))}", *words(*kinds)]
 
 
-def killed(commands: Commands, kind: str, folder: Path) -> bool:
+def plugins(kinds: tuple[str, ...]) -> list[str]:
+    """The modules of the members."""
+    return [f"acme.{kind}" for kind in kinds]
+
+
+def killed(commands: Commands, kinds: tuple[str, ...], folder: Path) -> bool:
     """Whether a training was killed after its first checkpoint and before its end."""
-    process, until = commands.begin(*train(kind, folder)), time.monotonic() + 300
+    process, until = commands.begin(*train(kinds, folder)), time.monotonic() + 300
     while not list((folder / "strategies" / "continual" / "checkpoints").glob("[0-9]*")):
         os.kill(process, 0)  # it still runs
         assert time.monotonic() < until
@@ -92,39 +101,48 @@ def killed(commands: Commands, kind: str, folder: Path) -> bool:
     return commands.end()[0] == -signal.SIGKILL
 
 
-@by_kind
-def test_a_member_of_another_package_is_trained_killed_resumed_and_evaluated(kind, commands, tmp_path):
+@pytest.mark.parametrize("kinds", TOGETHER, ids=" ".join)
+@together
+def test_a_member_of_another_package_is_trained_killed_resumed_and_evaluated(kinds, commands, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    code, _, err = commands(*train(kind, whole))
+    code, _, err = commands(*train(kinds, whole))
     assert code == 0, err
-    assert killed(commands, kind, cut)
-    code, out, err = commands(*train(kind, cut))
+    assert killed(commands, kinds, cut)
+    code, out, err = commands(*train(kinds, cut))
     assert code == 0, err
     assert "continual: resumed stage 0 at step " in out
     found = runs.numbers(cut)
     assert runs.same_bits(found, runs.numbers(whole)) == []
-    assert json.loads((cut / "config.json").read_text())["plugins"] == [f"acme.{kind}"]
-    assert store.read_record(cut / "strategies" / "continual" / "versions")["lineage"]["plugins"] == [f"acme.{kind}"]
-    if kind in LEFT:
-        last = {name.removeprefix("continual/1/"): leaf[0] for name, leaf in found.items() if "continual/1/" in name}
-        LEFT[kind](last)
-    evaluated(kind, commands, cut)
+    assert json.loads((cut / "config.json").read_text())["plugins"] == plugins(kinds)
+    lineage = store.read_record(cut / "strategies" / "continual" / "versions")["lineage"]
+    assert lineage["plugins"] == plugins(kinds)
+    last = {name.removeprefix("continual/1/"): leaf[0] for name, leaf in found.items() if "continual/1/" in name}
+    for kind in kinds:
+        if kind in LEFT:
+            LEFT[kind](last)
+    evaluated(kinds, commands, cut)
 
 
-def evaluated(kind: str, commands: Commands, folder: Path) -> None:
-    """Evaluates a run, once the caller allows its plug-in."""
-    code, _, err = commands("eval.py", f"--workdir={folder}")
-    assert code == 1 and err.splitlines()[0] == REFUSED.format(f"acme.{kind}")
-    code, out, err = commands("eval.py", f"--workdir={folder}", f"--allow-plugin=acme.{kind}")
+def test_every_kind_has_a_run():
+    assert sorted(kind for kinds in TOGETHER for kind in kinds) == sorted(KINDS)
+
+
+def evaluated(kinds: tuple[str, ...], commands: Commands, folder: Path) -> None:
+    """Evaluates a run, once the caller allows its plug-ins."""
+    allowed = [f"--allow-plugin={name}" for name in plugins(kinds)]
+    for place, name in enumerate(plugins(kinds)):
+        code, _, err = commands("eval.py", f"--workdir={folder}", *(allowed[:place] + allowed[place + 1 :]))
+        assert code == 1 and err.splitlines()[0] == REFUSED.format(name)
+    code, out, err = commands("eval.py", f"--workdir={folder}", *allowed)
     assert code == 0, err
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["headline"]["adapted"]["mean"] > 0 and "continual, adapted " in out
-    assert ("user_median" in summary["headline"]["baselines"]) == (kind == "baseline")
-    if kind == "baseline":
+    assert ("user_median" in summary["headline"]["baselines"]) == ("baseline" in kinds)
+    if "baseline" in kinds:
         row = summary["headline"]["baselines"]["user_median"]
         assert row["low"] <= row["mean"] <= row["high"]
         assert re.search(rf"^user_median +{row['mean']:.4f} ", out, re.MULTILINE)
-    assert summary["provenance"]["source"] == ("square_wave" if kind == "source" else "synthetic.linear_gaussian")
+    assert summary["provenance"]["source"] == ("square_wave" if "source" in kinds else "synthetic.linear_gaussian")
 
 
 REFUSED = "error: plugins must be installed or allowed, got {0!r}; --allow-plugin={0} imports it"
@@ -132,11 +150,12 @@ REFUSED = "error: plugins must be installed or allowed, got {0!r}; --allow-plugi
 
 def of_penalty(last: dict[str, np.ndarray]) -> None:
     """The anchor is where the stage ended, and the state carries the strength."""
-    assert last["state/penalty/values/strength"] == np.float32(0.1) and last["state/penalty/state/active"]
-    anchor = {name: leaf for name, leaf in last.items() if name.startswith("state/penalty/state/anchor/")}
+    (where,) = (name.removesuffix("values/strength") for name in last if name.endswith("/penalty/values/strength"))
+    assert last[f"{where}values/strength"] == np.float32(0.1) and last[f"{where}state/active"]
+    anchor = {name: leaf for name, leaf in last.items() if name.startswith(f"{where}state/anchor/")}
     assert len(anchor) == 2  # shared and personal
     for name, leaf in anchor.items():
-        np.testing.assert_array_equal(leaf, last[name.replace("state/penalty/state/anchor", "params")])
+        np.testing.assert_array_equal(leaf, last[name.replace(f"{where}state/anchor", "params")])
 
 
 def of_memory(last: dict[str, np.ndarray]) -> None:
@@ -180,18 +199,20 @@ LEFT = {
 """What a member leaves in the last version, by the kind of the member."""
 
 
-@by_kind
-def test_the_reference_has_a_section_with_the_options(kind, commands):
-    one = registered(kind)
-    code, out, err = commands("metapers", "list", "--markdown", f"--plugin=acme.{kind}")
+@together
+def test_the_reference_has_a_section_with_the_options(commands):
+    code, out, err = commands("metapers", "list", "--markdown", *(f"--plugin={name}" for name in plugins(KINDS)))
     assert code == 0, err
-    section = re.search(rf"^### {kind} `{one.name}`\n(.*?)(?=^##)", out + "\n##", re.DOTALL | re.MULTILINE)
-    assert section is not None
-    assert one.member.doc[1:] in section[1] and one.member.paper in section[1]
-    for name, option in one.member.options.items():
-        assert f"| `{name}` | {option.bound()}" in section[1] and option.doc in section[1]
-    code, out, _ = commands("metapers", "list", "--markdown")
-    assert code == 0 and f"`{one.name}`" not in out
+    code, without, _ = commands("metapers", "list", "--markdown")
+    assert code == 0
+    for kind in KINDS:
+        one = registered(kind)
+        section = re.search(rf"^### {kind} `{one.name}`\n(.*?)(?=^##)", out + "\n##", re.DOTALL | re.MULTILINE)
+        assert section is not None, kind
+        assert one.member.doc[1:] in section[1] and one.member.paper in section[1]
+        for name, option in one.member.options.items():
+            assert f"| `{name}` | {option.bound()}" in section[1] and option.doc in section[1]
+        assert f"`{one.name}`" not in without
 
 
 CHOICE = """
@@ -205,6 +226,7 @@ def get_config():
 """
 
 
+@together
 def test_a_plug_in_that_only_a_config_file_names_is_not_imported_unless_the_caller_allows_it(commands, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(CHOICE)
@@ -218,6 +240,7 @@ def test_a_plug_in_that_only_a_config_file_names_is_not_imported_unless_the_call
     assert "penalties.l1.strength = 0.1\n" in out and "plugins = ('acme.penalty',)\n" in out
 
 
+@together
 def test_a_plug_in_that_cannot_be_imported_is_named(commands):
     code, _, err = commands("metapers", "inspect-config", "--config=synthetic", "--config.plugins=acme.missing")
     assert code == 2 and err.splitlines()[0] == (

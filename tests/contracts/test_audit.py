@@ -1,6 +1,7 @@
 """Every member has an entry that the contract tests can run, and every public factory is that of an entry."""
 
 import inspect
+from pathlib import Path
 from types import FunctionType, ModuleType
 
 import jax
@@ -166,6 +167,20 @@ def test_every_model_has_a_case_that_builds(name):
 def test_every_member_inside_a_model_has_a_case(kind, key):
     chosen = {case.section[key]["name"] for case in parts.model_cases().values() if key in case.section}
     assert chosen >= set(registry(kind))
+
+
+def test_a_trait_that_somebody_asks_for_is_one_that_a_member_has():
+    entries = [member for kind in members.kinds() for _, member in registry(kind).items()]
+    had = {trait for member in entries for trait in member.traits}
+    asked = {trait for member in entries for trait in (*member.requires, *member.conflicts)}
+    for kind in members.kinds():
+        for name in registry(kind):
+            for option in registry(kind).options(name).values():
+                asked |= {*getattr(option, "no_effect_with", ()), *getattr(option, "not_with", ())}
+    assert asked and not asked - had, f"no member has the traits {sorted(asked - had)}"
+    source = "".join(path.read_text() for path in Path(members.__file__).parent.rglob("*.py"))
+    idle = {trait for trait in had - asked if source.count(f'"{trait}"') < 2}
+    assert not idle, f"nobody asks for the traits {sorted(idle)}"
 
 
 def bare(strength):

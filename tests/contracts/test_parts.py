@@ -20,6 +20,10 @@ def first_three(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:3], tree)
 
 
+def first_case(name):
+    return next(case for case in parts.model_cases().values() if case.section["name"] == name)
+
+
 @pytest.mark.parametrize("name", grouped(parts.model_cases()))
 def test_a_models_shapes_seeds_and_masks(name):
     case = parts.model_cases()[name]
@@ -32,8 +36,9 @@ def test_a_models_shapes_seeds_and_masks(name):
     assert all(floating), "types: parameters are floats"
     outputs = apply(params, user.inputs, user.mask, None)
     assert all(leaf.shape[0] == parts.ROWS for leaf in jax.tree.leaves(outputs)), "shapes: an output for each row"
-    gap = world.distance(model.apply(params, user.inputs, user.mask, None), outputs)
-    assert gap < 1e-12, "jit: compiled outputs are the plain ones"
+    if case is first_case(case.section["name"]):
+        gap = world.distance(model.apply(params, user.inputs, user.mask, None), outputs)
+        assert gap < 1e-12, "jit: compiled outputs are the plain ones"
     of_seed = lambda root: model.apply(model.init(root), user.inputs, user.mask, None)
     many = jax.jit(jax.vmap(of_seed))(jnp.stack([KEY, keys.root(1)]))
     gap = world.distance(jax.tree.map(lambda x: np.asarray(x)[0], many), outputs)
