@@ -20,29 +20,11 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from _pytest.nodeid import coerce_node_id  # noqa: E402
-from jax._src.interpreters import mlir  # noqa: E402
 
-gc.set_threshold(50_000, 20, 20)  # a worker holds millions of objects, and going through them takes seconds
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
-def _held(make):
-    """``make``, called once in 200 times."""
-    calls, held = itertools.count(), []
-
-    def kept():
-        if next(calls) % 200 == 0:
-            held[:] = [make()]
-        return held[0]
-
-    return kept
-
-
-# A tenth of the time: JAX makes a context for each of the many small programs, here some share one.
-mlir.make_ir_context = _held(mlir.make_ir_context)
 
 collect_ignore = ["one_file"]  # importing these files registers their members, in all tests of the process
 

@@ -51,7 +51,7 @@ def test_a_model_by_hand():
         outputs["variance"], noise + np.einsum("nd,de,ne->n", phi(new), covariance, phi(new)), atol=1e-11
     )
     plain = models.bayes_mlp((3, 4), full=True, variance=False)
-    np.testing.assert_allclose(outputs_of(plain, adapted, new), outputs["mean"], rtol=1e-13)
+    np.testing.assert_allclose(outputs_of(plain, adapted, new), outputs["mean"], rtol=1e-14)
 
 
 def test_several_outputs_are_so_many_regressions_with_one_prior():

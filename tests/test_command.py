@@ -4,6 +4,7 @@ import shlex
 import sys
 import threading
 
+import jax
 import pytest
 
 import metapers
@@ -236,6 +237,18 @@ def test_an_error_shows_its_place_only_when_asked(tmp_path, monkeypatch):
         command.eval_main(["eval.py", f"--workdir={tmp_path}", "--traceback"])
     with pytest.raises(arguments.UsageError, match="--config names no file"):
         command.main(["metapers", "inspect-config", "--config=nope", "--traceback"])
+
+
+@pytest.mark.parametrize(("given", "kept"), [("", 0.2), ("0", 7.0)])
+def test_the_cache_keeps_what_took_a_while_unless_the_environment_says_otherwise(given, kept, monkeypatch):
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", given)
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
+    try:
+        process._cache()
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == kept
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 def test_the_programs_as_a_newcomer_calls_them():

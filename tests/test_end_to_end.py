@@ -156,7 +156,7 @@ def killable(folder):
 def uninterrupted(tmp_path_factory):
     """A run that nothing killed, what the command printed, and the seconds that it trained."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    code, out, err = runs.call(*killable(folder))
+    code, out, err = runs.call(*killable(folder), optimized=True)
     assert code == 0, err
     assert "Traceback" not in err
     lines = runs.journal(folder)
@@ -176,7 +176,7 @@ def wait_for_start(child, folder, starts):
 def test_the_two_commands_as_a_newcomer_calls_them(uninterrupted):
     folder, out, _ = uninterrupted
     assert f"next:    python eval.py --workdir={folder}" in out
-    code, out, err = runs.call("eval.py", f"--workdir={folder}")
+    code, out, err = runs.call("eval.py", f"--workdir={folder}", optimized=True)
     assert code == 0, err
     assert "Traceback" not in err
     assert out.strip().splitlines()[-1] == f"report:  {folder / 'report.html'}"
@@ -189,7 +189,7 @@ def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_p
     moments, killed = random.Random(7), 0
     for _ in range(2):
         starts = sum(line["kind"] == "start" for line in runs.journal(tmp_path)) if killed else 0
-        with runs.child(*killable(tmp_path)) as child:
+        with runs.child(*killable(tmp_path), optimized=True) as child:
             wait_for_start(child, tmp_path, starts)
             time.sleep(moments.uniform(0, trained / 2))
             child.kill()
@@ -198,7 +198,7 @@ def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_p
         path = tmp_path / "journal.jsonl"  # a kill may tear the last line; the next start cuts it off
         path.write_bytes(path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1])
     assert killed >= 1
-    code, _, err = runs.call(*killable(tmp_path))
+    code, _, err = runs.call(*killable(tmp_path), optimized=True)
     assert code == 0, err
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
     assert runs.validation(tmp_path) == runs.validation(whole)
@@ -208,7 +208,7 @@ def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_p
 def test_asked_to_stop_a_run_saves_says_how_to_resume_and_ends_with_its_code(uninterrupted, tmp_path):
     whole, _, _ = uninterrupted
     words = killable(tmp_path)
-    with runs.child(*words) as child:
+    with runs.child(*words, optimized=True) as child:
         wait_for_start(child, tmp_path, 0)
         child.send_signal(signal.SIGTERM)
         out, err = child.communicate(timeout=120)
@@ -216,7 +216,7 @@ def test_asked_to_stop_a_run_saves_says_how_to_resume_and_ends_with_its_code(uni
     assert "stopped by signal 15" in err and "Traceback" not in err
     again = err.splitlines()[-1]
     assert again.startswith(f"to go on:  {sys.executable} train.py") and f"--workdir={tmp_path}" in again
-    code, _, err = runs.call(*words)
+    code, _, err = runs.call(*words, optimized=True)
     assert code == 0, err
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
 

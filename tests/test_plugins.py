@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+import types
 
 import pytest
 
@@ -83,9 +84,14 @@ def test_a_module_that_cannot_be_imported_is_refused_with_the_reason():
     assert isinstance(error.value.__cause__, ImportError)
 
 
-def test_a_module_that_is_imported_already_needs_no_permission():
-    load_plugins([])
-    load_plugins([__name__ if __name__ in sys.modules else "json"])
+def test_a_module_that_is_imported_already_needs_no_permission(monkeypatch):
+    held = types.ModuleType("held_already")
+    monkeypatch.setitem(sys.modules, "held_already", held)
+    load_plugins(["held_already"])
+    assert sys.modules["held_already"] is held
+    monkeypatch.delitem(sys.modules, "held_already")
+    with pytest.raises(ConfigError):
+        load_plugins(["held_already"])
 
 
 def test_installed_entry_points_are_imported_once_and_need_no_permission(plugin, installed):

@@ -164,7 +164,7 @@ def test_a_head_from_class_means_may_stand_beside_other_layers_that_adapt():
         {"model.prototypes": True, "evaluation.shots": (5,), "evaluation.headline_shots": 5},
     )
     for adapts in ("all", "head+biases", "body+head"):
-        spec.check(spec.merged(config, {"model.adapts": adapts}))
+        assert spec.check(spec.merged(config, {"model.adapts": adapts})).model.adapts == adapts
 
 
 def test_nothing_is_read_or_computed_to_refuse_a_config(monkeypatch):

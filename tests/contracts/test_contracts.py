@@ -98,6 +98,7 @@ def test_seeds_and_a_resumed_run(name):
 
 @pytest.mark.parametrize("name", grouped(name for name in table.named() if name.startswith("learner: ")))
 def test_a_compiled_update_is_the_plain_one(name):
+    # for the learners alone: the seeds below trace the update of every case a second time, by another transformation
     one, end = short_run.of(name), short_run.after_two_stages(name)
     tasks, mask = world.tasks(51)
     assert world.distance(one.update(end, tasks, mask, KEY), one.learner.update(end, tasks, mask, KEY)) < 1e-12
