@@ -99,8 +99,8 @@ def registry(kind: str, doc: str = "") -> Registry:
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds that have a registry."""
-    return tuple(_REGISTRIES)
+    """The kinds that have a registry, in the order of their names whatever was imported first."""
+    return tuple(sorted(_REGISTRIES))
 
 
 def register(kind: str, name: str, member: Member) -> None:

@@ -70,6 +70,12 @@ def test_a_registry_is_made_once_and_keeps_what_it_says_of_its_members():
     assert "tool" in members.kinds() and "fork" not in members.kinds()
 
 
+def test_kinds_stand_in_the_order_of_their_names_whatever_came_first(monkeypatch):
+    found = members.kinds()
+    monkeypatch.setattr(members, "_REGISTRIES", dict(reversed(members._REGISTRIES.items())))
+    assert members.kinds() == found == tuple(sorted(found))
+
+
 def test_a_registry_lists_its_members_in_the_order_in_which_they_came():
     tools = registry("tool")
     assert list(tools) == ["knife", "spoon"] == [name for name, _ in tools.items()]
