@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +14,26 @@ from tests.contracts import table, world
 
 STEPS = 2  # outer steps in a stage
 DRAWS = 2  # batches that the end of a stage may ask for
+SEEDS = 2  # of a run of several
+
+
+def alone(function: Callable, in_axes: Any = 0) -> Callable:
+    """The function of one seed, where a run of several has ``jax.vmap``."""
+    return function
 
 
 class Program:
     """The functions of a learner, compiled, and a count of how often each was traced."""
 
-    def __init__(self, learner: Learner):
+    def __init__(self, learner: Learner, many: Callable = alone):
         def end_stage(state: Tree, batches: tuple[Task, Array], key: Key) -> Tree:
             # ``consolidate`` with the batches of the stage as data: leaves [DRAWS, users, ...]
             return learner.consolidate(state, lambda i: jax.tree.map(lambda x: x[i % DRAWS], batches), key)
 
         self.traced = {"update": 0, "consolidate": 0, "forget": 0}
-        self.update = jax.jit(self._counted("update", learner.update))
-        self.consolidate = jax.jit(self._counted("consolidate", end_stage))
-        self.forget = jax.jit(self._counted("forget", learner.forget))
+        self.update = jax.jit(many(self._counted("update", learner.update), (0, None, None, 0)))
+        self.consolidate = jax.jit(many(self._counted("consolidate", end_stage), (0, None, 0)))
+        self.forget = jax.jit(many(self._counted("forget", learner.forget), (0, None)))
 
     def _counted(self, name: str, function: Callable) -> Callable:
         def counted(*args):
@@ -37,17 +44,26 @@ class Program:
 
 
 class Run:
-    """A learner with its program, or with that of a learner which differs in values that the state carries."""
+    """A learner with its program, or with that of a learner which differs in values that the state carries.
 
-    def __init__(self, learner: Learner, *, on_mesh: bool = False, program: Program | None = None):
-        self.learner, self.on_mesh = learner, on_mesh
-        self.program = program or Program(learner)
+    ``many``: ``jax.vmap`` for SEEDS seeds trained together, in place of one.
+    """
+
+    def __init__(
+        self, learner: Learner, *, on_mesh: bool = False, program: Program | None = None, many: Callable = alone
+    ):
+        self.learner, self.on_mesh, self.many = learner, on_mesh, many
+        self.program = program or Program(learner, many)
         self.traced, self.update, self.forget = self.program.traced, self.program.update, self.program.forget
-        self.init = jax.jit(learner.init)
+        self.init = jax.jit(many(learner.init, (0, None)))
+
+    def roots(self, seed: int) -> Key:
+        """The key of a seed; of a run of several, those of the first SEEDS."""
+        return keys.root(seed) if self.many is alone else jnp.stack([keys.root(one) for one in range(SEEDS)])
 
     def start(self, seed: int = 0) -> Tree:
         """A fresh state."""
-        return self.place(self.init(table.MODEL.init(keys.root(seed)), world.tasks(0)[0]))
+        return self.place(self.init(self.many(table.MODEL.init)(self.roots(seed)), world.tasks(0)[0]))
 
     def place(self, state: Tree) -> Tree:
         """The state where the first update leaves it; elsewhere the second would be compiled anew."""
@@ -55,21 +71,21 @@ class Run:
 
     def through(self, state: Tree, seed: int = 0, *, stages: range = range(2), tasks: Callable = world.tasks) -> Tree:
         """The state after the given stages; ``tasks(number)`` gives the batches."""
+        named = lambda *names: self.many(lambda root: keys.named(root, *names))(self.roots(seed))
         for stage in stages:
             for step in range(STEPS):
-                key = keys.named(keys.root(seed), "step", stage, step)
-                state, _ = self.update(state, *tasks(10 * stage + step), key)
+                state, _ = self.update(state, *tasks(10 * stage + step), named("step", stage, step))
             ended = [tasks(100 + 10 * stage + i) for i in range(DRAWS)]
             batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ended)
-            state = self.program.consolidate(state, batches, keys.named(keys.root(seed), "end", stage))
+            state = self.program.consolidate(state, batches, named("end", stage))
             state = self.forget(state, jnp.int32(1))
         return state
 
 
-def fresh(name: str) -> Run:
+def fresh(name: str, many: Callable = alone) -> Run:
     """A run of a case that shares nothing with other runs of it."""
     case = table.named()[name]
-    return Run(case.make(), on_mesh=case.on_mesh)
+    return Run(case.make(), on_mesh=case.on_mesh, many=many)
 
 
 @cache

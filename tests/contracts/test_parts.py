@@ -28,25 +28,32 @@ def first_case(name):
 def test_a_models_shapes_seeds_and_masks(name):
     case = parts.model_cases()[name]
     model, user = case.model(), parts.support(case)
-    params, apply = jax.jit(model.init)(KEY), jax.jit(model.apply)
+    init, of_seeds = jax.jit(jax.vmap(model.init)), jax.jit(jax.vmap(model.apply, (0, None, None, None)))
+    params, others = (init(jnp.stack([KEY, keys.root(other)])) for other in (1, 2))
     groups = model.groups(params)
     assert jax.tree.structure(groups) == jax.tree.structure(params), "groups: a name for each leaf"
     assert params.inner == {}, "inner: a model has no inner parameters"
     floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)]
     assert all(floating), "types: parameters are floats"
-    outputs = apply(params, user.inputs, user.mask, None)
+    apply = lambda params, inputs, mask: first(of_seeds(params, inputs, mask, None))
+    outputs = apply(params, user.inputs, user.mask)
     assert all(leaf.shape[0] == parts.ROWS for leaf in jax.tree.leaves(outputs)), "shapes: an output for each row"
     if case is first_case(case.section["name"]):
-        gap = world.distance(model.apply(params, user.inputs, user.mask, None), outputs)
-        assert gap < 1e-12, "jit: compiled outputs are the plain ones"
-    of_seed = lambda root: model.apply(model.init(root), user.inputs, user.mask, None)
-    many = jax.jit(jax.vmap(of_seed))(jnp.stack([KEY, keys.root(1)]))
-    gap = world.distance(jax.tree.map(lambda x: np.asarray(x)[0], many), outputs)
-    assert gap < 1e-12, "seeds: one of several is that one alone"
-    adapted = params._replace(personal=jax.jit(model.write)(params, user, None))
+        alone = jax.tree.map(jnp.asarray, first(params))
+        gap = world.distance(first(model.apply(alone, user.inputs, user.mask, None), ...), outputs)
+        assert gap < 1e-12, "seeds, jit: one of several, compiled, is that one alone, plain"
+    gap = world.distance((first(params), outputs), (first(others), apply(others, user.inputs, user.mask)))
+    assert gap == 0.0, "seeds: another second seed leaves the first as it is"
+    write = jax.jit(jax.vmap(model.write, (0, None, None)))
+    adapted = params._replace(personal=write(params, user, None))
     assert shapes(adapted.personal) == shapes(params.personal), "write: personal parameters keep their shapes"
     for one in (params, adapted):
-        check_rows(case.transductive, lambda inputs, mask, one=one: apply(one, inputs, mask, None), user)
+        check_rows(case.transductive, lambda inputs, mask, one=one: apply(one, inputs, mask), user)
+
+
+def first(tree, at=0):
+    """The first seed on the host; of one alone, everything."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[at], tree)
 
 
 def check_rows(transductive, apply, user):
@@ -67,20 +74,26 @@ def check_rows(transductive, apply, user):
 @pytest.mark.parametrize("name", grouped(registry("objective")))
 def test_an_objectives_shapes_and_labels(name):
     objective, outputs, targets = parts.objective_case(name)
-    losses = objective.loss(outputs, targets)
-    assert losses.shape == (parts.ROWS,) and bool(jnp.isfinite(losses).all()), "loss: finite, one for each example"
-    gap = world.distance(jax.jit(objective.loss)(outputs, targets), losses)
+
+    @jax.jit
+    def parts_of(outputs, targets):
+        drawn = objective.sample(outputs, KEY)
+        scores = objective.scores(outputs, targets, jnp.array([True, True, False, False]))
+        labels = objective.labels(outputs) if objective.labels else None
+        return objective.loss(outputs, targets), drawn, objective.loss(outputs, drawn), scores, labels
+
+    losses, drawn, of_drawn, found, labels = parts_of(outputs, targets)
+    assert losses.shape == (parts.ROWS,) and bool(np.isfinite(losses).all()), "loss: finite, one for each example"
+    gap = world.distance(objective.loss(outputs, targets), losses)
     assert gap < 1e-12, "jit: compiled losses are the plain ones"
-    drawn = objective.sample(outputs, KEY)
     assert drawn.shape == targets.shape, "sample: the shape of the targets"
-    assert objective.loss(outputs, drawn).shape == (parts.ROWS,), "sample: targets that the loss takes"
-    found = objective.scores(outputs, targets, jnp.array([True, True, False, False]))
-    assert all(value.shape == () and bool(jnp.isfinite(value)) for value in found.values()), "scores: finite scalars"
-    if objective.labels is None:
+    assert of_drawn.shape == (parts.ROWS,), "sample: targets that the loss takes"
+    assert all(value.shape == () and bool(np.isfinite(value)) for value in found.values()), "scores: finite scalars"
+    if labels is None:
         return
-    labels, weights = objective.labels(outputs)
+    values, weights = labels
     np.testing.assert_allclose(weights.sum(0), 1.0, atol=1e-12, err_msg="labels: weights add up to 1")
-    assert labels.shape == (weights.shape[0], *targets.shape), "labels: targets in a row"
+    assert values.shape == (weights.shape[0], *targets.shape), "labels: targets in a row"
 
 
 @pytest.mark.parametrize("name", grouped(parts.streams()))
@@ -92,27 +105,26 @@ def test_a_source_keeps_its_shapes_over_stages_and_draws_by_its_key(name):
         traced.append(step)
         return stream.family.sample(data, step, 6, key)
 
-    compiled = jax.jit(draw)
-    last = stream.stages - 1
+    compiled = jax.jit(jax.vmap(draw, (None, None, 0)))  # of two seeds
+    alone = jax.jit(lambda data: stream.family.sample(data, jnp.int32(3), 6, KEY))
+    two_seeds = lambda data, step, first, second: compiled(data, jnp.int32(step), jnp.stack([first, second]))
+    seed = lambda both, number: jax.tree.map(lambda leaf: leaf[number], both)
+    other, last = keys.root(1), stream.stages - 1
     windows = [(0, 0), (last, last), (0, last)]
     fed = [stream.family.data(window, 3, 5) for window in windows]
-    drawn = [compiled(data, jnp.int32(3), KEY) for data in fed]
+    drawn = [seed(two_seeds(data, 3, KEY, other), 0) for data in fed]
     assert last > 0, "stages: more than one, or the rest says nothing"
     assert len({str(shapes(one)) for one in drawn}) == 1, "shapes: the same in every window"
     assert len(traced) == 1, "compilation: no window is traced anew"
     for data, (tasks, mask) in zip(fed, drawn, strict=True):
-        gap = world.distance(stream.family.sample(data, jnp.int32(3), 6, KEY), (tasks, mask))
-        assert gap < 1e-12, "jit: compiled tasks are the plain ones"
+        assert world.distance(alone(data), (tasks, mask)) < 1e-12, "seeds: one of several is that one alone"
         assert mask.shape == (6,) and mask.dtype == bool and bool(mask.any()), "mask: of each task, some are there"
         assert tasks.user.dtype == jnp.int32 and bool((tasks.user >= 0).all()), "users: int32 rows"
         assert all(np.isfinite(leaf).all() for leaf in floats(tasks)), "values: everything is finite"
         there = [np.asarray(part.mask)[np.asarray(mask)].any(1).all() for part in (tasks.support, tasks.query)]
         assert all(there), "masks: a task has a support and a query"
-    assert world.distance(compiled(fed[2], jnp.int32(3), keys.root(1)), drawn[2]) > 0, "draws: another key, others"
-    assert world.distance(compiled(fed[2], jnp.int32(4), KEY), drawn[2]) > 0, "draws: another step, others"
-    many = jax.jit(jax.vmap(lambda key: draw(fed[2], jnp.int32(3), key)))(jnp.stack([KEY, keys.root(1)]))
-    gap = world.distance(jax.tree.map(lambda x: np.asarray(x)[0], many), drawn[2])
-    assert gap < 1e-12, "seeds: one of several is that one alone"
+    assert world.distance(seed(two_seeds(fed[2], 3, KEY, other), 1), drawn[2]) > 0, "draws: another key, others"
+    assert world.distance(seed(two_seeds(fed[2], 4, KEY, other), 0), drawn[2]) > 0, "draws: another step, others"
 
 
 @pytest.mark.parametrize("name", [name for name in registry("source") if parts.reads_files(name)])
