@@ -20,6 +20,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from _pytest.nodeid import coerce_node_id  # noqa: E402
+from jax._src import pjit  # noqa: E402
+from jax._src.interpreters import pxla  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_enable_x64", True)
@@ -37,7 +39,9 @@ _boundaries = itertools.count()
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Drops compiled programs between two groups of tests where there are too many."""
+    """Drops what slows the compiler down; between two groups of tests compiled programs too, where there are many."""
+    for lowered in (pjit._pjit_lower, pxla._cached_lowering_to_hlo, pxla._cached_compilation):
+        lowered.cache_clear()
     if nextitem is None or _group(item) == _group(nextitem) or next(_boundaries) % 10:
         return
     maps = pathlib.Path("/proc/self/maps")

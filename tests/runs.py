@@ -97,7 +97,8 @@ def share_programs(patched: pytest.MonkeyPatch) -> None:
         return once(run.components, kind, lambda: make_program(run, strategy))
 
     def scorer_of(components: spec.Components, **grid: Any) -> scorer.Scorer:
-        made = once(components, repr(grid), lambda: make_scorer(components, **grid))
+        own = {name: given for name, given in grid.items() if given}  # evaluation passes empty ones for the config's
+        made = once(components, repr(own), lambda: make_scorer(components, **grid))
         return made._replace(components=components)
 
     patched.setattr(training, "program", program)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 
+import jax
 import pytest
 
 from metapers import command, spec
@@ -18,7 +19,10 @@ in_process = commands.in_process  # a fixture
 LIMITED = """
 import os, resource, sys
 sys.argv = ["train.py", *sys.argv[2:]]
+import metapers
 from metapers import store
+cores = metapers.use_all_cores
+metapers.use_all_cores = lambda: cores(2)  # as many devices as the tests have, whatever the machine
 save = store.save_checkpoint
 def limited(*given, **named):
     resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -37,8 +41,9 @@ train_main()
 
 
 def arguments(folder):
-    """The quick run of the tests as a command line for configs/synthetic.py."""
-    quick = [f"--config.{key}={value}" for key, value in tree.leaves(runs.quick())]
+    """A quick run of one stage as a command line for configs/synthetic.py."""
+    config = runs.quick(bank=False, data__stages=1)
+    quick = [f"--config.{key}={value}" for key, value in tree.leaves(config)]
     return ["--config=configs/synthetic.py", f"--workdir={folder}", *quick]
 
 
@@ -47,18 +52,17 @@ def one_line(err):
     return next(line for line in err.splitlines() if line.startswith("error: "))
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A quick run that nothing disturbed, which is trained beside the first test that needs it: () -> its folder."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    child = runs.child("train.py", *arguments(folder))
+@pytest.fixture
+def trained(in_process, monkeypatch):
+    """The quick run trained, or continued, in this process as the command does it: (folder) -> (exit code, errors)."""
+    runs.share_programs(monkeypatch)
 
-    def done():
-        _, err = child.communicate(timeout=300) if child.returncode is None else ("", "")
-        assert child.returncode == 0, err
-        return folder
+    def call(folder):
+        with jax.enable_x64(False):
+            code, _, err = in_process(command.train_main, *arguments(folder))
+        return code, err
 
-    return done
+    return call
 
 
 def test_a_workdir_whose_parent_is_a_file_is_refused(tmp_path):
@@ -90,17 +94,18 @@ def test_a_read_only_workdir_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("when", ["checkpoint", "version"])
-def test_a_write_that_fails_during_a_save_is_reported_and_nothing_is_lost(when, whole, tmp_path):
-    code, _, err = runs.call("-c", LIMITED.format(when=when), "train.py", *arguments(tmp_path))
+def test_a_write_that_fails_during_a_save_is_reported_and_nothing_is_lost(when, trained, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert trained(whole) == (0, "")
+    code, _, err = runs.call("-c", LIMITED.format(when=when), "train.py", *arguments(folder))
     assert code == 1, err
     told = one_line(err)
     place = "checkpoints/3" if when == "checkpoint" else "versions/0"
     assert "could not write" in told and place in told and re.search("too large|No space|Errno", told)
-    saved = tmp_path / "strategies" / "continual" / ("checkpoints" if when == "checkpoint" else "versions")
+    saved = folder / "strategies" / "continual" / ("checkpoints" if when == "checkpoint" else "versions")
     assert not saved.exists() or all(path.name.startswith(".") for path in saved.iterdir())  # nothing that counts
-    code, out, err = runs.call("train.py", *arguments(tmp_path))
-    assert code == 0, err
-    assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole())) == []
+    assert trained(folder) == (0, "")
+    assert runs.same_bits(runs.numbers(folder), runs.numbers(whole)) == []
 
 
 @pytest.mark.parametrize(
@@ -138,11 +143,11 @@ def test_a_method_that_a_config_does_not_have_is_refused_in_one_line(in_process,
     assert not (tmp_path / "work").exists()
 
 
-def test_more_shots_than_a_user_has_are_masked_and_counted(small_run, tmp_path):
+def test_more_shots_than_a_user_has_are_masked_and_counted(small_run, tmp_path, monkeypatch):
+    runs.share_programs(monkeypatch)  # training compiled what evaluation runs
     folder = tmp_path / "run"
-    config = runs.quick(
-        strategies=("naive",), data__examples=5, evaluation__shots=(1, 16), evaluation__headline_shots=16
-    )
+    few = {"data.stages": 1, "data.examples": 5, "bank": False}
+    config = runs.quick(strategies=("naive",), **few, evaluation__shots=(1, 16), evaluation__headline_shots=16)
     train(config, folder)
     told = evaluate_run(folder, say=lambda text: None)
     assert told["short"] > 0 and told["headline"]["shots"] == 16

@@ -13,6 +13,8 @@ from metapers.options import ConfigError
 from metapers.spec import check, choose, config_for
 from tests.contracts import short_run, table, world
 
+pytestmark = pytest.mark.xdist_group("carried")
+
 KEY = keys.root(0)
 
 
@@ -24,17 +26,20 @@ def draw(i):
     return world.tasks(7)
 
 
-@cache
-def consolidated(made):
-    return jax.jit(lambda state, params: made.consolidate(state, params, draw, KEY))
-
-
-def value_of(made, state, params):
-    return jax.jit(jax.value_and_grad(made.value, argnums=1))(state, params)
+def compiled(made):
+    """The end of a stage and the value with its gradient, as programs."""
+    consolidate = jax.jit(lambda state, params: made.consolidate(state, params, draw, KEY))
+    return consolidate, jax.jit(jax.value_and_grad(made.value, argnums=1))
 
 
 def penalty(section):
     return build("penalty", section, table.context(table.standard()), key=f"penalties.{section['name']}")
+
+
+@cache
+def program(name):
+    """The programs of a carried penalty, whatever its values."""
+    return compiled(penalty(carried_section(name)))
 
 
 LOOP = table.context(table.standard())["inner_loop"]
@@ -57,10 +62,11 @@ def test_a_carried_penalty_is_the_plain_one_with_its_values_in_the_state(name, o
     assert state.values.keys() == {key for key, one in registry("penalty")[name].options.items() if one.traced}
     assert all(isinstance(one, jax.Array) for one in state.values.values())
     assert {key: float(state.values[key]) for key in options} == options
+    (consolidate, value), (plain_consolidate, plain_value) = program(name), compiled(plain)
     for _ in range(2):
-        state, other = (consolidated(one)(own, params) for one, own in ((made, state), (plain, other)))
+        state, other = consolidate(state, params), plain_consolidate(other, params)
         assert world.distance(state.state, other) < 1e-12
-        found, wanted = (value_of(one, own, moved) for one, own in ((made, state), (plain, other)))
+        found, wanted = value(state, moved), plain_value(other, moved)
         assert world.distance(found, wanted) < 1e-12 and float(found[0]) > 0
     observed = made.observe(state, params, moved, moved)
     assert world.distance(observed, state) == 0.0
@@ -68,13 +74,22 @@ def test_a_carried_penalty_is_the_plain_one_with_its_values_in_the_state(name, o
     assert float(made.on_task(state, params, moved, user, KEY)) == float(plain.on_task(other, params, moved, user, KEY))
 
 
+def learner_of(name, strength):
+    return table.maml(penalty=penalty(carried_section(name, strength=strength)))
+
+
+@cache
+def weak_run(name):
+    """A run under strength 1, and where it ends."""
+    run = short_run.Run(learner_of(name, 1.0))
+    return run, run.through(run.start(), stages=range(3))
+
+
 @pytest.mark.parametrize("name", ["anchor", "ewc"])
 def test_two_strengths_share_one_compiled_program(name):
-    weak, strong = (
-        short_run.Run(table.maml(penalty=penalty(carried_section(name, strength=strength)))) for strength in (1.0, 10.0)
-    )
-    strong = short_run.Run(strong.learner, program=weak.program)
-    ends = [run.through(run.start(), stages=range(3)) for run in (weak, strong)]
+    weak, end = weak_run(name)
+    strong = short_run.Run(learner_of(name, 10.0), program=weak.program)
+    ends = [end, strong.through(strong.start(), stages=range(3))]
     assert weak.traced == {"update": 1, "consolidate": 1, "forget": 1}
     assert [float(end.penalty.values["strength"]) for end in ends] == [1.0, 10.0]
     apart = [trees.squared_norm(trees.subtract(end.params, end.penalty.state.anchor)) for end in ends]
@@ -82,26 +97,26 @@ def test_two_strengths_share_one_compiled_program(name):
 
 
 def test_seeds_with_strengths_of_their_own_are_trained_together():
-    run = short_run.Run(table.maml(penalty=penalty(carried_section("anchor", strength=1.0))))
-    state = run.through(run.start(), stages=range(1))
+    run, state = weak_run("anchor")
     both = jax.tree.map(lambda leaf: jnp.asarray(np.stack([leaf, leaf])), state)
-    both = both._replace(penalty=both.penalty._replace(values={"strength": jnp.array([1.0, 10.0])}))
+    both = both._replace(penalty=both.penalty._replace(values={"strength": np.array([1.0, 10.0])}))
     tasks, mask = world.tasks(9)
     update = jax.jit(jax.vmap(run.learner.update, in_axes=(0, None, None, None)))
     together, _ = update(both, tasks, mask, KEY)
     together, _ = update(together, tasks, mask, KEY)
     for place, strength in enumerate((1.0, 10.0)):
-        own = state._replace(penalty=state.penalty._replace(values={"strength": jnp.asarray(strength)}))
+        own = state._replace(penalty=state.penalty._replace(values={"strength": np.asarray(strength)}))
         for _ in range(2):
             own, _ = run.update(own, tasks, mask, KEY)
         assert world.distance(jax.tree.map(lambda leaf, place=place: np.asarray(leaf)[place], together), own) < 1e-12
 
 
 def test_what_is_carried_keeps_the_type_of_the_parameters():
+    made = penalty(carried_section("anchor"))
+    values = lambda: jax.eval_shape(lambda: made.init(table.MODEL.init(KEY)).values)
     with jax.enable_x64(False):
-        state = penalty(carried_section("anchor")).init(table.MODEL.init(KEY))
-        assert state.values["strength"].dtype == jnp.float32
-    assert penalty(carried_section("anchor")).init(table.MODEL.init(KEY)).values["strength"].dtype == jnp.float64
+        assert values()["strength"].dtype == jnp.float32
+    assert values()["strength"].dtype == jnp.float64
 
 
 def test_a_value_beyond_its_bound_is_refused_before_it_is_carried():

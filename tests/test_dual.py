@@ -14,6 +14,8 @@ from metapers.base import Batch, Params
 from metapers.inner import dual
 from tests.contracts import world
 
+pytestmark = pytest.mark.xdist_group("dual")  # the tests share programs
+
 STEPS, ROWS, INSIDE, WIDTH = 4, 5, 12, 8
 
 
@@ -69,15 +71,15 @@ def by_hand(params, support, *, first_order=False):
     return personal, jax.tree.map(lambda *x: jnp.stack(x), *path)
 
 
-def outer(adapt, params, support):
-    """The query loss after adaptation and its gradient by all parameters, and the path."""
+def outer(adapt):
+    """(params, support) -> the query loss after adaptation, the path, and the gradient by all parameters, compiled."""
 
-    def value(params):
+    def value(params, support, query):
         personal, path = adapt(params, support)
-        return jnp.mean(net(params._replace(personal=personal), task(9), None)), path
+        return jnp.mean(net(params._replace(personal=personal), query, None)), path
 
-    (loss, path), slope = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
-    return loss, path, slope
+    program = jax.jit(jax.value_and_grad(value, has_aux=True))
+    return lambda params, support: program(params, support, task(9))
 
 
 def dual_leaves(params, support, steps=STEPS, **options):
@@ -99,42 +101,44 @@ RATES = inner.per_step(0.1, STEPS)
 
 
 @functools.cache
-def outer_by_hand(first_order, mask):
-    return outer(functools.partial(by_hand, first_order=first_order), start(RATES), task(mask=mask))
+def outer_by_hand(first_order):
+    return outer(functools.partial(by_hand, first_order=first_order))
 
 
-@pytest.mark.parametrize("mask", [(True,) * ROWS, (True, True, False, True, False)])
-@pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("choice", [{}, {"unroll": STEPS}, {"remat": True}, {"mixed": True}])
-def test_path_and_meta_gradient_are_those_of_the_plain_steps(choice, first_order, mask):
-    params, support = start(RATES), task(mask=mask)
+@functools.cache
+def outer_of(first_order, **choice):
     loop = inner.gradient(net, STEPS, RATES, first_order=first_order, **choice)
-    assert dual_leaves(params, support, rate=RATES) == 1
 
     def adapt(params, support):
         adapted, path = loop.adapt(params, support, None)
         return adapted.personal, path
 
-    assert world.distance(outer(adapt, params, support), outer_by_hand(first_order, mask)) < 1e-12
+    return outer(adapt)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("choice", [{}, {"unroll": STEPS}, {"remat": True}, {"mixed": True}])
+def test_path_and_meta_gradient_are_those_of_the_plain_steps(choice, first_order):
+    params = start(RATES)
+    for mask in ((True,) * ROWS, (True, True, False, True, False)):
+        support = task(mask=mask)
+        assert dual_leaves(params, support, rate=RATES) == 1
+        ours, plain = (of(params, support) for of in (outer_of(first_order, **choice), outer_by_hand(first_order)))
+        assert world.distance(ours, plain) < 1e-12
 
 
 def test_first_order_differs_from_second_in_dual_form_too():
-    def slope(first_order):
-        loop = inner.gradient(net, STEPS, 0.1, first_order=first_order)
-        return outer(lambda p, s: (loop.adapt(p, s, None)[0].personal, None), start(), task())[2].personal["wide"]
-
-    assert world.distance(slope(False), slope(True)) > 1e-3
+    slopes = [outer_of(first_order)(start(RATES), task())[1].personal["wide"] for first_order in (False, True)]
+    assert world.distance(*slopes) > 1e-3
 
 
 def test_padded_examples_change_nothing():
     keep = np.array([True, True, False, True, False])
-    padded, params = task(mask=keep), start()
+    padded, params = task(mask=keep), start(RATES)
     padded = padded._replace(inputs=jnp.asarray(np.where(keep[:, None], padded.inputs, 50.0)))
     known = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[keep]), padded)
-    loop = inner.gradient(net, STEPS, 0.1)
-    adapt = lambda params, support: (loop.adapt(params, support, None)[0].personal, None)
-    assert dual_leaves(params, padded) == dual_leaves(params, known) == 1
-    assert world.distance(outer(adapt, params, padded), outer(adapt, params, known)) < 1e-12
+    assert dual_leaves(params, padded, rate=RATES) == dual_leaves(params, known, rate=RATES) == 1
+    assert world.distance(outer_of(False)(params, padded), outer_of(False)(params, known)) < 1e-12
 
 
 def test_users_mapped_and_over_two_devices_are_users_alone():

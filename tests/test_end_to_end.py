@@ -7,7 +7,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -21,31 +20,42 @@ from metapers.evaluation.evaluate_run import evaluate_run
 from metapers.options import NONE
 from metapers.report import report_of
 from metapers.run import resume, training
-from tests import runs
+from metapers.tasks.wisdm import ACTIVITIES
+from tests import runs, test_wisdm, test_writers
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
 FEWER = {"movielens": ("continual",)}  # all four are trained on the synthetic users
 INTERVAL = {"mean", "low", "high"}
+PERIODS = ("both", "first", "second", "first", "both", "second", "first", "second")
+
+
+# Small data in the files of the real sets, which are read in the tests of their sources. Blocks of held-out users have
+# few shapes: all lives fit into one width, and the users of every split and stage into blocks of 16.
+
+
+def members() -> list[int]:
+    """The ids of sixteen training users, eight validation users and eight test users."""
+    counts = {"train": 16, "validation": 8, "test": 8}
+    return [number for split, count in counts.items() for number in test_writers.ids(split, count)]
 
 
 def roles(folder: Path) -> Path:
-    """Forty roles of a few lines in Shakespeare's files: the real ones take too long to evaluate in seconds."""
+    """Roles of a few lines in Shakespeare's files."""
     h5py = pytest.importorskip("h5py", reason="Shakespeare's roles come with the extra [shakespeare]")
-    folder.mkdir()
     for name in ("shakespeare_train.h5", "shakespeare_test.h5"):
         with h5py.File(folder / name, "w") as file:
-            for role in range(40):
-                file[f"examples/ROLE_{role}/snippets"] = [b"To be, or not to be: " * (2 + role % 3)]
+            for place, role in enumerate(members()):
+                file[f"examples/{role}/snippets"] = [b"To be, or not to be: " * (2 + place % 2)]
     return folder
 
 
 def films(folder: Path) -> Path:
-    """Sixty users who rate twelve of twenty films: the real users need programs of many shapes (make demo)."""
-    folder.mkdir()
+    """Users who rate twelve of twenty films: two of eight in both periods, three in the first, three in the second."""
     draw, lines = random.Random(0), ["userId,movieId,rating,timestamp"]
-    for user in range(1, 61):
-        for place, film in enumerate(draw.sample(range(1, 21), 12)):
-            lines.append(f"{user},{film},{draw.randint(1, 10) / 2},{100 * place + user}")
+    for place, user in enumerate(members()):
+        times = {"both": range(12), "first": range(6), "second": range(6, 12)}[PERIODS[place % 8]]
+        for number, film in enumerate(draw.sample(range(1, 21), 12)):
+            lines.append(f"{user},{film},{draw.randint(1, 10) / 2},{times[number * len(times) // 12]}")
     titles = [f"{film},Film {film} ({1980 + film}),{('Drama', 'Comedy|Drama')[film % 2]}" for film in range(1, 21)]
     (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
     (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *titles]) + "\n")
@@ -53,7 +63,7 @@ def films(folder: Path) -> Path:
 
 
 def drawings(folder: Path) -> Path:
-    """Eighty characters of eight drawings in Omniglot's folders; the real set is read in tests/test_omniglot.py."""
+    """Eighty characters of eight drawings in Omniglot's folders."""
     draw = np.random.default_rng(0)
     for part, labels in (("images_background", range(40)), ("images_evaluation", range(40, 80))):
         for label in labels:
@@ -64,27 +74,45 @@ def drawings(folder: Path) -> Path:
     return folder
 
 
-def shrunk(path: Path, data: Callable[[], Path], made: Path) -> spec.Config:
-    """A shipped config that lasts seconds; ``data``: the folder of local real data, or a skip."""
+def digits(folder: Path) -> Path:
+    """Writers of ten to twelve digits in MNIST's files."""
+    lengths = [(writer, 10 + place % 3) for place, writer in enumerate(members())]
+    rows = [(place % 10, 0, writer, place) for writer, length in lengths for place in range(length)]
+    return test_writers.hand_made(folder, rows)
+
+
+def people(folder: Path) -> Path:
+    """People of ten to twelve rows in WISDM's file."""
+    draw, rows = random.Random(0), []
+    for place, person in enumerate(members()):
+        for number in range(10 + place % 3):
+            features = {"X0": draw.random(), "Y1": draw.random(), "XPEAK": draw.choice(["?", 100, 300])}
+            rows.append(test_wisdm.line(len(rows), person, ACTIVITIES[(place + number) % 6], **features))
+    return test_wisdm.hand_made(folder, rows)
+
+
+FILES = {"movielens": films, "omniglot": drawings, "shakespeare": roles, "wisdm": people, "writers": digits}
+SHRUNK = {  # no bank for the sine waves: nobody returns there
+    "linear_gaussian": {"seeds": 2, "data.stages": 2, "data.users_per_stage": 38},
+    "movielens": {"data.backend": "folder"},
+    "omniglot": {"model.filters": 4, "evaluation.shots": (5,), "evaluation.headline_shots": 5},
+    "shakespeare": {"model.hidden": 8},
+    "sinusoid": {"data.users": 12, "bank": False, "evaluation.shots": (10,), "evaluation.headline_shots": 10},
+    "writers": {"model.filters": 8},
+}
+
+
+def shrunk(path: Path, made: Path) -> spec.Config:
+    """A shipped config that lasts seconds, on data of the kind that it reads."""
     config = arguments.file_config(str(path))
-    source, changes = config.data.name, {"outer_steps": 6, "chunk": 3, "checkpoint_every": 3}
-    changes |= {"evaluation.shots": (4,), "evaluation.steps": (0, 2)}
-    if source == "sinusoid":
-        changes |= {"evaluation.shots": (10,), "evaluation.headline_shots": 10}
+    source, changes = config.data.name, {"outer_steps": 6, "chunk": 3, "checkpoint_every": 3, "seeds": 1}
+    changes |= {"evaluation.shots": (4,), "evaluation.steps": (0, 2), **SHRUNK.get(source, {})}
+    if source in FILES:
+        changes |= {"data.path": str(FILES[source](made))}
     if source == "movielens":
-        stages = 1 if config.data.history else 2
-        changes |= {"data.backend": "folder", "data.path": str(films(made)), "data.stages": stages}
-    if source == "movielens" and not config.data.history:
-        changes |= {"strategies": FEWER["movielens"]}
-    if source == "shakespeare":
-        changes |= {"model.hidden": 8, "data.path": str(roles(made)), "seeds": 1}
-    if source in ("omniglot", "writers"):
-        changes |= {"model.filters": 8}
-    if source == "omniglot":
-        changes |= {"evaluation.shots": (5,), "evaluation.headline_shots": 5}
-        changes |= {"data.path": str(drawings(made)), "seeds": 1}
-    if source in runs.FOLDERS and "data.path" not in changes:
-        changes |= {"data.path": str(data() / runs.FOLDERS[source]), "seeds": 1}
+        changes |= {"data.stages": 1 if config.data.history else 2}
+    if path.stem in FEWER:
+        changes |= {"strategies": FEWER[path.stem]}
     words = runs.overrides(source, memory=config.memory.name != NONE, **changes)
     return arguments.config_of(arguments.split(["train.py", f"--config={path}", *words]))
 
@@ -96,10 +124,11 @@ def test_a_shipped_config_says_how_to_run_it_and_how_long(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_config_trains_is_evaluated_and_reports(path, tmp_path, request, monkeypatch, capsys):
+def test_a_shipped_config_trains_is_evaluated_and_reports(path, tmp_path, monkeypatch, capsys):
     runs.share_programs(monkeypatch)  # training compiled what evaluation runs
-    config = shrunk(path, lambda: request.getfixturevalue("shared_data"), tmp_path / "made")
-    folder = tmp_path / "run"
+    folder, made = tmp_path / "run", tmp_path / "made"
+    made.mkdir()
+    config = shrunk(path, made)
     with jax.enable_x64(False):  # as in the commands
         training.train(config, folder)
         evaluate_run(folder)
@@ -148,6 +177,7 @@ def check_summary(told, config, strategies, seeds):
 def killable(folder):
     """The command that trains one strategy of the synthetic config for seconds, as users call it."""
     changes = {"strategies": ("continual",), "outer_steps": 40, "chunk": 2, "checkpoint_every": 6, "data.stages": 2}
+    changes |= {"bank": False, "evaluation.shots": (4,), "evaluation.steps": (0, 2), "inner.steps": 2}
     words = runs.overrides("linear_gaussian", memory=True, **changes)
     return ["train.py", "--config=configs/synthetic.py", f"--workdir={folder}", *words]
 
@@ -156,7 +186,7 @@ def killable(folder):
 def uninterrupted(tmp_path_factory):
     """A run that nothing killed, what the command printed, and the seconds that it trained."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    code, out, err = runs.call(*killable(folder), optimized=True)
+    code, out, err = runs.call(*killable(folder))
     assert code == 0, err
     assert "Traceback" not in err
     lines = runs.journal(folder)
@@ -184,12 +214,21 @@ def test_the_two_commands_as_a_newcomer_calls_them(uninterrupted):
 
 
 @pytest.mark.xdist_group("processes")
-def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_path):
+def test_stopped_and_then_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_path):
     whole, _, trained = uninterrupted
+    words = killable(tmp_path)
+    with runs.child(*words) as child:
+        wait_for_start(child, tmp_path, 0)
+        child.send_signal(signal.SIGTERM)
+        out, err = child.communicate(timeout=120)
+    assert child.returncode == 143, err
+    assert "stopped by signal 15" in err and "Traceback" not in err
+    again = err.splitlines()[-1]
+    assert again.startswith(f"to go on:  {sys.executable} train.py") and f"--workdir={tmp_path}" in again
     moments, killed = random.Random(7), 0
     for _ in range(2):
-        starts = sum(line["kind"] == "start" for line in runs.journal(tmp_path)) if killed else 0
-        with runs.child(*killable(tmp_path), optimized=True) as child:
+        starts = sum(line["kind"] == "start" for line in runs.journal(tmp_path))
+        with runs.child(*words) as child:
             wait_for_start(child, tmp_path, starts)
             time.sleep(moments.uniform(0, trained / 2))
             child.kill()
@@ -198,27 +237,10 @@ def test_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_p
         path = tmp_path / "journal.jsonl"  # a kill may tear the last line; the next start cuts it off
         path.write_bytes(path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1])
     assert killed >= 1
-    code, _, err = runs.call(*killable(tmp_path), optimized=True)
+    code, _, err = runs.call(*words)
     assert code == 0, err
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
     assert runs.validation(tmp_path) == runs.validation(whole)
-
-
-@pytest.mark.xdist_group("processes")
-def test_asked_to_stop_a_run_saves_says_how_to_resume_and_ends_with_its_code(uninterrupted, tmp_path):
-    whole, _, _ = uninterrupted
-    words = killable(tmp_path)
-    with runs.child(*words, optimized=True) as child:
-        wait_for_start(child, tmp_path, 0)
-        child.send_signal(signal.SIGTERM)
-        out, err = child.communicate(timeout=120)
-    assert child.returncode == 143, err
-    assert "stopped by signal 15" in err and "Traceback" not in err
-    again = err.splitlines()[-1]
-    assert again.startswith(f"to go on:  {sys.executable} train.py") and f"--workdir={tmp_path}" in again
-    code, _, err = runs.call(*words, optimized=True)
-    assert code == 0, err
-    assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def drawn_tasks(name: str) -> dict:
 
 def drawn_params(name: str) -> dict:
     with jax.enable_x64(False):  # as users train
-        return first(MODELS[name]().init(keys.named(keys.root(0), "init"))._asdict())
+        return first(jax.jit(MODELS[name]().init)(keys.named(keys.root(0), "init"))._asdict())
 
 
 def record() -> None:

@@ -88,7 +88,7 @@ def test_path_on_the_quadratic_is_the_closed_form(name):
     assert path["theta"].shape == (5, 2)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("steps", [0, 3])
 def test_meta_gradient_on_the_quadratic(steps):
     # Query 1/2 ||theta_K - q||^2: d/d theta_0 = (1 - rate)^K (theta_K - q); first order drops the factor.
     query = base.Batch(jnp.array([[0.0]]), jnp.array([[5.0, 7.0]]), jnp.array([True]))
@@ -122,8 +122,10 @@ def test_learned_rates_act_on_each_number_and_may_be_negative():
     assert_close(adapt(loop, params, bowl_task())[0].personal["theta"], MEAN + (1 - rates) ** 2 * (START - MEAN))
 
 
-@pytest.mark.parametrize("name", LOOPS)
-@pytest.mark.parametrize("key", [None, KEY])
+# Not "remat" and "mixed": a test below holds them to the plain steps.
+@pytest.mark.parametrize(
+    ("name", "key"), [("plain", None), *((name, KEY) for name in LOOPS if name not in ("remat", "mixed"))]
+)
 def test_meta_gradient_equals_finite_differences(name, key):
     loop = inner.gradient(rough, 3, **{"rate": 0.2, **LOOPS[name]})
     params, value = rough_params(loop), after(loop, rough, rough_task(), rough_task(4, 7), key)
@@ -333,8 +335,7 @@ def test_rates_by_step_act_on_their_step_and_the_last_one_on_all_later_ones():
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-@pytest.mark.parametrize("choice", [{"remat": True}, {"mixed": True}])
-def test_choices_of_memory_change_no_number(choice, first_order):
+def test_choices_of_memory_change_no_number(first_order):
     def slope(**options):
         loop = inner.gradient(
             rough,
@@ -347,7 +348,9 @@ def test_choices_of_memory_change_no_number(choice, first_order):
         )
         return slope_after(loop, rough, rough_task(), rough_task(), rough_params(loop))
 
-    assert world.distance(slope(), slope(**choice)) < 1e-12
+    plain = slope()
+    for choice in ({"remat": True}, {"mixed": True}):
+        assert world.distance(plain, slope(**choice)) < 1e-12
 
 
 def test_mixed_under_vmap_and_keys_is_the_loop():

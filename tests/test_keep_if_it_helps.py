@@ -34,7 +34,6 @@ def params_of(loop, w=0.0):
 
 
 MEAN = inner.gradient(number, 1, 1.0)  # one step of rate 1: w becomes the mean of the support
-HALVES = inner.gradient(number, 2, 0.5)
 
 
 def kept(loop=MEAN, loss_fn=number, **options):
@@ -79,12 +78,12 @@ def test_noise_around_the_start_keeps_the_start_exactly():
     assert adapt(MEAN, params_of(loop, 0.1), support)[0].personal["w"] != 0.1
 
 
-@pytest.mark.parametrize("wrapped", [MEAN, HALVES, inner.gradient(number, 3, 0.3)])
+@pytest.mark.parametrize("wrapped", [MEAN, inner.gradient(number, 3, 0.3)])
 def test_a_clear_signal_is_the_wrapped_loop_to_the_bit(wrapped):
     support, loop = support_of(3.0, 3.1, 2.9, 3.05, 2.95, padding=2), kept(wrapped)
     there = support._replace(targets=base.hide(support.targets, support.mask))
-    assert world.distance(adapt(loop, params_of(loop, 0.1), support, KEY),
-                          adapt(wrapped, params_of(loop, 0.1), there, KEY)) == 0.0  # fmt: skip
+    params = params_of(loop, 0.1)
+    assert world.distance(adapt(loop, params, support, KEY), adapt(wrapped, params, there, KEY)) == 0.0
 
 
 def test_the_scale_of_least_held_back_loss_is_taken():
@@ -143,7 +142,7 @@ def test_no_gain_at_all_keeps_the_start():
     assert adapt(kept(inner.none()), params_of(flat, 0.2), support_of(1.0, 2.0))[0].personal["w"] == 0.2
 
 
-@pytest.mark.parametrize("default_scale", [1.0, 0.0, 0.5])
+@pytest.mark.parametrize("default_scale", [0.0, 0.5])
 def test_one_example_goes_by_default(default_scale):
     loop = kept(default_scale=default_scale)
     adapted, _ = adapt(loop, params_of(loop), support_of(4.0, padding=3))
@@ -164,16 +163,18 @@ def test_an_adaptation_that_runs_away_is_not_kept():
     assert adapt(gate, params_of(gate, 0.2), support_of(1.0, 2.0, 3.0))[0].personal["w"] == 0.2
 
 
-@pytest.mark.parametrize("size", [1e2, 1e9, 1e18, 1e150, 1e300])
-def test_the_gate_does_not_open_again_the_farther_an_adaptation_ran_away(size):
-    def runs(params, support, key):
-        far = jax.tree.map(lambda x: x + size, params.personal)
-        return params._replace(personal=far), jax.tree.map(lambda x, y: jnp.stack([x, y]), params.personal, far)
+def test_the_gate_does_not_open_again_the_farther_an_adaptation_ran_away():
+    def adapted(size):
+        def runs(params, support, key):
+            far = jax.tree.map(lambda x: x + size, params.personal)
+            return params._replace(personal=far), jax.tree.map(lambda x, y: jnp.stack([x, y]), params.personal, far)
 
-    gate = inner.gated(base.InnerLoop(lambda params: {}, runs), number, offset=3.0, slope=1.0)
-    adapted, _ = adapt(gate, params_of(gate), support_of(1.0, 2.0, 3.0, 4.0))
+        gate = inner.gated(base.InnerLoop(lambda params: {}, runs), number, offset=3.0, slope=1.0)
+        return gate.adapt(params_of(gate), support_of(1.0, 2.0, 3.0, 4.0), None)[0].personal["w"]
+
+    sizes = np.array([1e2, 1e9, 1e18, 1e150, 1e300])
     share = 1 / (1 + np.exp(-(3.0 - 2.0)))  # four that lose alike: t = -2
-    np.testing.assert_allclose(adapted.personal["w"] / size, share, rtol=1e-3)  # at 100 not quite alike
+    np.testing.assert_allclose(jax.jit(jax.vmap(adapted))(sizes) / sizes, share, rtol=1e-3)  # at 100 not quite alike
 
 
 @pytest.mark.parametrize(("ways", "shots"), [(4, 5), (20, 5), (5, 4)])
@@ -251,7 +252,7 @@ def paths(name, steps):
 
 
 @pytest.mark.parametrize("name", TAUGHT)
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, 4])
 def test_what_a_user_gets_after_some_steps_does_not_depend_on_how_many_follow(name, steps):
     (end, path), (_, longer) = paths(name, steps), paths(name, 7)
     assert world.distance(path, jax.tree.map(lambda leaf: leaf[:, : steps + 1], longer)) < 1e-13
@@ -303,15 +304,17 @@ def test_the_gate_by_hand():
     np.testing.assert_allclose(slope.personal["w"], 1 - share, rtol=1e-12)  # the mean does not know the start
 
 
-@pytest.mark.parametrize("support", [support_of(4.0, padding=3), support_of(0.0, 0.0, 0.0)])
-def test_without_evidence_the_gate_is_its_offset(support):
+def test_without_evidence_the_gate_is_its_offset():
     loop = inner.gated(MEAN, number, offset=3.0, slope=50.0)
-    start = 0.0 if np.asarray(support.mask).sum() > 1 else 1.0
-    value_and_slope = jax.jit(jax.value_and_grad(lambda params: loop.adapt(params, support, None)[0].personal["w"]))
-    value, slope = value_and_slope(params_of(loop, start))
-    mean = float(support.targets[0])
-    np.testing.assert_allclose(value, start + (mean - start) / (1 + np.exp(-3.0)), rtol=1e-12)
-    assert all(bool(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+    end = lambda params, support: loop.adapt(params, support, None)[0].personal["w"]
+    value_and_slope = jax.jit(jax.value_and_grad(end))
+    for support, start, mean in (
+        (support_of(4.0, padding=3), 1.0, 4.0),
+        (support_of(0.0, 0.0, 0.0, padding=1), 0.0, 0.0),
+    ):
+        value, slope = value_and_slope(params_of(loop, start), support)
+        np.testing.assert_allclose(value, start + (mean - start) / (1 + np.exp(-3.0)), rtol=1e-12)
+        assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(slope))
 
 
 def test_the_gate_starts_nearly_open_and_carries_the_rates():

@@ -149,7 +149,9 @@ def test_a_frozen_group_stays_where_it_began_and_the_others_move(schedule):
     config, model = built("conv4", "maml")
     spec.choose(config, "schedule", schedule)
     spec.choose(config, "optimizer.personal", "frozen")
-    steps, params = building.optimizer(config, model.groups), started(model)
+    shapes = jax.eval_shape(model.init, keys.root(0))
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    steps = building.optimizer(config, model.groups)
     slopes = jax.tree.map(np.ones_like, params)
     with jax.numpy_dtype_promotion("standard"):
         move = jax.jit(lambda: steps.update(slopes, steps.init(params), params, step=jnp.asarray(3))[0])

@@ -10,6 +10,7 @@ import pytest
 
 from metapers import aggregate, base, inner, keys, learners, models, scores
 from tests.contracts import world
+from tests.test_models import drawn as numbers
 from tests.test_models import outputs_of, started
 
 KEY = jax.random.key(0)
@@ -25,7 +26,10 @@ def made(capacity=4, **options):
     """A model, its parameters, and ``write`` compiled."""
     model = models.embedded(models.dense_body((2, 3), activation=jnp.tanh), models.neighbours(capacity, **options))
     model = model._replace(write=jax.jit(model.write))
-    return model, started(model)
+    if options.get("learned"):
+        return model, started(model)
+    params = numbers(model)  # which compile sooner than draws
+    return model, params._replace(personal=jax.tree.map(jnp.zeros_like, params.personal))
 
 
 def parts(params, x):
@@ -130,23 +134,23 @@ def test_gradients_are_finite_differences_and_finite_on_a_stored_row():
     bad = support()._replace(inputs=np.where(np.asarray(support().mask)[:, None], support().inputs, np.nan))
 
     @jax.jit
+    @jax.value_and_grad
     def value(params, x):
         adapted = params._replace(personal=model.write(params, bad, None))
         return jnp.mean(loss_fn(adapted, base.Batch(x, CLASSES[:4], jnp.ones(4, bool)), None))
 
-    grad = jax.jit(jax.grad(value))
-    slopes = jax.device_get(grad(params, drawn(4, 2, seed=2)))
+    slopes = jax.device_get(value(params, drawn(4, 2, seed=2))[1])
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, params.shared))
     to = [np.asarray(drawn(*leaf.shape, seed=10 + i)) for i, leaf in enumerate(leaves)]
 
     def moved(size):
         shared = jax.tree.unflatten(structure, [x + size * d for x, d in zip(leaves, to, strict=True)])
-        return value(params._replace(shared=shared), drawn(4, 2, seed=2))
+        return value(params._replace(shared=shared), drawn(4, 2, seed=2))[0]
 
     along = sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(slopes.shared), to, strict=True))
     np.testing.assert_allclose(along, (moved(1e-5) - moved(-1e-5)) / 2e-5, rtol=1e-6)
     assert all(float(np.abs(leaf).max()) > 1e-6 for leaf in jax.tree.leaves(slopes.shared))
-    same = grad(params, support().inputs[:4])  # distance 0, where the root has no slope
+    same = value(params, support().inputs[:4])[1]  # distance 0, where the root has no slope
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(same))
 
 

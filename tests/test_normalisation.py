@@ -93,7 +93,7 @@ def test_without_a_row_support_norm_keeps_the_statistics_it_has():
     assert not np.allclose(before[0], 0, atol=1e-3)
 
 
-@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("steps", [0, 1])
 def test_before_the_first_step_no_statistics_of_the_support_are_known(steps):
     model = models.conv4(2, 3, norm=models.support_norm())
     loss_fn, params = base.example_loss(model, scores.cross_entropy()), drawn(model)
@@ -126,19 +126,21 @@ def test_support_norm_of_the_support_itself_is_batch_norm():
     assert changed == {f"norm_{i}/{leaf}" for i in range(4) for leaf in ("mean", "log_variance")}
 
 
-@pytest.mark.parametrize("pool", [False, True])
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize(("name", "pool"), [*((name, False) for name in CHOICES), ("group", True)])
 def test_one_query_moves_another_only_where_it_is_declared(name, pool):
     choice = CHOICES[name]
-    model, size = quick(models.conv4(2, 4, norm=choice, pool=pool)), 16 if pool else 9
+    model, size = models.conv4(2, 4, norm=choice, pool=pool), 16 if pool else 9
     params, query, mask = drawn(model), images(4, size, seed=2), jnp.ones(4, bool)
-    params = params._replace(personal=model.write(params, batch(3, size), None))
+    params = params._replace(personal=jax.jit(model.write)(params, batch(3, size), None))
     predict = jax.jit(lambda inputs, mask: model.apply(params, inputs, mask, None)[0])
+    times = lambda *factors: np.asarray(query) * np.array(factors)[:, None, None, None]
     first = predict(query, mask)
-    others = (predict(query.at[2].multiply(3.0), mask), predict(query, mask.at[3].set(False)))
+    others = (predict(times(1.0, 1.0, 3.0, 1.0), mask), predict(query, np.arange(4) < 3))
     for other in others:
         assert np.allclose(first, other, rtol=0, atol=1e-12) != choice.transductive
-    assert not np.allclose(first, predict(query.at[0].multiply(-1.0), mask), atol=1e-6)
+    assert not np.allclose(first, predict(times(-1.0, 1.0, 1.0, 1.0), mask), atol=1e-6)
+    start = drawn(model)
+    model = model._replace(init=lambda key: start)  # numbers compile sooner than draws
     assert models.is_transductive(model, query, KEY) == choice.transductive == (name == "batch")
 
 
@@ -151,7 +153,7 @@ def test_nothing_is_written_where_nothing_is_kept(name):
 
 def test_support_statistics_are_personal_whatever_adapts():
     model = models.conv4(2, 4, norm=models.support_norm(), adapts=models.ADAPTS["head"])
-    params = started(model)
+    params = drawn(model)
     statistics = {f"norm_{i}": {"mean": (4,), "log_variance": (4,)} for i in range(4)}
     assert jax.tree.map(jnp.shape, params.personal) == statistics | {"head": {"kernel": (4, 2), "bias": (2,)}}
     supports = jax.tree.map(lambda *leaves: np.stack(leaves), batch(3), batch(3, seed=7))
@@ -160,30 +162,31 @@ def test_support_statistics_are_personal_whatever_adapts():
     assert_close(jax.tree.map(lambda x: x[1], together), jax.jit(write)(batch(3, seed=7)))
 
 
-def slope_gap(value, slopes, params, direction, size=1e-5):
-    """(along a direction) the gradient's derivative and the central difference."""
-    moved = lambda size: value(jax.tree.map(lambda p, d: np.asarray(p) + size * np.asarray(d), params, direction))
-    along = jax.tree.map(lambda slope, d: np.sum(np.asarray(slope) * np.asarray(d)), slopes, direction)
-    return sum(jax.tree.leaves(along)), (moved(size) - moved(-size)) / (2 * size)
-
-
 def test_support_norm_has_an_exact_meta_gradient():
     model = models.conv4(2, 3, norm=models.support_norm(), adapts=models.ADAPTS["head"])
     loss_fn = base.example_loss(model, scores.cross_entropy())
-    loop, support, query = inner.gradient(loss_fn, 2, 0.2, write=model.write), batch(4), batch(4, seed=3)
+    support, query = batch(4), batch(4, seed=3)
 
     @jax.jit
-    def outer(params):
+    @jax.value_and_grad
+    def outer(params, hold):
+        def write(params, support, key):
+            measured = model.write(params, support, key)
+            return jax.tree.map(lambda x: jnp.where(hold, jax.lax.stop_gradient(x), x), measured)
+
+        loop = inner.gradient(loss_fn, 1, 0.2, write=write)
         return jnp.mean(loss_fn(loop.adapt(params, support, None)[0], query, None))
 
-    params = drawn(model)
-    full = jax.jit(jax.grad(outer))(params)
-    np.testing.assert_allclose(*slope_gap(outer, full, params, drawn(model, 9)), rtol=1e-6)
+    params, direction, size = drawn(model), drawn(model, 9), 1e-5
+    full = outer(params, False)[1]
+    moved = lambda size: outer(
+        jax.tree.map(lambda p, d: np.asarray(p) + size * np.asarray(d), params, direction), False
+    )
+    along = jax.tree.map(lambda slope, d: np.sum(np.asarray(slope) * np.asarray(d)), full, direction)
+    difference = (moved(size)[0] - moved(-size)[0]) / (2 * size)
+    np.testing.assert_allclose(sum(jax.tree.leaves(along)), difference, rtol=1e-6)
     # through the measuring too: with the statistics held constant the slope is another
-    written = jax.jit(model.write)(params, support, None)
-    held = {name: part for name, part in written.items() if name != "head"}
-    fixed = inner.gradient(loss_fn, 2, 0.2, write=lambda params, support, key: params.personal | held)
-    short = jax.jit(jax.grad(lambda p: jnp.mean(loss_fn(fixed.adapt(p, support, None)[0], query, None))))(params)
+    short = outer(params, True)[1]
     assert not np.allclose(short.shared["conv_0"]["kernel"], full.shared["conv_0"]["kernel"], rtol=1e-2)
 
 
@@ -225,25 +228,27 @@ def test_conv4_pooled_is_the_published_network():
     model = models.conv4(3, 4, pool=True)
     params, x = drawn(model), images(3, 28)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, jax.eval_shape(models.conv4(3, 4).init, KEY))
-    y, sizes = x, []
+    y, sizes = np.asarray(x), []
     for i in range(4):
-        conv, norm = params.personal[f"conv_{i}"], params.personal[f"norm_{i}"]
-        y = jax.lax.conv_general_dilated(y, conv["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        y = np.asarray(y) + np.asarray(conv["bias"])
-        y = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5) * np.asarray(norm["scale"])
-        y = np.maximum(y + np.asarray(norm["shift"]), 0.0)
-        y = jax.lax.reduce_window(jnp.asarray(y), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        conv, norm = jax.tree.map(np.asarray, (params.personal[f"conv_{i}"], params.personal[f"norm_{i}"]))
+        around, side, half = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0))), y.shape[1], y.shape[1] // 2
+        seen = lambda a, b, around=around, side=side: around[:, a : a + side, b : b + side]
+        y = sum(seen(a, b) @ conv["kernel"][a, b] for a in range(3) for b in range(3)) + conv["bias"]
+        y = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5) * norm["scale"]
+        y = np.maximum(y + norm["shift"], 0.0)
+        y = y[:, : 2 * half, : 2 * half].reshape(3, half, 2, half, 2, 4).max((2, 4))
         sizes.append(y.shape[1])
     assert sizes == [14, 7, 3, 1]
     head = params.personal["head"]
-    expected = np.asarray(y)[:, 0, 0] @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    expected = y[:, 0, 0] @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
     assert_close(outputs_of(model, params, x), expected, 1e-10)
 
 
 def test_conv4_film_changes_nothing_at_first_and_stands_after_the_norm():
     adapts = models.ADAPTS["film"]
     plain, film = models.conv4(2, 4), models.conv4(2, 4, film=True, adapts=adapts)
-    before, params, query = started(plain), started(film), images(3)
+    params, query = started(film), images(3)
+    before = base.Params({}, params.shared, {})
     of_film, of_plain = jax.jit(film.apply), jax.jit(plain.apply)
     mask = jnp.ones(3, bool)
     assert set(params.personal) == {f"film_{i}" for i in range(4)}
@@ -299,7 +304,7 @@ def solved(norm):
     return quick(models.embedded(models.conv_body(4, norm=CHOICES[norm]), models.ridge_head(3)))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_head_that_is_solved_hides_no_transduction(seed):
     inputs = jax.random.uniform(keys.named(KEY, "images", seed), (6, 16, 16, 1))
     targets = jnp.array([0, 1, 2, 0, 1, 2])

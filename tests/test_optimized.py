@@ -1,5 +1,7 @@
 """Adaptation by optax optimizers: plain descent to the bit, Adam and clips by hand, derivatives by differences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ from tests import inner_problems as problems
 from tests.contracts import world
 from tests.inner_problems import adapt, padded, slope_after
 
+pytestmark = pytest.mark.xdist_group("optimized")  # tests of minibatches share programs
+
 KEY = jax.random.key(0)
 
 
@@ -25,24 +29,37 @@ def mean_then_zero(params, support, key):
     return jax.tree.map(lambda x: x + base.masked_mean(support.targets, support.mask), params.personal)
 
 
+def found(loop, loss_fn, support, query, params, key=None):
+    """What the loop makes of the support, and the gradient of the query loss after it: one program."""
+
+    def value(params):
+        adapted, path = loop.adapt(params, support, key)
+        return base.masked_mean(loss_fn(adapted, query, None), query.mask), (adapted, path)
+
+    slope, made = jax.jit(jax.grad(value, has_aux=True))(params)
+    return made, slope
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "key"),
     [
-        {},
-        {"first_order": True},
-        {"pseudo_count": 2.0},
-        {"proximal_weight": 1.5, "pseudo_count": 1.0},
-        {"write": mean_then_zero},
+        ({}, None),
+        ({}, KEY),
+        ({"first_order": True}, None),
+        ({"pseudo_count": 2.0}, None),
+        ({"proximal_weight": 1.5, "pseudo_count": 1.0}, KEY),
+        ({"write": mean_then_zero}, KEY),
     ],
 )
-@pytest.mark.parametrize("key", [None, KEY])
 def test_plain_descent_is_the_gradient_loop_to_the_bit(options, key):
     plain = inner.gradient(problems.rough, 3, 0.2, **options)
     loop = inner.optimized(problems.rough, 3, optax.sgd(0.2), **options)
     params, support, query = problems.rough_params(plain), problems.rough_task(), problems.rough_task(4, 7)
-    assert world.distance(adapt(loop, params, support, key), adapt(plain, params, support, key)) == 0.0
-    slopes = [slope_after(one, problems.rough, support, query, params, key)[1] for one in (loop, plain)]
-    assert world.distance(*slopes) < 1e-15
+    (ours, our_slope), (theirs, slope) = (
+        found(one, problems.rough, support, query, params, key) for one in (loop, plain)
+    )
+    assert world.distance(ours, theirs) == 0.0
+    assert world.distance(our_slope, slope) < 1e-15
     assert loop.init(params) == {}
 
 
@@ -66,11 +83,11 @@ def test_a_clip_is_of_a_users_whole_gradient():
 
 
 @pytest.mark.parametrize(
-    "optimizer", [rmsprop(), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5, momentum=0.5))]
+    ("optimizer", "minibatch", "key"),
+    [(rmsprop(), 2, KEY), (optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5, momentum=0.5)), 0, None)],
 )
-@pytest.mark.parametrize("key", [None, KEY])
-def test_meta_gradient_equals_finite_differences(optimizer, key):
-    loop = inner.optimized(problems.rough, 3, optimizer, pseudo_count=1.0, proximal_weight=0.3)
+def test_meta_gradient_equals_finite_differences(optimizer, minibatch, key):
+    loop = inner.optimized(problems.rough, 3, optimizer, pseudo_count=1.0, proximal_weight=0.3, minibatch=minibatch)
     value = problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), key)
     params = problems.rough_params(loop)
     slope = jax.jit(jax.grad(value))(params)
@@ -85,22 +102,19 @@ def dead(params, batch, key):
 
 
 def test_an_exactly_zero_gradient_needs_eps_root_at_second_order():
-    def slope(**options):
-        eps_root = options.pop("eps_root")
-        loop = inner.optimized(dead, 2, rmsprop(0.1, eps_root), **options)
-        whole = problems.after(loop, problems.bowl, problems.bowl_task(), problems.bowl_task())
-        return whole, jax.jit(jax.grad(whole))(problems.bowl_params(loop)).personal["theta"]
+    def value(theta, eps_root, first_order=False):
+        loop = inner.optimized(dead, 2, rmsprop(0.1, eps_root), first_order=first_order)
+        adapted, _ = loop.adapt(base.Params({}, {"theta": theta}, {}), problems.bowl_task(), None)
+        return jnp.mean(problems.bowl(adapted, problems.bowl_task(), None)), adapted.personal["theta"]
 
-    assert not np.isfinite(slope(eps_root=0.0)[1]).all()
-    value, finite = slope(eps_root=1e-8)
-    loop = inner.optimized(dead, 2, rmsprop(0.1))
-    expected = problems.finite_differences(value, problems.bowl_params(loop)).personal["theta"]
-    np.testing.assert_allclose(finite, expected, rtol=1e-5)
+    theta = np.asarray(problems.START)
+    slope = jax.jit(jax.grad(value, has_aux=True), static_argnums=2)
+    assert not np.isfinite(slope(theta, 0.0)[0]).all()
+    expected = problems.finite_differences(lambda theta: value(theta, 1e-8)[0], theta)
+    np.testing.assert_allclose(slope(theta, 1e-8)[0], expected, rtol=1e-5)
     # first order: the moved start, no derivative of the steps
-    adapted, _ = adapt(loop, problems.bowl_params(loop), problems.bowl_task())
-    np.testing.assert_allclose(
-        slope(eps_root=0.0, first_order=True)[1], adapted.personal["theta"] - problems.MEAN, rtol=1e-6
-    )
+    finite, _ = slope(theta, 0.0, True)
+    np.testing.assert_allclose(finite, slope(theta, 1e-8)[1] - problems.MEAN, rtol=1e-6)
 
 
 def test_a_clip_has_a_derivative_where_the_gradient_is_exactly_zero():
@@ -116,14 +130,22 @@ def test_a_clip_has_a_derivative_where_the_gradient_is_exactly_zero():
     np.testing.assert_allclose(slope(clip(10.0)), slope(optax.identity()), rtol=1e-12)
 
 
-@pytest.mark.parametrize("size", [0.5, 100.0])
-def test_a_clip_is_optax_clip_elsewhere_its_derivative_too(size):
-    def value(link):
-        loop = inner.optimized(problems.rough, 3, optax.chain(link, optax.sgd(0.5)))
-        params, query = problems.rough_params(loop), problems.rough_task(4, 7)
-        return slope_after(loop, problems.rough, problems.rough_task(), query, params)
+def test_a_clip_is_optax_clip_elsewhere_its_derivative_too():
+    query = problems.rough_task(4, 7)
 
-    assert world.distance(value(clip(size)), value(optax.clip_by_global_norm(size))) < 1e-13
+    def value(params, size, link):
+        loop = inner.optimized(problems.rough, 3, optax.chain(link(size), optax.sgd(0.5)))
+        return problems.after(loop, problems.rough, problems.rough_task(), query)(params)
+
+    @jax.jit
+    def both(params, size):
+        return [jax.value_and_grad(value)(params, size, link) for link in (clip, optax.clip_by_global_norm)]
+
+    params = problems.rough_params(inner.none())
+    ours = {size: both(params, size) for size in (0.5, 100.0)}  # one that clips and one that does not
+    for one, other in ours.values():
+        assert world.distance(one, other) < 1e-13
+    assert world.distance(ours[0.5][0], ours[100.0][0]) > 1e-6
 
 
 @pytest.mark.parametrize("optimizer", [rmsprop(), optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.5)),
@@ -131,9 +153,8 @@ def test_a_clip_is_optax_clip_elsewhere_its_derivative_too(size):
 def test_a_user_without_support_keeps_the_start_and_its_derivative(optimizer):
     loop = inner.optimized(problems.bowl, 3, optimizer)
     empty = problems.bowl_task((False,) * 4)
-    adapted, path = adapt(loop, problems.bowl_params(loop), empty)
+    (adapted, path), slope = found(loop, problems.bowl, empty, problems.bowl_task(), problems.bowl_params(loop))
     assert (path["theta"] == problems.START[None]).all() and (adapted.personal["theta"] == problems.START).all()
-    _, slope = slope_after(loop, problems.bowl, empty, problems.bowl_task(), problems.bowl_params(loop))
     np.testing.assert_allclose(slope.personal["theta"], problems.START - problems.MEAN, rtol=1e-12)
 
 
@@ -168,8 +189,14 @@ def test_a_step_is_the_mean_of_its_minibatch_for_the_whole_support():
     np.testing.assert_allclose(path["theta"], np.stack([start, first, second]), rtol=1e-12)
 
 
-@pytest.mark.parametrize("minibatch", [0, 1, 3])
-@pytest.mark.parametrize("weights", [{"proximal_weight": 1.0}, {"pseudo_count": 2.0, "proximal_weight": 0.5}])
+@pytest.mark.parametrize(
+    ("minibatch", "weights"),
+    [
+        (0, {"pseudo_count": 2.0, "proximal_weight": 0.5}),
+        (1, {"proximal_weight": 1.0}),
+        (3, {"pseudo_count": 2.0, "proximal_weight": 0.5}),
+    ],
+)
 def test_the_prior_fades_with_the_examples_a_user_has_and_not_with_those_of_a_step(minibatch, weights):
     loop = inner.optimized(problems.bowl, 200, optax.sgd(0.2), minibatch=minibatch, **weights)
     support = problems.bowl_task()
@@ -180,37 +207,32 @@ def test_the_prior_fades_with_the_examples_a_user_has_and_not_with_those_of_a_st
     np.testing.assert_allclose(adapted.personal["theta"], expected, rtol=1e-10)
 
 
+@functools.cache
+def by_minibatches(size):
+    """Three steps of Adam on minibatches of the bowl."""
+    return inner.optimized(problems.bowl, 3, rmsprop(), minibatch=size)
+
+
+def of_minibatches(size, task, key=KEY):
+    return adapt(by_minibatches(size), problems.bowl_params(inner.none()), task, key)
+
+
 @pytest.mark.parametrize("minibatch", [4, 9])
 def test_a_minibatch_of_all_is_the_whole_support(minibatch):
-    loops = [inner.optimized(problems.bowl, 3, rmsprop(), minibatch=size) for size in (0, minibatch)]
-    whole, same = (adapt(loop, problems.bowl_params(loop), problems.bowl_task(), KEY) for loop in loops)
-    assert world.distance(whole, same) == 0.0
+    assert world.distance(*(of_minibatches(size, problems.bowl_task()) for size in (0, minibatch))) == 0.0
     few = problems.bowl_task((True, True, False, True))
-    whole, same = (adapt(loop, problems.bowl_params(loop), few, KEY) for loop in loops)
-    assert world.distance(whole, same) < 1e-15
+    assert world.distance(*(of_minibatches(size, few) for size in (0, minibatch))) < 1e-15
 
 
 def test_of_fewer_than_a_minibatch_each_counts_once():
-    loops = [inner.optimized(problems.bowl, 3, rmsprop(), minibatch=size) for size in (0, 3)]
     two = problems.bowl_task((True, False, False, True))  # of three rows, one would be the first of them again
-    whole, same = (adapt(loop, problems.bowl_params(loop), two, KEY) for loop in loops)
-    assert world.distance(whole, same) < 1e-15
+    assert world.distance(*(of_minibatches(size, two) for size in (0, 3))) < 1e-15
 
 
-@pytest.mark.parametrize("minibatch", [2, 4])
-@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize(("minibatch", "key"), [(2, None), (2, KEY), (4, KEY)])
 def test_padding_changes_no_minibatch(minibatch, key):
-    loop = inner.optimized(problems.bowl, 5, rmsprop(), minibatch=minibatch)
     both = (problems.bowl_task(), padded(problems.bowl_task(), 3))
-    adapted = [adapt(loop, problems.bowl_params(loop), task, key) for task in both]
-    assert world.distance(*adapted) < 1e-14
-
-
-def test_the_meta_gradient_through_minibatches_equals_finite_differences():
-    loop = inner.optimized(problems.rough, 3, rmsprop(), minibatch=2, proximal_weight=0.3)
-    value = problems.after(loop, problems.rough, problems.rough_task(), problems.rough_task(4, 7), KEY)
-    params = problems.rough_params(loop)
-    assert world.distance(jax.jit(jax.grad(value))(params), problems.finite_differences(value, params)) < 1e-7
+    assert world.distance(*(of_minibatches(minibatch, task, key) for task in both)) < 1e-14
 
 
 def by_seen_norms(rate):
@@ -223,9 +245,8 @@ def by_seen_norms(rate):
     return optax.GradientTransformation(lambda params: jnp.ones(()), update)
 
 
-@pytest.mark.parametrize(("optimizer", "minibatch"), [(rmsprop(), 0), (by_seen_norms(0.5), 0), (optax.sgd(0.1), 2)])
-def test_users_mapped_are_users_in_a_loop_and_over_two_devices(optimizer, minibatch):
-    problems.assert_users_are_apart(inner.optimized(problems.rough, 3, optimizer, minibatch=minibatch), KEY)
+def test_users_mapped_are_users_in_a_loop_and_over_two_devices():
+    problems.assert_users_are_apart(inner.optimized(problems.rough, 3, by_seen_norms(0.5), minibatch=2), KEY)
 
 
 def test_no_steps_give_the_start():

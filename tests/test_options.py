@@ -5,7 +5,7 @@ import pickle
 
 import jax.numpy as jnp
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from metapers.options import REQUIRED, Choice, ConfigError, Option, is_carried, nearest
@@ -155,6 +155,7 @@ def test_a_whole_number_has_no_largest_value_and_a_number_has():
     assert refused(Option((0.5,)), [10**400]).bound == "finite"
 
 
+@settings(max_examples=40)
 @given(
     value=some.one_of(some.none(), some.booleans(), some.integers(), some.floats(), some.text(), some.lists(NUMBERS))
 )

@@ -65,6 +65,8 @@ class Watch:
 def test_a_kind_of_learner_compiles_once_for_the_whole_stream_and_a_stage_is_few_dispatches(monkeypatch, tmp_path):
     watch = Watch(monkeypatch)
     config = quick(strategies=("static", "naive", "joint_so_far", "continual"), data__stages=3)
+    config = spec.merged(config, {"bank": False, "evaluation.steps": (0,), "evaluation.headline_steps": 0})
+    config = spec.merged(config, {"inner.first_order": True})  # the least to compile
     train(config, tmp_path)
     # static, naive and joint_so_far are one program; continual, with its penalty and memory, and joint are others
     assert len(watch.programs) == 3 and watch.traces == [1, 1, 1]
@@ -81,7 +83,7 @@ def test_a_search_over_values_that_the_state_carries_compiles_one_outer_step(mon
     values = {"penalties.anchor.strength": (0.1, 10.0), "optimizer.param.rate": (0.01, 0.02)}
     values |= {"inner.rates.rate": (0.05, 0.1)}
     specs = [f"{key}={','.join(map(str, each))}" for key, each in values.items()]
-    search.run(quick(inner__rates="log_meta_sgd", outer_steps=4), specs, tmp_path)
+    search.run(quick(inner__rates="log_meta_sgd", inner__first_order=True, outer_steps=4), specs, tmp_path)
     rows = workdir.read_json(tmp_path / workdir.SWEEP)["rows"]
     assert len(rows) == 8 and len({row["rank_by"] for row in rows}) == 8  # each value reached its combination
     # the others are those of the states with which the combinations begin: they take no step
@@ -96,7 +98,8 @@ def lowered(**changes):
     learner = build_learner(config, made.model, spec.STRATEGIES["continual"], None)
     compiled = loop.program(learner, made.stream.family, users=config.meta_batch, chunk=config.chunk)
     data = made.stream.family.data((0, 0), 0, 0)
-    state = compiled.init(scoring.scorer(made).initial(), data)
+    first = jax.eval_shape(jax.vmap(made.model.init), scoring.roots(made))
+    state = jax.eval_shape(compiled.init, first, data)  # values do not reach the compiler
     numbers = placement.place((np.int32(0), np.int32(0), np.int32(config.outer_steps)), None, by_seed=False)
     return compiled.chunk.lower(state, scoring.roots(made), data, *numbers).as_text()
 
@@ -107,14 +110,22 @@ def test_runs_that_differ_in_a_carried_value_are_the_same_program():
     assert lowered(penalties={"ewc": {"strength": 1.0}}) != one
 
 
-@functools.cache
 def learned(**changes):
     config = quick(inner__rates="log_meta_sgd", outer_steps=4, **changes)
     return jax.tree.map(np.asarray, search.learned(setup.components(config), [config], "continual"))
 
 
-def test_two_devices_are_one_device_and_seeds_are_single_seeds():
-    assert world.distance(learned(devices=2), learned(devices=1)) < 1e-10  # the users of a step are spread
-    two = learned(seeds=2, devices=2)  # the seeds are spread
-    for seed, alone in enumerate((learned(devices=1), learned(devices=1, seed=1))):
+def test_two_devices_are_one_device_and_seeds_are_single_seeds(monkeypatch):
+    spread = learned(devices=2)  # the users of a step
+    two = learned(seeds=2, devices=2)  # the seeds
+    build, made = loop.program, {}
+
+    def once(*given, chunk, **options):  # seeds are arguments of a program
+        made[chunk] = made.get(chunk) or build(*given, chunk=chunk, **options)
+        return made[chunk]
+
+    monkeypatch.setattr(loop, "program", once)
+    singles = [learned(devices=1, seed=seed) for seed in range(2)]
+    assert world.distance(spread, singles[0]) < 1e-10
+    for seed, alone in enumerate(singles):
         assert world.distance(jax.tree.map(lambda leaf, seed=seed: leaf[seed : seed + 1], two), alone) < 1e-10

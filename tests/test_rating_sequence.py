@@ -1,5 +1,7 @@
 """The next rating by a GRU and by a decoder against numpy; what a prediction may depend on, and what it must."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,15 +9,16 @@ import pytest
 
 from metapers import models
 from metapers.models.rating_sequence import places
-from tests.test_models import outputs_of
 from tests.test_sequence_models import assert_close, dense, directly, drawn, merged, sigmoid, unit
+
+pytestmark = pytest.mark.xdist_group("rating_sequence")  # the tests share programs
 
 KEY = jax.random.key(0)
 MASK = np.ones(4, bool)
 MAKERS = {
     "rating_gru": lambda **options: models.rating_gru(3, hidden=4, **options),
-    "rating_transformer": lambda **options: models.rating_transformer(
-        3, history=3, width=4, heads=2, layers=2, **options
+    "rating_transformer": lambda layers=2, **options: models.rating_transformer(
+        3, history=3, width=4, heads=2, layers=layers, **options
     ),
 }
 
@@ -35,6 +38,34 @@ def example(length=3):
     past |= {"past_rating": rng.uniform(0.5, 5, (4, 3)), "past_there": there}
     past = {name: leaf[:, 3 - length :] for name, leaf in past.items()}
     return jax.tree.map(jnp.asarray, films(4) | past)
+
+
+@cache
+def prepared(name):
+    """A model without what may be added for a user, its parameters, and (params, inputs) -> outputs."""
+    model = MAKERS[name]()
+    return model, drawn(model), jax.jit(lambda params, inputs: model.apply(params, inputs, MASK, None))
+
+
+@cache
+def with_all_that_is_added(name):
+    """A model with it, and (params, inputs) -> ((the sum over the outputs, these), the slopes)."""
+    model = MAKERS[name](film=True, low_rank=2)
+
+    def total(params, inputs):
+        outputs = model.apply(params, inputs, MASK, None)
+        return jnp.sum(outputs), outputs
+
+    return drawn(model), jax.jit(jax.value_and_grad(total, has_aux=True))
+
+
+def outputs_and_parameters(name, added):
+    """Of the example."""
+    if not added:
+        _, params, apply = prepared(name)
+        return apply(params, example()), params
+    params, of = with_all_that_is_added(name)
+    return of(params, example())[0][1], params
 
 
 def described(inputs, name=""):
@@ -64,9 +95,8 @@ def rated(p, inputs, row, state):
 
 @pytest.mark.parametrize("added", [False, True])
 def test_the_gru_by_hand(added):
-    model, inputs = MAKERS["rating_gru"](film=added, low_rank=2 if added else 0), example()
-    params = drawn(model)
-    p, expected, inputs = merged(params), [], jax.tree.map(np.asarray, inputs)
+    outputs, params = outputs_and_parameters("rating_gru", added)
+    p, expected, inputs = merged(params), [], jax.tree.map(np.asarray, example())
     for row in range(4):
         h = np.zeros(4)
         for x in sequence(inputs, row):
@@ -77,14 +107,13 @@ def test_the_gru_by_hand(added):
             h = (1 - update) * np.tanh(gates[8:] + reset * own[8:]) + update * h
         read = h * p["film_hidden"]["scale"] + p["film_hidden"]["shift"] if added else h
         expected.append(rated(p, inputs, row, read))
-    assert_close(outputs_of(model, params, inputs), np.array(expected), 1e-11)
+    assert_close(outputs, np.array(expected), 1e-11)
 
 
 @pytest.mark.parametrize("added", [False, True])
 def test_the_transformer_by_hand(added):
-    model, inputs = MAKERS["rating_transformer"](film=added, low_rank=2 if added else 0), example()
-    params = drawn(model)
-    p, expected, inputs = merged(params), [], jax.tree.map(np.asarray, inputs)
+    outputs, params = outputs_and_parameters("rating_transformer", added)
+    p, expected, inputs = merged(params), [], jax.tree.map(np.asarray, example())
     for row in range(4):
         x = dense(p["enter"], sequence(inputs, row))
         x = (x + p["positions"][-len(x) :])[None]  # the present film is always the last place
@@ -98,7 +127,7 @@ def test_the_transformer_by_hand(added):
             y = dense(block["up"], unit(block["norm_1"], x) * films[1]["scale"] + films[1]["shift"])
             x = x + dense(block["down"], 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3))))
         expected.append(rated(p, inputs, row, unit(p["norm"], x)[0, -1]))
-    assert_close(outputs_of(model, params, inputs), np.array(expected), 1e-10)
+    assert_close(outputs, np.array(expected), 1e-10)
 
 
 def test_the_last_block_computes_the_present_film_alone():
@@ -111,15 +140,14 @@ def test_the_last_block_computes_the_present_film_alone():
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_lies_where_nothing_was_rated_is_not_seen_not_even_a_nan(name):
-    model, inputs = MAKERS[name](film=True, low_rank=1), example()
-    params, absent = drawn(model), np.asarray(inputs["past_there"]) == 0
+    (params, value), inputs = with_all_that_is_added(name), example()
+    absent = np.asarray(inputs["past_there"]) == 0
 
     def rubbish(path, leaf):
         if not path[0].key.startswith("past_") or path[0].key == "past_there":
             return leaf
         return np.where(absent if leaf.ndim == 2 else absent[..., None], np.nan, leaf)
 
-    value = jax.jit(jax.value_and_grad(lambda p, told: jnp.sum(model.apply(p, told, MASK, None))))
     clean, other = value(params, inputs), value(params, jax.tree.map_with_path(rubbish, inputs))
     assert_close(clean, other, 0)
     assert all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(clean))
@@ -127,29 +155,25 @@ def test_what_lies_where_nothing_was_rated_is_not_seen_not_even_a_nan(name):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_rating_depends_on_each_rating_before_it_and_on_no_other_example(name):
-    model, inputs = MAKERS[name](), example()
-    params = drawn(model)
-    apply = jax.jit(lambda told: model.apply(params, told, MASK, None))
-    slopes = jax.jit(jax.jacobian(lambda stars: apply(inputs | {"past_rating": stars})))(inputs["past_rating"])
-    inputs, all_four = jax.tree.map(np.asarray, inputs), np.asarray(apply(inputs))
-    single = jax.jit(lambda told: model.apply(params, told, MASK[:1], None))
+    (_, params, apply), inputs = prepared(name), example()
+    slopes = jax.jit(jax.jacobian(lambda stars: apply(params, inputs | {"past_rating": stars})))(inputs["past_rating"])
+    inputs, all_four = jax.tree.map(np.asarray, inputs), np.asarray(apply(params, inputs))
     own = np.einsum("iil->il", np.asarray(slopes))
     assert ((np.abs(own) > 1e-6) == (np.asarray(inputs["past_there"]) > 0)).all()
     assert not np.asarray(slopes)[~np.eye(4, dtype=bool)].any()
     for row in range(4):
-        alone = single(jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], inputs))
-        assert_close(alone, all_four[row : row + 1])
+        among_itself = apply(params, jax.tree.map(lambda leaf, row=row: leaf[[row] * 4], inputs))
+        assert_close(among_itself, all_four[[row] * 4])
     order = np.array([2, 0, 1])  # the order of what was rated counts
     turned = {name: leaf[:, order] if name.startswith("past_") else leaf for name, leaf in inputs.items()}
-    assert abs(float(np.asarray(apply(turned))[0] - all_four[0])) > 1e-6
+    assert abs(float(np.asarray(apply(params, turned))[0] - all_four[0])) > 1e-6
 
 
 def test_a_longer_history_with_nothing_in_it_is_the_shorter_one():
-    model, longer = MAKERS["rating_gru"](), jax.tree.map(np.array, example())
+    (_, params, apply), longer = prepared("rating_gru"), jax.tree.map(np.array, example())
     longer["past_there"][:, 0] = 0.0
-    params = drawn(model)
     shorter = {name: leaf[:, 1:] if name.startswith("past_") else leaf for name, leaf in longer.items()}
-    assert_close(outputs_of(model, params, longer), outputs_of(model, params, shorter))
+    assert_close(apply(params, longer), apply(params, shorter))
     x, there = jax.jit(lambda told: places(told, 3.5))(shorter)
     assert x.shape == (4, 3, 10) and there.tolist() == [
         [True] * 3,
@@ -161,17 +185,16 @@ def test_a_longer_history_with_nothing_in_it_is_the_shorter_one():
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_count_and_bias_need_not_be_given(name):
-    model, inputs = MAKERS[name](), example()
-    params = drawn(model)
+    (_, params, apply), inputs = prepared(name), example()
     bare = {key: leaf for key, leaf in inputs.items() if key.removeprefix("past_") not in ("count", "bias")}
     told = {key: leaf for key, leaf in inputs.items() if key not in bare}
     zero = {key: np.full(leaf.shape, 2.1 if "count" in key else 0.0) for key, leaf in told.items()}
-    assert_close(outputs_of(model, params, bare), outputs_of(model, params, bare | zero))
+    assert_close(apply(params, bare), apply(params, bare | zero))
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_rating_begins_near_what_is_known_of_the_film(name):
-    model, inputs = MAKERS[name](), example()
+    model, inputs = MAKERS[name](**({"layers": 1} if name == "rating_transformer" else {})), example()
     begin = jax.jit(jax.vmap(lambda key: model.apply(model.init(key), inputs, MASK, None)))
     start = np.asarray(begin(jax.random.split(KEY, 50)))
     assert np.std(start - 3.5 - np.asarray(inputs["bias"])) < 0.2
@@ -205,7 +228,10 @@ def test_layer_sets(name, adapts, expected):
         (lambda: models.rating_transformer(3, history=2, layers=0), "layers must be >= 1, got 0"),
         (lambda: models.rating_transformer(3, history=2, width=6), "heads must be a divisor of width = 6, got 4"),
         (
-            lambda: MAKERS["rating_transformer"]().apply(drawn(MAKERS["rating_transformer"]()), example(2), MASK, None),
+            lambda: jax.eval_shape(
+                lambda params: MAKERS["rating_transformer"]().apply(params, example(2), MASK, None),
+                drawn(MAKERS["rating_transformer"]()),
+            ),
             "past_there must have 3 places, got 2",
         ),
     ],

@@ -25,14 +25,24 @@ def history(seed, stages=3, users=9):
     return segments.Segments(inputs, targets, *(a.astype(np.int32) for a in (start, lengths, user, stage)))
 
 
-def draws(part, window=(0, 2), n=400, seed=0, **options):
+def drawing(part, n=400, seed=0, **options):
+    """window -> ``n`` tasks, one program for all windows."""
     family = segments.family(part, **{"stages": 3, "support": SUPPORT, "query": QUERY} | options)
-    tasks, mask = jax.jit(family.sample, static_argnums=2)(family.data(window, 0, 1), 0, n, keys.root(seed))
-    assert mask.shape == (n,) and bool(mask.all())
-    return jax.tree.map(np.asarray, tasks)
+    sample = jax.jit(family.sample, static_argnums=2)
+
+    def draw(window):
+        tasks, mask = sample(family.data(window, 0, 1), 0, n, keys.root(seed))
+        assert mask.shape == (n,) and bool(mask.all())
+        return jax.tree.map(np.asarray, tasks)
+
+    return draw
 
 
-@pytest.mark.parametrize("seed", range(6))
+def draws(part, window=(0, 2), **options):
+    return drawing(part, **options)(window)
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_support_strictly_precedes_query_in_one_segment(seed):
     part = history(seed)
     tasks = draws(part, seed=seed, p_from_first=0.3 * (seed % 2), length_power=0.5 * (seed % 3))
@@ -86,7 +96,7 @@ def test_full_at_its_ends(p_full_support, sizes):
     assert not tasks.support.inputs["x"][:, 0].any()
 
 
-@pytest.mark.parametrize("length", [6, 8, 12, 23])
+@pytest.mark.parametrize("length", [6, 8, 23])
 def test_every_later_row_is_as_likely_to_be_judged_on(length):
     n = 4000
     tasks = draws(one_user(length), window=(0, 0), n=n, stages=1, support=1, p_from_first=1.0)
@@ -106,13 +116,14 @@ def test_segments_are_drawn_by_their_length(power):
         assert abs(share - chance) <= 5 * np.sqrt(chance * (1 - chance) / n)
 
 
-@pytest.mark.parametrize("window", [(0, 0), (1, 1), (0, 1), (2, 2), (0, 2)])
-def test_a_window_draws_from_its_stages_and_from_all_of_them(window):
+def test_a_window_draws_from_its_stages_and_from_all_of_them():
     part = history(2)
-    tasks = draws(part, window=window, n=1500)
-    inside = (window[0] <= part.stage) & (part.stage <= window[1])
-    wanted = set(zip(part.stage[inside].tolist(), part.user[inside].tolist(), strict=True))
-    assert set(zip(tasks.notes["stage"].tolist(), tasks.user.tolist(), strict=True)) == wanted
+    draw = drawing(part, n=1500)
+    for low, high in [(0, 0), (1, 1), (0, 1), (2, 2), (0, 2)]:
+        tasks = draw((low, high))
+        inside = (low <= part.stage) & (part.stage <= high)
+        wanted = set(zip(part.stage[inside].tolist(), part.user[inside].tolist(), strict=True))
+        assert set(zip(tasks.notes["stage"].tolist(), tasks.user.tolist(), strict=True)) == wanted
 
 
 def test_one_compilation_and_one_copy_on_the_device_for_all_windows():

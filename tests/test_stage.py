@@ -1,8 +1,6 @@
 """One stage as a scan: compiled once, seeds and devices change nothing, any member resumes to the bit."""
 
 import functools
-import random
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +9,13 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from metapers import keys, store, tasks
+from metapers import inner, keys, store, tasks
 from metapers.base import Learner
 from metapers.placement import place
 from metapers.run import loop
 from tests.contracts import short_run, table, world
+
+pytestmark = pytest.mark.xdist_group("stage")  # the tests share programs
 
 STEPS, CHUNK, USERS, SEEDS = 7, 3, 5, 2
 STREAM = tasks.linear_gaussian(
@@ -23,10 +23,9 @@ STREAM = tasks.linear_gaussian(
 )
 FAMILY = STREAM.family
 ROOTS = jnp.stack([keys.root(seed) for seed in range(SEEDS)])
-
-
-def starts(roots=ROOTS):
-    return jax.vmap(table.MODEL.init)(roots)
+SOUND = jnp.stack([keys.root(seed) for seed in (2, 3)])  # seeds whose losses stay numbers in ``failing``
+LOOP = inner.gradient(table.LOSS, 1, inner.per_parameter(0.05))
+starts = jax.jit(jax.vmap(table.MODEL.init))
 
 
 def seeds_mesh():
@@ -37,10 +36,49 @@ def made(learner: Learner, mesh=None, chunk=CHUNK):
     return loop.program(learner, FAMILY, users=USERS, chunk=chunk, mesh=mesh)
 
 
+def failing(after: int) -> Learner:
+    """MAML whose losses become NaN once it has taken ``after`` steps, for the second seed of ``ROOTS`` alone."""
+    learner = table.learners.maml(table.LOSS, LOOP, optax.sgd(0.02), aggregator=table.aggregate.mean())
+
+    second = starts(ROOTS).shared["map"][1, 0, 0]
+
+    def init(params, examples):
+        doomed = params.shared["map"][0, 0] == second
+        return {"of": learner.init(params, examples), "count": jnp.int32(0), "doomed": doomed}
+
+    def update(state, examples, mask, key):
+        after_it, info = learner.update(state["of"], examples, mask, key)
+        bad = state["doomed"] & (state["count"] >= after)
+        info = info | {"losses": jnp.where(bad, jnp.nan, info["losses"])}
+        return {"of": after_it, "count": state["count"] + 1, "doomed": state["doomed"]}, info
+
+    return learner._replace(init=init, update=update, params=lambda state: learner.params(state["of"]))
+
+
 @functools.cache
 def maml(chunk=CHUNK):
-    """The program of MAML, compiled once for all tests of this file."""
-    return made(table.maml(), chunk=chunk)
+    """The program of MAML, compiled once for all tests of this file; from ``ROOTS`` it fails after 4 steps."""
+    return made(failing(after=4), chunk=chunk)
+
+
+def whole_learner():
+    """MAML with a memory and a penalty that draws random numbers and has a state."""
+    penalty = table.penalties.ewc(table.OBJECTIVE, table.MODEL.apply, LOOP, 5.0, decay=0.5, draws=2, exact=False)
+    return table.replayed(table.memory.reservoir(6), table.maml(LOOP, penalty=penalty))
+
+
+@functools.cache
+def whole():
+    """The program of MAML with all parts, compiled once, and how often each of its functions was traced."""
+    learner, traced = counted(whole_learner())
+    return made(learner), traced
+
+
+@functools.cache
+def on_two_devices():
+    """The program of MAML with its users on two devices."""
+    spread = table.aggregate.sharded(table.aggregate.clipped(0.5), table.mesh())
+    return made(table.maml(LOOP, aggregator=spread), table.mesh())
 
 
 def begun(compiled, roots=ROOTS, window=(0, 0)):
@@ -100,10 +138,8 @@ def counted(learner: Learner) -> tuple[Learner, dict[str, int]]:
     return learner._replace(**{name: wrap(name) for name in traced}), traced
 
 
-@pytest.mark.xdist_group("stage")
 def test_all_windows_all_stages_and_a_masked_last_chunk_are_one_compilation():
-    learner, traced = counted(table.replayed(table.memory.reservoir(6)))
-    compiled = made(learner)
+    compiled, traced = whole()
     state, roots = begun(compiled)
     for at, window in ((0, (0, 0)), (1, (1, 1)), (2, (0, 2))):  # static, naive, joint so far
         state = through(compiled, state, roots, at=at, window=window)
@@ -115,30 +151,27 @@ def test_all_windows_all_stages_and_a_masked_last_chunk_are_one_compilation():
     assert traced["update"] == once and compiled.chunk._cache_size() == 1
 
 
-@pytest.mark.xdist_group("stage")
 @pytest.mark.parametrize("stop", [1, 3, 7, 8])
 def test_a_stage_is_as_many_dispatches_as_chunks(stop):
     compiled, calls = maml(), []
     watched = compiled._replace(chunk=lambda *arguments: calls.append(1) or compiled.chunk(*arguments))
-    state, roots = begun(compiled)
+    state, roots = begun(compiled, SOUND)
     through(watched, state, roots, stop=stop)
     assert len(calls) == -(-stop // CHUNK)
 
 
-@pytest.mark.xdist_group("stage")
 def test_a_masked_last_chunk_stops_exactly_where_it_should():
-    state, roots = begun(maml())
+    state, roots = begun(maml(), SOUND)
     cut = through(maml(), state, roots, stop=STEPS)
-    whole = through(maml(chunk=STEPS), state, roots, stop=STEPS)
-    assert distance(cut, whole) < 1e-12
+    at_once = through(maml(chunk=STEPS), state, roots, stop=STEPS)
+    assert distance(cut, at_once) < 1e-12
     one_less = through(maml(), state, roots, stop=STEPS - 1)
     assert distance(cut, one_less) > 1e-6
 
 
-@pytest.mark.xdist_group("stage")
 def test_what_is_reported_has_one_row_a_seed_and_one_column_a_step():
     compiled = maml()
-    state, roots = begun(compiled)
+    state, roots = begun(compiled, SOUND)
     data = fed(compiled, (0, 0))
     told = list(loop.run(compiled, state, roots, lambda _: data, stage=0, start=0, stop=STEPS))
     assert [one.step for one in told] == [3, 6, 7]
@@ -146,46 +179,33 @@ def test_what_is_reported_has_one_row_a_seed_and_one_column_a_step():
     assert {"loss", "grad_norm", "penalty"} <= told[0].infos.keys() and "finite" not in told[0].infos
 
 
-def whole_learner():
-    """MAML with a memory and a penalty that draws random numbers and has a state."""
-    penalty = table.penalties.ewc(
-        table.OBJECTIVE, table.MODEL.apply, table.loop(), 5.0, decay=0.5, draws=2, exact=False
-    )
-    return table.replayed(table.memory.reservoir(6), table.maml(penalty=penalty))
-
-
 def test_seeds_together_on_two_devices_or_one_are_seeds_alone():
     spread = two_stages(made(whole_learner(), seeds_mesh()))
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(spread)} == {2}
-    together = two_stages(made(whole_learner()))
+    together = two_stages(whole()[0])
     assert distance(spread, together) < 1e-10
-    single = made(whole_learner())
+    single = whole.__wrapped__()[0]
     alone = [two_stages(single, ROOTS[seed : seed + 1]) for seed in range(SEEDS)]
     assert distance(together, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *alone)) < 1e-10
     assert distance(*alone) > 1e-3
 
 
 def test_users_on_two_devices_are_users_on_one():
-    plain = table.aggregate.clipped(0.5)
-    spread = made(table.maml(aggregator=table.aggregate.sharded(plain, table.mesh())), table.mesh())
-    assert distance(two_stages(spread), two_stages(made(table.maml(aggregator=plain)))) < 1e-10
+    alone = made(table.maml(LOOP, aggregator=table.aggregate.clipped(0.5)))
+    assert distance(two_stages(on_two_devices()), two_stages(alone)) < 1e-10
 
 
-LEARNERS = {
-    "all parts": whole_learner,
-    "loss by the step": table.cases()["learner: maml_plus_plus"],
-    "users one after the other": table.cases()["learner: serial"],
-    "users on two devices": table.cases()["aggregator: sharded"],
-}
-
-
-@pytest.mark.parametrize("name", LEARNERS)
-def test_a_stage_resumes_from_the_disk_bit_for_bit(name, tmp_path):
-    mesh = table.mesh() if "devices" in name else None
-    choice = random.Random(zlib.crc32(name.encode()))
-    stop_in, until = choice.randrange(2), choice.choice([3, 6])
-    compiled = made(LEARNERS[name](), mesh)
-    whole = on_host(two_stages(compiled))
+# In a new program, as in a new process, and on devices. The next test is about every other learner.
+@pytest.mark.parametrize(
+    ("program", "again", "stop_in", "until"),
+    [
+        pytest.param(lambda: whole()[0], lambda: whole.__wrapped__()[0], 1, 3, id="all parts"),
+        pytest.param(on_two_devices, on_two_devices, 0, 6, id="users on two devices"),
+    ],
+)
+def test_a_stage_resumes_from_the_disk_bit_for_bit(program, again, stop_in, until, tmp_path):
+    compiled = program()
+    uncut = on_host(two_stages(compiled))
 
     state, roots = begun(compiled)
     if stop_in == 1:
@@ -194,48 +214,29 @@ def test_a_stage_resumes_from_the_disk_bit_for_bit(name, tmp_path):
     store.save_checkpoint(tmp_path, until, (state, roots), {})
     del compiled, state, roots
 
-    fresh = made(LEARNERS[name](), mesh)
+    fresh = again()
     like = begun(fresh)
     (state, roots), _ = store.load_checkpoint(tmp_path, until, like=like)
     assert distance(state, like[0]) > 0  # or the test would pass on a checkpoint of nothing
     for at in range(stop_in, 2):
         start = until if at == stop_in else 0
         state = ended(fresh, through(fresh, state, roots, at=at, start=start), roots, at)
-    assert distance(state, whole) == 0.0
+    assert distance(state, uncut) == 0.0
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.xdist_group(one)) for one in table.named()])
 def test_the_state_of_every_member_resumes_from_the_disk_bit_for_bit(name, tmp_path):
-    run, whole = short_run.of(name), short_run.after_two_stages(name)  # compiled for the contracts, on the same worker
+    run, uncut = short_run.of(name), short_run.after_two_stages(name)  # compiled for the contracts, on the same worker
     like, saved = run.start(), run.through(run.start(), stages=range(1))
     store.save_checkpoint(tmp_path, 1, saved, {})
     state, _ = store.load_checkpoint(tmp_path, 1, like=like)
     assert distance(state, saved) == 0.0 < distance(state, like)
-    assert distance(run.through(run.place(state), stages=range(1, 2)), whole) == 0.0
+    assert distance(run.through(run.place(state), stages=range(1, 2)), uncut) == 0.0
     assert run.traced["update"] == 1
 
 
-def failing(after: int) -> Learner:
-    """MAML whose losses become NaN once it has taken ``after`` steps, for the second seed alone."""
-    learner = table.learners.maml(table.LOSS, table.loop(), optax.sgd(0.02), aggregator=table.aggregate.mean())
-
-    second = starts().shared["map"][1, 0, 0]
-
-    def init(params, examples):
-        doomed = params.shared["map"][0, 0] == second
-        return {"of": learner.init(params, examples), "count": jnp.int32(0), "doomed": doomed}
-
-    def update(state, examples, mask, key):
-        after_it, info = learner.update(state["of"], examples, mask, key)
-        bad = state["doomed"] & (state["count"] >= after)
-        info = info | {"losses": jnp.where(bad, jnp.nan, info["losses"])}
-        return {"of": after_it, "count": state["count"] + 1, "doomed": state["doomed"]}, info
-
-    return learner._replace(init=init, update=update, params=lambda state: learner.params(state["of"]))
-
-
 def test_a_loss_that_is_no_number_stops_with_stage_step_seed_and_the_last_good_state():
-    compiled = made(failing(after=4))
+    compiled = maml()
     state, roots = begun(compiled)
     with pytest.raises(
         loop.Diverged, match="step 4 of stage 1, seed 1; the last good state is that of step 3"
@@ -246,7 +247,7 @@ def test_a_loss_that_is_no_number_stops_with_stage_step_seed_and_the_last_good_s
 
 
 def test_a_loss_that_is_no_number_behind_the_mask_of_the_last_chunk_stops_nothing():
-    compiled = made(failing(after=4))
+    compiled = maml()
     state, roots = begun(compiled)
     assert int(through(compiled, state, roots, stop=4)["count"][0]) == 4
 

@@ -90,27 +90,30 @@ def test_masked_examples_change_nothing_forwards_or_backwards():
     assert float(np.abs(slopes[0][1]).max()) == 0.0 < float(np.abs(slopes[0][0]).max())
 
 
-def in_both(features, rows, spread, noise):
-    """(mean, variance) at ten new rows in float32 and float64: features alike but for ``spread``."""
+@partial(jax.jit, static_argnums=0)
+def solved(dtype, phi, y, noise):
+    """(mean, variance) at the rows of phi behind those that have a y."""
+    features, rows = phi.shape[1], len(y)
+    given = sums.Prior(jnp.zeros((features, 1), dtype), jnp.ones(features, dtype), noise.astype(dtype))
+    empty = jax.tree.map(lambda x: x.astype(dtype), sums.nothing(features))
+    mine = sums.absorb(empty, phi[:rows].astype(dtype), y.astype(dtype), jnp.ones(rows, bool))
+    return sums.predict(mine, given, phi[rows:].astype(dtype))
+
+
+def problem(features, rows, spread, noise):
+    """Rows with ten new ones behind them, whose features are alike but for ``spread``, the targets, the noise."""
     rng = np.random.default_rng(0)
     phi = rng.normal(size=(rows + 10, 1)) + spread * rng.normal(size=(rows + 10, features))
     y = phi[:rows] @ np.linspace(-1, 1, features)[:, None] + np.sqrt(noise) * rng.normal(size=(rows, 1))
-
-    @partial(jax.jit, static_argnums=0)
-    def solve(dtype):
-        given = sums.Prior(jnp.zeros((features, 1), dtype), jnp.ones(features, dtype), jnp.asarray(noise, dtype))
-        empty = jax.tree.map(lambda x: x.astype(dtype), sums.nothing(features))
-        mine = sums.absorb(empty, jnp.asarray(phi[:rows], dtype), jnp.asarray(y, dtype), jnp.ones(rows, bool))
-        return sums.predict(mine, given, jnp.asarray(phi[rows:], dtype))
-
-    return solve(jnp.float32), solve(jnp.float64)
+    return phi, y, np.array(noise)
 
 
 @pytest.mark.parametrize(
     ("features", "rows", "spread", "noise"), [(12, 390, 1.0, 1e-2), (12, 390, 0.01, 1.0), (64, 20, 1.0, 1e-2)]
 )
 def test_float32_is_near_float64(features, rows, spread, noise):
-    (mean, variance), (exact, width) = in_both(features, rows, spread, noise)
+    given = problem(features, rows, spread, noise)
+    (mean, variance), (exact, width) = solved(jnp.float32, *given), solved(jnp.float64, *given)
     assert mean.dtype == variance.dtype == jnp.float32
     np.testing.assert_allclose(variance, width, rtol=1e-3)
     np.testing.assert_allclose(mean, exact, atol=5e-3 * float(np.sqrt(np.min(width))))
@@ -118,5 +121,5 @@ def test_float32_is_near_float64(features, rows, spread, noise):
 
 @pytest.mark.parametrize("rows", [20, 400])
 def test_float32_is_finite_however_little_the_noise(rows):
-    for value in in_both(64, rows, 0.01, 1e-6)[0]:
+    for value in solved(jnp.float32, *problem(64, rows, 0.01, 1e-6)):
         assert bool(np.isfinite(value).all())

@@ -1,7 +1,11 @@
 """A sweep: members that differ in what the state carries are one program, and are what training alone gives."""
 
+import contextlib
+import functools
+import io
 import json
 import signal
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,17 +14,62 @@ import pytest
 from metapers import spec, store
 from metapers.evaluation.evaluate_run import evaluate_run
 from metapers.options import ConfigError
-from metapers.run import candidates, loop, search, setup
+from metapers.run import candidates, loop, search
 from metapers.run.resume import Interrupted
 from metapers.run.training import train
 from metapers.scoring import curves as scored_curves
 from metapers.scoring import scorer as scoring
+from metapers.spec.tree import binding
 from metapers.workdir import versions_of
 from tests import runs
+
+pytestmark = pytest.mark.xdist_group("sweep")
 
 
 def options(**changes):
     return runs.quick(**{"seeds": 2, "devices": 1, "inner__rates": "meta_sgd", "outer_steps": 4} | changes)
+
+
+_PROGRAMS: dict[tuple[Any, ...], Any] = {}
+
+
+def share(patched):
+    """Lets searches that differ in the fold and in values that the state carries use the same compiled programs."""
+    build, program, scorer, kinds = search.build_learner, loop.program, scoring.scorer, {}
+
+    def once(config, what, make):
+        alike = spec.merged(config, {"data.fold": 0, "outer_steps": 4, "optimizer.personal.rate": 0.002})
+        key = (store.digest(binding(alike)), what)
+        if key not in _PROGRAMS:
+            _PROGRAMS[key] = make()
+        return _PROGRAMS[key]
+
+    def learner_of(config, model, strategy, mesh):
+        made = build(config, model, strategy, mesh)
+        kinds[made] = config, (strategy.learner, strategy.remembers)
+        return made
+
+    def program_of(learner, family, *, chunk, **given):
+        config, kind = kinds[learner]
+        make = functools.partial(program, learner, family, chunk=chunk, **given)
+        return make() if chunk == 1 else once(config, (kind, chunk, given["mesh"]), make)  # 1: its init, of own values
+
+    def scorer_of(components):
+        made = once(components.config, "scorer", lambda: scorer(components))
+        return made._replace(components=components, bank={})
+
+    patched.setattr(search, "build_learner", learner_of)
+    patched.setattr(loop, "program", program_of)
+    patched.setattr(scoring, "scorer", scorer_of)
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    share(monkeypatch)
+
+
+def rows_of(folder):
+    return json.loads((folder / "sweep.json").read_text())["rows"]
 
 
 @pytest.mark.parametrize(
@@ -58,8 +107,8 @@ def test_an_inner_rate_that_no_state_carries_is_not_grouped():
 
 
 def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, monkeypatch):
-    chunks = []
-    build = loop.program
+    chunks, found = [], []
+    build, learned = loop.program, search.learned
 
     def counted(*given, **named):
         compiled = build(*given, **named)
@@ -68,6 +117,7 @@ def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, mon
     config = options()
     with monkeypatch.context() as patched:
         patched.setattr(loop, "program", counted)
+        patched.setattr(search, "learned", lambda *given: found.append(learned(*given)) or found[-1])
         best = search.run(config, ["optimizer.personal.rate=0.02,0.2", "inner.rates.rate=0.05,0.3"], tmp_path)
     assert len(set(chunks)) == 1 and len(chunks) == 2 * 2  # two stages of two chunks for all four
     told = json.loads((tmp_path / "sweep.json").read_text())
@@ -76,35 +126,25 @@ def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, mon
     assert len({row["rmse"] for row in told["rows"]}) == 4
     assert best == {key: told["rows"][0][key] for key in ("optimizer.personal.rate", "inner.rates.rate")}
 
+    place = 3  # the last of the grid
     row = next(r for r in told["rows"] if r["optimizer.personal.rate"] == 0.2 and r["inner.rates.rate"] == 0.3)
-    alone = options(optimizer__personal__rate=0.2, inner__rates__rate=0.3)
-    train(alone, tmp_path / "alone")
-    versions = versions_of(tmp_path / "alone", "continual")
-    params, _ = store.load_version(versions, 1)
-    components = setup.components(alone)
-    learned = jax.tree.map(np.asarray, search.learned(components, [alone], "continual"))
+    train(options(optimizer__personal__rate=0.2, inner__rates__rate=0.3, bank=False), tmp_path / "alone")
+    kept = runs.flat(store.load_version(versions_of(tmp_path / "alone", "continual"), 1)[0]["params"])
+    (learned,) = found
     for name, leaf in runs.flat(learned).items():
-        kept = params["params"]
-        for part in name.split("/"):
-            kept = kept[part]
-        np.testing.assert_allclose(leaf, kept, atol=1e-10)
-    _, values = scoring.scorer(components).life(learned, "continual")
-    np.testing.assert_allclose(row["over_seeds"], values[1], rtol=1e-9)
-    np.testing.assert_allclose(row["rmse_start"], values[0].mean(), rtol=1e-9)
+        np.testing.assert_allclose(leaf[2 * place : 2 * place + 2], kept[name], atol=1e-10)
+    told = [
+        one for one in runs.validation(tmp_path / "alone")["validation-continual-1.parquet"] if one["metric"] == "rmse"
+    ]
+    for key, steps in (("rmse", 1), ("rmse_start", 0)):
+        lives = [one for one in told if (one["evaluated_stage"], one["steps"]) == (-1, steps)]
+        values = [np.mean([one["value"] for one in lives if one["seed"] == seed]) for seed in range(2)]
+        np.testing.assert_allclose(row[key], np.mean(values), rtol=1e-9)
+        if steps:
+            np.testing.assert_allclose(row["over_seeds"], values, rtol=1e-9)
 
 
-def test_members_of_other_shapes_are_trained_one_after_the_other(tmp_path, capsys):
-    assert search.run(options(seeds=1), ["inner.steps=1,2"], tmp_path).keys() == {"inner.steps"}
-    told = json.loads((tmp_path / "sweep.json").read_text())
-    assert sorted(row["inner.steps"] for row in told["rows"]) == [1, 2]
-    out = capsys.readouterr().out
-    assert "inner.steps" in out and "validation users" in out and f"sweep: {tmp_path / 'sweep.json'}" in out
-    assert not list(tmp_path.rglob("test*"))  # test users were not looked at
-    with pytest.raises(FileNotFoundError, match="it holds a search .*train the best one into a workdir of its own"):
-        evaluate_run(tmp_path)
-
-
-def test_the_same_sweep_goes_on_and_another_is_refused(tmp_path, monkeypatch):
+def test_members_of_other_shapes_are_trained_one_by_one_and_the_same_sweep_goes_on(tmp_path, monkeypatch, capsys):
     trained, learned = [], search.learned
 
     def counted(components, members, *given):
@@ -118,22 +158,29 @@ def test_the_same_sweep_goes_on_and_another_is_refused(tmp_path, monkeypatch):
     specs = ["inner.steps=1,2", "penalties=('anchor',),", "penalties.anchor.strength=0.01"]
     with pytest.raises(Interrupted):
         search.run(config, specs, tmp_path)
-    (kept,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    (kept,) = rows_of(tmp_path)
     best = search.run(config, specs, tmp_path)
+    assert best.keys() == {"inner.steps", "penalties", "penalties.anchor.strength"}
     assert trained == [[1], [2], [2]] and best["penalties"] == ("anchor",)
-    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
-    assert len(rows) == 2 and kept in rows
+    rows = rows_of(tmp_path)
+    assert sorted(row["inner.steps"] for row in rows) == [1, 2] and kept in rows
+    out = capsys.readouterr().out
+    assert "inner.steps" in out and "validation users" in out and f"sweep: {tmp_path / 'sweep.json'}" in out
+    assert not list(tmp_path.rglob("test*"))  # test users were not looked at
     search.run(config, specs, tmp_path)  # all is there
     assert len(trained) == 3
     for other in ((spec.merged(config, {"outer_steps": 5}), specs), (config, ["inner.steps=1,2,3", *specs[1:]])):
         with pytest.raises(ValueError, match="the workdir of a sweep must hold no other sweep"):
             search.run(*other, tmp_path)
-    assert rows == json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert rows == rows_of(tmp_path)
+    with pytest.raises(FileNotFoundError, match="it holds a search .*train the best one into a workdir of its own"):
+        evaluate_run(tmp_path)
 
 
 def test_a_signal_ends_a_sweep_and_what_ended_is_kept(tmp_path):
     arguments = ["--config=configs/synthetic.py", f"--workdir={tmp_path}", "--sweep=inner.steps=1,2,3"]
     arguments += ["--config.outer_steps=200000", "--config.chunk=10", "--config.seeds=1", "--config.data.stages=1"]
+    arguments += ["--config.strategies=naive,"]
     with runs.child("train.py", *arguments) as process:
         try:
             told = iter(process.stdout.readline, "")
@@ -146,23 +193,32 @@ def test_a_signal_ends_a_sweep_and_what_ended_is_kept(tmp_path):
     assert err.startswith("stopped by signal 15: what ended is in sweep.json\nto go on:  ") and "--sweep" in err
 
 
-def test_a_combination_that_diverges_comes_last_and_stops_no_other(tmp_path, capsys):
-    best = search.run(options(seeds=1), ["optimizer.personal.rate=0.002,1e300"], tmp_path)
-    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+@pytest.fixture(scope="module")
+def diverging(tmp_path_factory):
+    """A sweep of which one combination diverges: its folder, the best, and what it said."""
+    folder, said = tmp_path_factory.mktemp("diverging"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(said):
+        share(patched)
+        best = search.run(options(seeds=1), ["optimizer.personal.rate=0.002,1e300"], folder)
+    return folder, best, said.getvalue()
+
+
+def test_a_combination_that_diverges_comes_last_and_stops_no_other(diverging, tmp_path):
+    folder, best, out = diverging
+    rows = rows_of(folder)
     assert best == {"optimizer.personal.rate": 0.002} and len(rows) == 2
     assert rows[1] == {
         **{"optimizer.personal.rate": 1e300, "rmse": None, "rmse_start": None, "over_seeds": None, "rank_by": None}
     }
-    alone = search.run(options(seeds=1), ["optimizer.personal.rate=0.002"], tmp_path / "alone")
-    kept = json.loads((tmp_path / "alone" / "sweep.json").read_text())["rows"]
-    assert alone == best and rows[0]["rmse"] == pytest.approx(kept[0]["rmse"], rel=1e-9)
-    out = capsys.readouterr().out
     assert "diverged" in out and "optimizer.personal.rate=1e+300: a loss is NaN or infinite" in out
+    told = json.loads((folder / "sweep.json").read_text())
+    told |= {"grid": {"optimizer.personal.rate": [1e300]}, "rows": rows[1:]}  # a sweep of this one alone
+    (tmp_path / "sweep.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match="sweep must hold a combination whose training does not diverge, got none"):
-        search.run(options(seeds=1), ["optimizer.personal.rate=1e300"], tmp_path / "none")
+        search.run(options(seeds=1), ["optimizer.personal.rate=1e300"], tmp_path)
 
 
-def test_scores_that_are_not_finite_are_as_divergence(tmp_path, monkeypatch):
+def test_scores_that_are_not_finite_are_as_divergence(tmp_path, monkeypatch, shared):
     scorer = scoring.scorer
 
     def failing(components):
@@ -176,12 +232,16 @@ def test_scores_that_are_not_finite_are_as_divergence(tmp_path, monkeypatch):
 
         return made._replace(own=own)
 
+    def untrained(components, members, *given):
+        first = scorer(components).initial()
+        return jax.tree.map(lambda leaf: np.concatenate([leaf] * len(members)), first)
+
     monkeypatch.setattr(scoring, "scorer", failing)
+    monkeypatch.setattr(search, "learned", untrained)
     assert search.run(options(seeds=1), ["optimizer.personal.rate=0.5,0.002"], tmp_path) == {
         "optimizer.personal.rate": 0.002
     }
-    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
-    assert [row["rmse"] is None for row in rows] == [False, True]
+    assert [row["rmse"] is None for row in rows_of(tmp_path)] == [False, True]
 
 
 def test_keys_that_the_strategy_does_not_read_are_refused(tmp_path):
@@ -233,7 +293,7 @@ def test_a_candidate_without_a_value_is_refused():
     assert (error.value.key, error.value.value) == ("candidate", "meta_batch")
 
 
-def test_a_candidate_is_scored_on_the_validation_users_of_every_fold(monkeypatch):
+def test_a_candidate_is_scored_on_the_validation_users_of_every_fold(monkeypatch, shared):
     config, asked, trained = options(seeds=1), [], []
     on_fold, learned = candidates.on_fold, search.learned
 
@@ -248,9 +308,9 @@ def test_a_candidate_is_scored_on_the_validation_users_of_every_fold(monkeypatch
     monkeypatch.setattr(candidates.search, "learned", counted)
     found = []
     monkeypatch.setattr(candidates, "on_fold", lambda *given: found.append(on_fold(*given)) or found[-1])
-    candidate = candidates.Candidate("short", {"outer_steps": "2"}, method="other")
+    candidate = candidates.Candidate("short", {"outer_steps": "3"}, method="other")
     row = candidates.evaluate(candidate, get_config, (0, 3))
-    assert trained == [(0, 2, "continual"), (3, 2, "continual")] and asked == ["other", "other", None]
+    assert trained == [(0, 3, "continual"), (3, 3, "continual")] and asked == ["other", "other", None]
     whole = [one.values[one.stages == candidates.WHOLE] for one in found]
     assert all(len(one) for one in whole) and len(whole[0]) != 0
     values = np.concatenate(whole)
@@ -260,22 +320,20 @@ def test_a_candidate_is_scored_on_the_validation_users_of_every_fold(monkeypatch
     assert row.stages == pytest.approx(np.mean(stages))
 
 
-def test_the_score_of_a_candidate_is_that_of_the_search(tmp_path):
-    config = options(seeds=1)
+def test_the_score_of_a_candidate_is_that_of_the_search_and_of_its_strategy(diverging, shared):
+    config, given = options(seeds=1), {"optimizer.personal.rate": "0.002"}
     row = candidates.evaluate(candidates.parse("slow: optimizer.personal.rate=0.002"), lambda _: config)
-    search.run(config, ["optimizer.personal.rate=0.002"], tmp_path)
-    (kept,) = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    kept = rows_of(diverging[0])[0]  # trained alone, once another had diverged beside it
     assert row.users == pytest.approx(kept["rmse"], rel=1e-9)
     assert row.users_start == pytest.approx(kept["rmse_start"], rel=1e-9)
+    assert row != candidates.evaluate(candidates.Candidate("static", given, strategy="static"), lambda _: config)
 
 
-def test_another_strategy_and_a_candidate_that_diverges():
-    config = options(seeds=1)
-    given = {"optimizer.personal.rate": "1e300"}
+def test_a_candidate_that_diverges(shared):
     with pytest.raises(candidates.FAILED):
-        candidates.evaluate(candidates.Candidate("fast", given), lambda _: config)
-    static = candidates.evaluate(candidates.Candidate("static", strategy="static"), lambda _: config)
-    assert static != candidates.evaluate(candidates.Candidate("continual"), lambda _: config)
+        candidates.evaluate(
+            candidates.Candidate("fast", {"optimizer.personal.rate": "1e300"}), lambda _: options(seeds=1)
+        )
 
 
 def test_a_larger_score_is_better_where_the_metric_says_so():
