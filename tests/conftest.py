@@ -39,14 +39,18 @@ _boundaries = itertools.count()
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Drops what slows the compiler down; between two groups of tests compiled programs too, where there are many."""
+    """Drops the lowered forms of programs, each of which slows down the next lowering, and compiled ones where many."""
     for lowered in (pjit._pjit_lower, pxla._cached_lowering_to_hlo, pxla._cached_compilation):
         lowered.cache_clear()
-    if nextitem is None or _group(item) == _group(nextitem) or next(_boundaries) % 10:
+    if nextitem is None or _group(item) == _group(nextitem):
+        return
+    gc.freeze()  # what is here stays, mostly: a collection need not go through it
+    if next(_boundaries) % 10:
         return
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
+        gc.unfreeze()
         gc.collect()
 
 

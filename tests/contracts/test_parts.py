@@ -20,8 +20,12 @@ def first_three(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:3], tree)
 
 
-def first_case(name):
-    return next(case for case in parts.model_cases().values() if case.section["name"] == name)
+PLAIN = ("linear, vectors to numbers", "mlp, vectors to classes", "recommender, films to numbers")
+"""Cases that run without ``jit`` too, where every operation is compiled by itself: seconds for a larger model."""
+
+
+def test_the_plain_cases_are_there():
+    assert parts.model_cases().keys() >= set(PLAIN)
 
 
 @pytest.mark.parametrize("name", grouped(parts.model_cases()))
@@ -38,7 +42,7 @@ def test_a_models_shapes_seeds_and_masks(name):
     apply = lambda params, inputs, mask: first(of_seeds(params, inputs, mask, None))
     outputs = apply(params, user.inputs, user.mask)
     assert all(leaf.shape[0] == parts.ROWS for leaf in jax.tree.leaves(outputs)), "shapes: an output for each row"
-    if case is first_case(case.section["name"]):
+    if name in PLAIN:
         alone = jax.tree.map(jnp.asarray, first(params))
         gap = world.distance(first(model.apply(alone, user.inputs, user.mask, None), ...), outputs)
         assert gap < 1e-12, "seeds, jit: one of several, compiled, is that one alone, plain"
