@@ -43,7 +43,10 @@ _boundaries = itertools.count()
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Drops the lowered forms of programs, each of which slows down the next lowering, and compiled ones where many."""
+    """Drops the lowered forms of programs, for each slows down the next lowering.
+
+    Between two groups of tests it drops compiled programs too, where there are many.
+    """
     for lowered in (pjit._pjit_lower, pxla._cached_lowering_to_hlo, pxla._cached_compilation):
         lowered.cache_clear()
     if nextitem is None or _group(item) == _group(nextitem):

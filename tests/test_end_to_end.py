@@ -181,7 +181,7 @@ def check_summary(told, config, strategies, seeds):
 def killable(folder):
     """The command that trains one strategy of the synthetic config for seconds, as users call it."""
     changes = {"strategies": ("continual",), "outer_steps": 40, "chunk": 2, "checkpoint_every": 6, "data.stages": 2}
-    changes |= {"bank": False, "evaluation.shots": (4,), "evaluation.steps": (0, 1), "evaluation.headline_steps": 1}
+    changes |= {"evaluation.shots": (4,), "evaluation.steps": (0, 1), "evaluation.headline_steps": 1}
     changes |= {"inner.steps": 1}
     words = runs.overrides("linear_gaussian", memory=True, **changes)
     return ["train.py", "--config=configs/synthetic.py", f"--workdir={folder}", *words]
@@ -191,7 +191,7 @@ def killable(folder):
 def uninterrupted(tmp_path_factory):
     """A run that nothing killed, what the command printed, and the seconds that it trained."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    code, out, err = runs.call(*killable(folder))
+    code, out, err = runs.call(*killable(folder), optimized=True)
     assert code == 0, err
     assert "Traceback" not in err
     lines = runs.journal(folder)
@@ -222,7 +222,7 @@ def test_the_two_commands_as_a_newcomer_calls_them(uninterrupted):
 def test_stopped_and_then_killed_at_random_moments_a_run_resumes_bit_for_bit(uninterrupted, tmp_path):
     whole, _, trained = uninterrupted
     words = killable(tmp_path)
-    with runs.child(*words) as child:
+    with runs.child(*words, optimized=True) as child:
         wait_for_start(child, tmp_path, 0)
         child.send_signal(signal.SIGTERM)
         out, err = child.communicate(timeout=120)
@@ -233,7 +233,7 @@ def test_stopped_and_then_killed_at_random_moments_a_run_resumes_bit_for_bit(uni
     moments, killed = random.Random(7), 0
     for _ in range(2):
         starts = sum(line["kind"] == "start" for line in runs.journal(tmp_path))
-        with runs.child(*words) as child:
+        with runs.child(*words, optimized=True) as child:
             wait_for_start(child, tmp_path, starts)
             time.sleep(moments.uniform(0, trained / 2))
             child.kill()
@@ -242,7 +242,7 @@ def test_stopped_and_then_killed_at_random_moments_a_run_resumes_bit_for_bit(uni
         path = tmp_path / "journal.jsonl"  # a kill may tear the last line; the next start cuts it off
         path.write_bytes(path.read_bytes()[: path.read_bytes().rfind(b"\n") + 1])
     assert killed >= 1
-    code, _, err = runs.call(*words)
+    code, _, err = runs.call(*words, optimized=True)
     assert code == 0, err
     assert runs.same_bits(runs.numbers(tmp_path), runs.numbers(whole)) == []
     assert runs.validation(tmp_path) == runs.validation(whole)

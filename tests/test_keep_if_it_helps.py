@@ -142,7 +142,7 @@ def test_no_gain_at_all_keeps_the_start():
     assert adapt(kept(inner.none()), params_of(flat, 0.2), support_of(1.0, 2.0))[0].personal["w"] == 0.2
 
 
-@pytest.mark.parametrize("default_scale", [0.0, 0.5])
+@pytest.mark.parametrize("default_scale", [1.0, 0.0, 0.5])
 def test_one_example_goes_by_default(default_scale):
     loop = kept(default_scale=default_scale)
     adapted, _ = adapt(loop, params_of(loop), support_of(4.0, padding=3))
@@ -252,7 +252,7 @@ def paths(name, steps):
 
 
 @pytest.mark.parametrize("name", TAUGHT)
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [1, 2, 4])
 def test_what_a_user_gets_after_some_steps_does_not_depend_on_how_many_follow(name, steps):
     (end, path), (_, longer) = paths(name, steps), paths(name, 7)
     assert world.distance(path, jax.tree.map(lambda leaf: leaf[:, : steps + 1], longer)) < 1e-13

@@ -212,9 +212,10 @@ def test_page_holds_the_numbers_of_the_summary(report):
     [
         ({"oracle": False, "strategies": ("naive", "continual"), "stages": 2}, {"regret"}),
         ({"stages": 1}, {"forgetting", "bank"}),
+        ({"strategies": ("naive",), "stages": 2}, set()),
         ({"strategies": ("naive",), "stages": 2, "folds": (0, 1)}, set()),
     ],
-    ids=["no oracle", "one stage", "one strategy, two folds"],
+    ids=["no oracle", "one stage", "one strategy", "one strategy, two folds"],
 )
 def test_page_without_a_part_and_of_several_folds(tmp_path, options, missing):
     text = check_page(made(tmp_path, **options).html)

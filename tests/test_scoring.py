@@ -84,7 +84,7 @@ def test_the_baseline_is_trained_only_where_one_model_for_all_can_be():
     assert inner_loops.tuning_grid(solved("neighbours")) == ()
 
 
-@pytest.mark.parametrize("rates", ["constant", "log_meta_sgd"])
+@pytest.mark.parametrize("rates", ["constant", "meta_sgd", "log_meta_sgd"])
 def test_what_chooses_a_rate_is_what_judges_it_also_where_heads_begin_at_class_means(rates):
     rng, users, each = np.random.default_rng(0), 40, 12
     label = rng.integers(0, 3, users * each)

@@ -81,6 +81,14 @@ def on_two_devices():
     return made(table.maml(LOOP, aggregator=spread), table.mesh())
 
 
+def loss_by_the_step():
+    return made(table.cases()["learner: maml_plus_plus"]())
+
+
+def one_after_the_other():
+    return made(table.cases()["learner: serial"]())
+
+
 def begun(compiled, roots=ROOTS, window=(0, 0)):
     """State and keys where the program expects them."""
     state = compiled.init(starts(roots), FAMILY.data(window, 0, 0))
@@ -195,12 +203,14 @@ def test_users_on_two_devices_are_users_on_one():
     assert distance(two_stages(on_two_devices()), two_stages(alone)) < 1e-10
 
 
-# In a new program, as in a new process, and on devices. The next test is about every other learner.
+# Every member's state resumes at the end of a stage in the next test, these learners in the middle of one.
 @pytest.mark.parametrize(
     ("program", "again", "stop_in", "until"),
     [
         pytest.param(lambda: whole()[0], lambda: whole.__wrapped__()[0], 1, 3, id="all parts"),
         pytest.param(on_two_devices, on_two_devices, 0, 6, id="users on two devices"),
+        pytest.param(loss_by_the_step, loss_by_the_step, 0, 3, id="loss by the step"),
+        pytest.param(one_after_the_other, one_after_the_other, 1, 6, id="users one after the other"),
     ],
 )
 def test_a_stage_resumes_from_the_disk_bit_for_bit(program, again, stop_in, until, tmp_path):

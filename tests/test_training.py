@@ -79,7 +79,7 @@ class Signalled:
         return self.number if self.left < 0 else 0
 
 
-@pytest.mark.parametrize("after", [0, 3, 5, 7, 9])
+@pytest.mark.parametrize("after", [0, 1, 3, 5, 7, 9])
 def test_an_interrupted_run_saves_and_resumes_bit_for_bit(after, whole, tmp_path, monkeypatch, compiled_once):
     with monkeypatch.context() as patched:
         patched.setattr(training, "interruptions", lambda: Signalled(after))
