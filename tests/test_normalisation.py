@@ -139,9 +139,7 @@ def test_one_query_moves_another_only_where_it_is_declared(name, pool):
     for other in others:
         assert np.allclose(first, other, rtol=0, atol=1e-12) != choice.transductive
     assert not np.allclose(first, predict(times(-1.0, 1.0, 1.0, 1.0), mask), atol=1e-6)
-    start = drawn(model)
-    model = model._replace(init=lambda key: start)  # numbers compile sooner than draws
-    assert models.is_transductive(model, query, KEY) == choice.transductive == (name == "batch")
+    assert models.is_transductive(model, drawn(model), query) == choice.transductive == (name == "batch")
 
 
 @pytest.mark.parametrize("name", sorted(set(CHOICES) - {"support"}))
@@ -278,7 +276,7 @@ def test_is_transductive_sees_past_a_head_that_is_zero():
 
     for mixes in (True, False):
         model = models.model(lambda rngs, mixes=mixes: Centred(mixes))
-        assert models.is_transductive(model, rows(3, 2), KEY) is mixes
+        assert models.is_transductive(model, model.init(KEY), rows(3, 2)) is mixes
 
 
 def test_normalisation_refuses():
@@ -289,7 +287,7 @@ def test_normalisation_refuses():
     with pytest.raises(ValueError, match="x must be at least 2 x 2 to be pooled, got 1 x 4"):
         layers.max_pool(rows(1, 1, 4, 2))
     with pytest.raises(ValueError, match="inputs must have >= 2 rows, got 1"):
-        models.is_transductive(models.linear(2), rows(1, 2), KEY)
+        models.is_transductive(models.linear(2), drawn(models.linear(2)), rows(1, 2))
 
 
 def test_a_step_cannot_make_a_written_variance_negative():
@@ -309,4 +307,5 @@ def test_a_head_that_is_solved_hides_no_transduction(seed):
     inputs = jax.random.uniform(keys.named(KEY, "images", seed), (6, 16, 16, 1))
     targets = jnp.array([0, 1, 2, 0, 1, 2])
     for norm, mixes in (("batch", True), ("group", False)):
-        assert models.is_transductive(solved(norm), inputs, keys.root(seed), targets) is mixes
+        model = solved(norm)
+        assert models.is_transductive(model, model.init(keys.root(seed)), inputs, targets) is mixes

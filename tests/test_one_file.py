@@ -259,8 +259,8 @@ def test_an_installed_plug_in_needs_no_permission(tmp_path, monkeypatch):
     code, _, err = runs.call("train.py", "--config=configs/synthetic.py", f"--workdir={folder}", *given)
     assert code == 0, err
     assert json.loads((folder / "config.json").read_text())["plugins"] == ["acme.penalty"]
-    code, out, err = runs.call("eval.py", f"--workdir={folder}")
-    assert code == 0 and "\nuser_median " in out, err
+    code, out, err = runs.call("-m", "metapers", "list", "--markdown")
+    assert code == 0 and "\n### baseline `user_median`\n" in out, err
 
 
 def test_a_name_that_is_taken_is_refused():

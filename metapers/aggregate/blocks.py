@@ -1,5 +1,7 @@
 """Users a few at a time: the memory of one block, the result of all."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -27,6 +29,7 @@ def blocks(aggregator: Aggregator, size: int) -> Aggregator:
         tasks, mask = pad(tasks, mask, size)
         stacked = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (tasks, mask))
 
+        @partial(jax.jit, inline=True)  # traced once: for its shapes, then from the cache
         def one(block: tuple[Task, Array]) -> tuple[Tree, tuple[Array, Tree]]:
             return aggregator.total(state, task_loss, params, *block, key)
 

@@ -11,6 +11,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from metapers.report.palette import COLOURS, light
@@ -46,7 +48,6 @@ STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
     "svg.fonttype": "none",
     "svg.hashsalt": "metapers",
-    "savefig.dpi": 150,
 }
 METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}  # the same bytes every time
 
@@ -60,7 +61,7 @@ def styled() -> Iterator[None]:
 
 def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
     """A figure of ``width`` x ``height`` inches and its axes [rows, columns]."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.06)  # pyright: ignore
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
@@ -70,7 +71,7 @@ def save_png(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        figure.savefig(part, format="png")
+        FigureCanvasAgg(figure).print_png(part)  # `savefig` draws everything twice
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -79,7 +80,8 @@ def save_png(figure: Figure, path: Path) -> None:
 def inline_svg(figure: Figure, name: str) -> str:
     """The figure as an SVG element for a page: its colours are the page's variables, its ids begin with ``name``."""
     held = io.StringIO()
-    figure.savefig(held, format="svg", transparent=True, metadata=METADATA)
+    figure.patch.set_visible(False)  # the page is its ground
+    FigureCanvasSVG(figure).print_svg(held, metadata=METADATA)
     text = held.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

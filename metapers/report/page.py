@@ -35,6 +35,7 @@ def write_report(folder: Path, summary: Mapping[str, Any], table: pa.Table, conf
         drawn = _drawn(found, summary, config)
         for picture in drawn.values():
             drawing.save_png(picture.figure, folder / "pictures" / f"{picture.name}.png")
+            picture.figure.set_layout_engine("none")  # what was laid out for the file holds for the page
         figures = {name: _figure(picture) for name, picture in drawn.items()}
     sections = [*_results(found, summary, config, figures), *_origins(folder, summary, config)]
     path = folder / "report.html"

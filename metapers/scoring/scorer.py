@@ -32,7 +32,7 @@ class Scorer(NamedTuple):
     steps: tuple[int, ...]
     own: Callable[..., records.Curves]  # (params, cohort, start): adapts by the config's inner loop
     tuned: Callable[..., records.Curves]  # the same for what is fine-tuned at a given rate
-    trial: Callable[..., records.Curves]  # `tuned` at the headline and after the last step, to choose the rate by
+    trial: Callable[..., records.Curves]  # `tuned` at the headline's shots, to choose the rate by
     bank: dict[str, Any]  # programs that fill the bank, one for each kind of strategy
 
     def curves(
@@ -52,7 +52,7 @@ class Scorer(NamedTuple):
             return -np.inf
         if records.DIVERGED in found.scores:
             return -np.inf
-        at_headline = found.scores[chosen.metric][..., found.steps.index(chosen.headline_steps)]
+        at_headline = found.scores[chosen.metric][:, :, 0, found.steps.index(chosen.headline_steps)]
         return sign(chosen.metric) * float(at_headline.mean())
 
     def ready(self, params: Params, name: str, rate: float | None = None) -> Params:
@@ -140,7 +140,8 @@ class Scorer(NamedTuple):
         """Whether the answer for one query depends on the others; asked of the model on real inputs."""
         cohort = self.components.stream.held_out("validation", None)
         inputs, targets = jax.tree.map(lambda leaf: jnp.asarray(leaf[:8]), (cohort.inputs, cohort.targets))
-        return models.is_transductive(self.components.model, inputs, keys.root(self.components.config.seed), targets)
+        first = jax.tree.map(lambda leaf: leaf[0], self.initial())
+        return models.is_transductive(self.components.model, first, inputs, targets)
 
     def life(self, params: Params, name: str) -> tuple[records.Curves, np.ndarray]:
         """Curves on the validation users' whole lives, and their headline means [start or adapted, seeds]."""
@@ -185,7 +186,8 @@ def scorer(components: Components, *, shots: tuple[int, ...] = (), steps: tuple[
 
     own = curves(False, shots, steps)
     tuned = own if _one_program(components.config) else curves(True, shots, steps)
-    trial = curves(True, (chosen.headline_shots,), tuple(sorted({chosen.headline_steps, max(steps)})))
+    headline = (chosen.headline_shots,)  # one compilation less where these are all shots
+    trial = tuned if shots == headline else curves(True, headline, tuple(sorted({chosen.headline_steps, max(steps)})))
     return Scorer(components, shots, steps, own, tuned, trial, {})
 
 

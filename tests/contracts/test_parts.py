@@ -32,7 +32,7 @@ def test_the_plain_cases_are_there():
 def test_a_models_shapes_seeds_and_masks(name):
     case = parts.model_cases()[name]
     model, user = case.model(), parts.support(case)
-    init, of_seeds = jax.jit(jax.vmap(model.init)), jax.jit(jax.vmap(model.apply, (0, None, None, None)))
+    init, of_seeds = jax.vmap(model.init), jax.jit(jax.vmap(model.apply, (0, None, None, None)))
     params, others = (init(jnp.stack([KEY, keys.root(other)])) for other in (1, 2))
     groups = model.groups(params)
     assert jax.tree.structure(groups) == jax.tree.structure(params), "groups: a name for each leaf"
