@@ -17,7 +17,6 @@ NAMES = (
     "inner",
     "insert",
     "labels",
-    "leaf",
     "learner",
     "noise",
     "order",

@@ -35,7 +35,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 collect_ignore = ["one_file"]  # importing these files registers their members, in all tests of the process
 
 
-MOST_MAPS = 30_000
+MOST_MAPS = 50_000
 """Memory maps beyond which compiled programs are dropped. A program takes several maps. At the 65,530 maps that Linux
 allows a process, the compiler ends it with a segmentation fault."""
 _boundaries = itertools.count()

@@ -254,11 +254,9 @@ def test_an_installed_plug_in_needs_no_permission(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[metapers.members]\nmedian = acme.baseline\nl1 = acme.penalty\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    folder = tmp_path / "run"
-    given = [*words("baseline"), "--config.penalties=l1", "--config.penalties.l1.strength=0.1"]
-    code, _, err = runs.call("train.py", "--config=configs/synthetic.py", f"--workdir={folder}", *given)
-    assert code == 0, err
-    assert json.loads((folder / "config.json").read_text())["plugins"] == ["acme.penalty"]
+    given = ["--config=synthetic", "--config.penalties=l1", "--config.penalties.l1.strength=0.1"]
+    code, out, err = runs.call("-m", "metapers", "inspect-config", *given)
+    assert code == 0 and "\npenalties.l1.strength = 0.1\nplugins = ('acme.penalty',)\n" in out, err
     code, out, err = runs.call("-m", "metapers", "list", "--markdown")
     assert code == 0 and "\n### baseline `user_median`\n" in out, err
 
