@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from metapers import keys, spec, trees
@@ -158,6 +159,23 @@ def test_a_frozen_group_stays_where_it_began_and_the_others_move(schedule):
         updates = move()
     for part, sub in updates.personal.items():
         assert all(bool(np.any(leaf)) is (part != "head") for leaf in jax.tree.leaves(sub)), part
+
+
+def test_a_gradient_that_moves_nothing_does_not_shorten_the_others():
+    config, model = built("conv4", "maml")
+    for group in config.optimizer:
+        spec.choose(config, f"optimizer.{group}", "sgd", rate=1.0)
+    spec.choose(config, "optimizer.personal", "frozen")
+    config.clip_norm = 0.5
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape), jax.eval_shape(model.init, keys.root(0)))
+    steps = building.optimizer(config, model.groups)
+
+    @jax.jit
+    def length(slopes):
+        return optax.tree.norm(steps.update(slopes, steps.init(params), params, step=jnp.asarray(3))[0])
+
+    large = jax.tree.map(lambda group, leaf: leaf + (1e4 if group == "personal" else 1.0), model.groups(params), params)
+    assert float(length(large)) == pytest.approx(0.5)  # and not 0.5 / 1e4
 
 
 def test_minibatches_of_a_config_are_the_inner_loops():

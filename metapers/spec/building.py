@@ -175,23 +175,26 @@ def optimizer(config: Config, groups: Callable[[Params], Tree]) -> optax.Gradien
     def labels(params: Params) -> Tree:
         return jax.tree.map(lambda group: group if group in by_group else "param", groups(params))
 
+    still = {group for group, section in config.optimizer.items() if section.name == "frozen"}
+    # what is computed from a support begins empty and stays so
+    empty = {"written"} if head_facts(config.model) is not None else set()
     links: list[optax.GradientTransformation] = [optax.partition(by_group, labels)]
     if config.clip_norm is not None:
         links.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if still | empty:  # before the clip: a gradient that moves nothing must not shorten the others
+        stays = lambda group, label: group in empty or label in still
+        links.insert(0, _zeros_at(lambda grads: jax.tree.map(stays, groups(grads), labels(grads))))
     share = build("schedule", config.schedule, {"outer_steps": config.outer_steps}, key="schedule")
     if share is not None:
         links.append(learners.scheduled(share))
-    if head_facts(config.model) is not None:
-        links.append(_empty_starts(groups))
     return optax.chain(*links)
 
 
-def _empty_starts(groups: Callable[[Params], Tree]) -> optax.GradientTransformation:
-    # What is computed from a support begins empty and stays so: a loop that goes part of the way has a derivative in
-    # its start, but sums over no examples are zeros.
+def _zeros_at(chosen: Callable[[Any], Tree]) -> optax.GradientTransformation:
+    """Zeros in place of the updates of the leaves that are True in ``chosen(updates)``."""
+
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        still = jax.tree.map(lambda group: group == "written", groups(updates))
-        return jax.tree.map(lambda stays, leaf: jnp.zeros_like(leaf) if stays else leaf, still, updates), state
+        return jax.tree.map(lambda zero, leaf: jnp.zeros_like(leaf) if zero else leaf, chosen(updates), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
