@@ -6,7 +6,7 @@ import pytest
 
 from metapers import spec, tasks
 from metapers.placement import host
-from metapers.scoring import curves
+from metapers.scoring import curves, records
 from metapers.scoring import scorer as scoring
 from metapers.spec import building, heads, inner_loops
 
@@ -30,16 +30,29 @@ def test_the_baseline_is_tuned_cautiously_until_a_rate_is_chosen(rate, used):
     assert found == pytest.approx(used)
 
 
-def test_how_well_a_rate_serves_is_read_at_the_headline_and_a_rate_that_runs_away_is_the_worst():
+def test_a_rate_is_scored_at_the_headline_whatever_happens_at_later_steps():
     few = {"evaluation.shots": (2, 5), "evaluation.headline_shots": 2}
     scorer = scorer_of(**few, **{"evaluation.steps": (0, 1, 2, 9), "evaluation.headline_steps": 1})
     params, judges = scorer.initial(), scorer.components.stream.held_out("validation", None)
     grid = scorer.curves(params, "joint", judges, rate=0.01).scores["mse"].mean((0, 1))
     assert scorer.validation_score(params, "joint", judges, 0.01) == pytest.approx(-grid[0, 1], rel=1e-6)
     assert abs(grid[0, 1] - grid[0, 3]) > 1e-3 < abs(grid[0, 1] - grid[1, 1])
-    # at this rate everybody is finite after the headline's one step, and not on the way to the ninth
-    assert np.isfinite(scorer.curves(params, "joint", judges, rate=1e3).scores["mse"][:, :, 0, 1]).all()
-    assert scorer.validation_score(params, "joint", judges, 1e3) == -np.inf
+    # at this rate every user is finite after the headline's one step, and some diverge before the ninth
+    large = scorer.curves(params, "joint", judges, rate=1e3).scores
+    lost = large[records.DIVERGED]
+    assert not lost[:, :, 0, 1].any() and lost[:, :, 0, 3].any()
+    assert scorer.validation_score(params, "joint", judges, 1e3) == pytest.approx(-large["mse"][:, :, 0, 1].mean())
+
+
+def test_a_user_who_diverges_at_the_headline_counts_with_the_start():
+    few = {"evaluation.shots": (2, 5), "evaluation.headline_shots": 2}
+    scorer = scorer_of(**few, **{"evaluation.steps": (0, 9), "evaluation.headline_steps": 9})
+    params, judges = scorer.initial(), scorer.components.stream.held_out("validation", None)
+    found = scorer.curves(params, "joint", judges, rate=1e3).scores
+    lost = found[records.DIVERGED][:, :, 0, 1] > 0
+    assert lost.any()
+    np.testing.assert_array_equal(found["mse"][:, :, 0, 1][lost], found["mse"][:, :, 0, 0][lost])
+    assert scorer.validation_score(params, "joint", judges, 1e3) == pytest.approx(-found["mse"][:, :, 0, 1].mean())
 
 
 def test_a_rate_whose_scores_are_not_finite_is_the_worst():

@@ -32,7 +32,7 @@ class Scorer(NamedTuple):
     steps: tuple[int, ...]
     own: Callable[..., records.Curves]  # (params, cohort, start): adapts by the config's inner loop
     tuned: Callable[..., records.Curves]  # the same for what is fine-tuned at a given rate
-    trial: Callable[..., records.Curves]  # `tuned` at the headline's shots, to choose the rate by
+    trial: Callable[..., records.Curves]  # `tuned` at the headline, to choose the rate by
     bank: dict[str, Any]  # programs that fill the bank, one for each kind of strategy
 
     def curves(
@@ -43,17 +43,18 @@ class Scorer(NamedTuple):
         return run(self.ready(params, name, rate), cohort, start)
 
     def validation_score(self, params: Params, name: str, cohort: Cohort, rate: float) -> float:
-        """How well fine-tuning at ``rate`` serves, for a strategy without an inner loop: the mean headline score, less
-        of a loss being more. -inf where somebody diverges on the way to the last step: a bad rate, not an error."""
+        """The headline score that an evaluation reports of fine-tuning at ``rate``; of a loss, less is more.
+
+        A user whose adaptation diverges counts with the score of the start, as in the evaluation. -inf where a score
+        is not finite.
+        """
         chosen = self.components.config.evaluation
         try:
             found = self.trial(self.ready(params, name, rate), cohort)
         except scored_curves.NotFinite:
             return -np.inf
-        if records.DIVERGED in found.scores:
-            return -np.inf
-        at_headline = found.scores[chosen.metric][:, :, 0, found.steps.index(chosen.headline_steps)]
-        return sign(chosen.metric) * float(at_headline.mean())
+        place = found.shots.index(chosen.headline_shots), found.steps.index(chosen.headline_steps)
+        return sign(chosen.metric) * float(found.scores[chosen.metric][:, :, *place].mean())
 
     def ready(self, params: Params, name: str, rate: float | None = None) -> Params:
         """``params`` on the host, with inner parameters: their own, or a constant rate for fine-tuning."""
@@ -179,15 +180,15 @@ def scorer(components: Components, *, shots: tuple[int, ...] = (), steps: tuple[
         raise ConfigError("shots", uneven[0], f"multiples of data.ways = {ways}")
     known, block = horizon(components, shots), components.config.user_block or 0
 
-    def curves(tunes: bool, shots: tuple[int, ...], read: tuple[int, ...]) -> Callable[..., records.Curves]:
+    def curves(tunes: bool, shots: tuple[int, ...], steps: tuple[int, ...]) -> Callable[..., records.Curves]:
         loop = _loop(components, max(steps), None, tunes)
         options: dict[str, Any] = {"horizon": known, "users": block, "mesh": users_mesh(components.devices)}
-        return scored_curves.curves(components.model, components.objective, loop, shots=shots, steps=read, **options)
+        return scored_curves.curves(components.model, components.objective, loop, shots=shots, steps=steps, **options)
 
     own = curves(False, shots, steps)
     tuned = own if _one_program(components.config) else curves(True, shots, steps)
     headline = (chosen.headline_shots,)  # one compilation less where these are all shots
-    trial = tuned if shots == headline else curves(True, headline, tuple(sorted({chosen.headline_steps, max(steps)})))
+    trial = tuned if shots == headline else curves(True, headline, (chosen.headline_steps,))
     return Scorer(components, shots, steps, own, tuned, trial, {})
 
 
