@@ -8,7 +8,7 @@ import pytest
 
 from metapers import baselines
 from metapers.base import Cohort
-from metapers.baselines import choose, global_mean, item_recent_bias, item_user_bias, user_mean
+from metapers.baselines import choose, global_mean, item_recent_bias, item_user_bias, user_ewma, user_last, user_mean
 from metapers.baselines.predictor import Predictor
 from metapers.members import registry
 from metapers.report import palette, words
@@ -44,7 +44,22 @@ def test_user_mean_by_hand():
     )
 
 
-@pytest.mark.parametrize("fit", [user_mean, item_user_bias])
+def test_user_last_and_user_ewma_by_hand():
+    new = cohort([[5.0, 1.0, 4.0, 9.0], [1.0], [4.0, 2.0]])
+    np.testing.assert_array_equal(user_last(TRAIN).predict(new, 3, 3), np.repeat([4.0, 1.0, 2.0], [4, 1, 2]))
+    np.testing.assert_array_equal(user_last(TRAIN).predict(new, 0, 3), np.full(7, 3.0))
+    # residuals (2, -2, 1), (-2), (1, -1) with weights (1/4, 1/2, 1), (1), (1/2, 1)
+    sums, weights = np.array([0.5, -2.0, -0.5]), np.array([1.75, 1.0, 1.5])
+    for shrink in (0.0, 2.0):
+        found = user_ewma(TRAIN, rate=0.5, shrink=shrink).predict(new, 3, 3)
+        np.testing.assert_allclose(found, 3 + np.repeat(sums / (weights + shrink), [4, 1, 2]), rtol=1e-14)
+    np.testing.assert_array_equal(user_ewma(TRAIN).predict(new, 0, 3), np.full(7, 3.0))
+    limits = ((1.0, user_last(TRAIN)), (1e-9, user_mean(TRAIN, shrink=0.0)))
+    for rate, limit in limits:
+        np.testing.assert_allclose(user_ewma(TRAIN, rate=rate).predict(new, 3, 3), limit.predict(new, 3, 3), atol=1e-7)
+
+
+@pytest.mark.parametrize("fit", [user_mean, user_last, user_ewma, item_user_bias])
 def test_nothing_beyond_the_support_is_seen(fit):
     rng = np.random.default_rng(0)
     train = cohort([rng.normal(size=6) for _ in range(5)], [rng.integers(0, 4, 6) for _ in range(5)])
@@ -146,6 +161,8 @@ LABELS = NEW._replace(targets=np.zeros(7, np.int64))
         (lambda: global_mean(cohort([[np.nan]])), "global_mean needs finite targets, got nan"),
         (lambda: user_mean(TRAIN, shrink=-1.0), "shrink must be >= 0, got -1.0"),
         (lambda: user_mean(TRAIN).predict(NEW, 3, 2), r"shots must be in \[0, horizon = 2\], got 3"),
+        (lambda: user_ewma(TRAIN, rate=0.0), r"rate must be in \(0, 1\], got 0.0"),
+        (lambda: user_ewma(TRAIN, shrink=-1.0), "shrink must be >= 0, got -1.0"),
         (lambda: item_recent_bias(TRAIN), r"item_recent_bias needs inputs\['bias'\]"),
         (lambda: item_recent_bias(TRAIN, shrink=-1.0), "shrink must be >= 0, got -1.0"),
         (lambda: item_user_bias(TRAIN), r"needs inputs\['item'\]"),

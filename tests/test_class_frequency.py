@@ -160,5 +160,6 @@ def test_a_stream_of_sequences_gets_bigrams_too():
 
 def test_numbers_keep_their_baselines_and_vectors_have_none():
     numbers = baselines.fit_baselines(a_scorer(FAVOURITES.astype(float), squared_error(), "rmse"))
-    assert list(numbers) == ["global_mean", "user_mean"] and numbers["user_mean"].fitted["shrink"] == 0.5
+    assert list(numbers) == ["global_mean", "user_mean", "user_last", "user_ewma"]
+    assert numbers["user_mean"].fitted["shrink"] == 0.0
     assert baselines.fit_baselines(a_scorer(np.zeros((800, 2)), squared_error(), "rmse")) == {}

@@ -14,6 +14,10 @@ from metapers.baselines.item_user_bias import item_user_bias as item_user_bias
 from metapers.baselines.predictor import Chosen as Chosen
 from metapers.baselines.predictor import Predictor as Predictor
 from metapers.baselines.predictor import choose as choose
+from metapers.baselines.user_ewma import USER_EWMA
+from metapers.baselines.user_ewma import user_ewma as user_ewma
+from metapers.baselines.user_last import USER_LAST
+from metapers.baselines.user_last import user_last as user_last
 from metapers.baselines.user_mean import USER_MEAN
 from metapers.baselines.user_mean import user_mean as user_mean
 from metapers.members import registry
@@ -22,6 +26,8 @@ MEMBERS = registry("baseline", "a simple predictor that tables show beside ours"
 MEMBERS.add(
     global_mean=GLOBAL_MEAN,
     user_mean=USER_MEAN,
+    user_last=USER_LAST,
+    user_ewma=USER_EWMA,
     item_user_bias=ITEM_USER_BIAS,
     item_recent_bias=ITEM_RECENT_BIAS,
     class_prior=CLASS_PRIOR,

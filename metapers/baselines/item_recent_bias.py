@@ -48,7 +48,7 @@ def _applies(training: Cohort) -> bool:
 
 ITEM_RECENT_BIAS = Member(
     item_recent_bias,
-    options={"shrink": Option(3.0, least=0.0, grid=(0.5, 1.0, 2.0, 3.0, 5.0, 10.0), doc="pseudo-counts at zero")},
+    options={"shrink": Option(3.0, least=0.0, grid=(0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0), doc="pseudo-counts at zero")},
     needs=("training",),
     facts=_applies,
     doc="item offsets and the mean residual of the user's last ratings",

@@ -34,6 +34,8 @@ MARKERS = {"continual": "o", "naive": "s", "joint_so_far": "^", "static": "D", "
 DASHES = {
     "global_mean": (0, (1, 2.2)),
     "user_mean": (0, (5, 2, 1, 2)),
+    "user_last": (0, (1, 1, 5, 1)),
+    "user_ewma": (0, (3, 1, 1, 1, 1, 1)),
     "item_user_bias": (0, (5, 2.2)),
     "item_recent_bias": (0, (3, 1.2)),
     "class_prior": (0, (1, 2.2)),  # of classes, so never in one picture with the means
