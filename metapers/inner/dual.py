@@ -13,7 +13,7 @@ it costs fewer multiplications. Source: Irie, Csordás, Schmidhuber 2022 (arXiv:
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.extend.core as jex
@@ -56,7 +56,8 @@ def descent(loss: Loss, first: Tree, others: Tree, rates: Tree, steps: int, *, f
         plain = lambda place, rates, slope: Place(_stepped(place.moving, rates, slope), ())
         return Descent(loss, Place(first, ()), plain, lambda place: place.moving)
 
-    inputs = [fixed[program.invars.index(equation.invars[0]) - len(leaves)] for equation in found.values()]
+    read: list[Any] = list(program.invars)
+    inputs = [fixed[read.index(equation.invars[0]) - len(leaves)] for equation in found.values()]
     frozen = [jax.lax.stop_gradient(x) if first_order else x for x in inputs]
     gram = [jnp.einsum("ni,mi->nm", _rows(x), _rows(x)) for x in frozen]
 
