@@ -3,20 +3,36 @@
 import numpy as np
 import pytest
 
-from metapers.scores.bootstrap import mean_interval, paired, percentiles, seed_interval, weights
+from metapers.scores.bootstrap import FEW, ends, interval, mean_interval, paired, seed_interval, weights
 
 
-def test_percentiles_are_the_quantiles():
-    interval = percentiles(7.0, np.arange(101.0), level=0.9)
-    assert interval.mean == 7.0
-    np.testing.assert_allclose(interval[1:], (5.0, 95.0), rtol=1e-12)
+def test_of_many_units_the_ends_are_the_quantiles():
+    found = interval(7.0, np.arange(101.0), units=FEW, level=0.9)
+    assert found.mean == 7.0
+    np.testing.assert_allclose(found[1:], (5.0, 95.0), rtol=1e-12)
+    low, high = ends(np.array([7.0, 8.0]), np.stack([np.arange(101.0), np.arange(101.0) + 1], 1), units=FEW, level=0.9)
+    np.testing.assert_allclose([low, high], [[5.0, 6.0], [95.0, 96.0]], rtol=1e-12)
 
 
-def test_two_values_have_the_binomial_interval():
-    # The mean of two draws from {0, 1} is 0 with probability 1/4: a 40 % interval lies at 1/2, a 60 % one at 0 and 1.
-    values = np.array([0.0, 1.0])
-    assert mean_interval(values, level=0.4) == (0.5, 0.5, 0.5)
-    assert mean_interval(values, level=0.6) == (0.5, 0.0, 1.0)
+def test_of_few_users_the_interval_is_students_t():
+    # 0 and 1: s = 0.7071, t(0.975, 1) = 12.706, half = 12.706 * 0.7071 / sqrt(2) = 6.353
+    np.testing.assert_allclose(mean_interval(np.array([0.0, 1.0]), draws=100_000), (0.5, -5.853, 6.853), rtol=0.02)
+    values = np.random.default_rng(1).normal(size=(3, 20))
+    expected = seed_interval(values.mean(axis=0))  # the t interval of 20 numbers
+    np.testing.assert_allclose(mean_interval(values, draws=100_000), expected, rtol=0.02, atol=0.005)
+
+
+def test_one_user_says_nothing_of_others():
+    assert mean_interval(np.array([0.5])) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("units", [4, 5, 12])
+def test_intervals_of_few_users_cover_the_mean_as_often_as_they_say(units):
+    # percentile intervals of 4 and 5 normal numbers cover 80 and 84 %
+    samples = np.random.default_rng(0).normal(size=(400, units))
+    found = np.array([mean_interval(sample, draws=300) for sample in samples])
+    covered = ((found[:, 1] <= 0) & (0 <= found[:, 2])).mean()
+    assert 0.925 < covered < 0.975
 
 
 def test_interval_has_the_width_of_the_normal_approximation():

@@ -17,6 +17,7 @@ from metapers.evaluation import summary as summaries
 from metapers.members import plugin_of, registry
 from metapers.report import drawing, page, pictures, points, stages, tables, words, write_report
 from metapers.scores import mean_interval
+from metapers.scores.bootstrap import ends
 from metapers.scoring.records import SCHEMA, user_hash
 
 pytestmark = pytest.mark.xdist_group("report")
@@ -363,7 +364,7 @@ def test_bands_do_not_depend_on_how_draws_are_cut(monkeypatch):
     monkeypatch.setattr(points, "_CELLS", 60)
     # the same draws; a product of another height may round its last bit otherwise
     np.testing.assert_allclose(points.resampled(values, 50), whole, rtol=0, atol=1e-14)
-    low, high = np.quantile(whole[:, 0], [0.025, 0.975])
+    low, high = ends(values[:, 0].mean(), whole[:, 0], units=20)
     assert np.allclose([low, high], mean_interval(values[:, 0], draws=50)[1:])
 
 

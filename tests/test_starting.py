@@ -91,6 +91,23 @@ def test_a_run_begins_where_another_ended_and_its_lineage_says_so(first, tmp_pat
         train(config, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("stage", "stages", "own", "refused"), [(0, 5, 5, False), (1, 5, 5, True), (0, 1, 5, True), (4, 5, 1, False)]
+)
+def test_a_version_of_a_later_period_is_refused(stage, stages, own, refused, first, monkeypatch):
+    tree, lineage = store.load_version(first.parent, 0)
+    read = lambda *given: (tree, lineage | {"stage": stage, "stages": stages})
+    monkeypatch.setattr(store, "load_version", read)
+    config = spec.merged(one_stage(start_from=str(first)), {"data.stages": own})
+    if not refused:
+        assert warm_start.warm_start(config).leaves
+        return
+    with pytest.raises(ConfigError) as error:
+        warm_start.warm_start(config)
+    assert error.value.key == "start_from" and error.value.value == f"a version of period {stage + 1} of {stages}"
+    assert error.value.bound == f"a version that has seen no more than the first of this run's {own} periods"
+
+
 @pytest.mark.parametrize("where", ["nowhere/versions/0", "."])
 def test_a_start_that_is_no_version_is_refused_before_anything_is_written(where, tmp_path):
     config = runs.quick(start_from=str(tmp_path / where))

@@ -21,7 +21,7 @@ def text(summary: Mapping[str, Any]) -> str:
         f"{head['metric']} of {users} test users (fold {', '.join(map(str, summary['folds']))}; seeds {seeds}), "
         f"{counted(head['shots'], 'support example')}, {counted(head['steps'], 'inner step')}, last version of "
         f"{head['strategy']}",
-        "intervals: 95 % bootstrap over users; difference: ours minus theirs, paired",
+        "intervals: 95 % over users (bootstrap; below 50 users Student's t); difference: ours minus theirs, paired",
         "",
         f"{'':24}{'mean':>8}  {'95 % interval':^18}{'worst 10 %':>12}   {'difference (95 %)'}",
         _row(f"{head['strategy']}, adapted", head["adapted"]),

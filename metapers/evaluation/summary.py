@@ -99,11 +99,11 @@ class View:
         return float(np.mean(rows["value"].to_numpy()))
 
     def mean(self, values: np.ndarray) -> Interval:
-        """Mean over users with its bootstrap interval."""
+        """Mean over users with its interval."""
         return scores.mean_interval(values, draws=self.draws)
 
     def paired(self, a: np.ndarray, b: np.ndarray) -> Interval:
-        """Mean of a - b over the same users with its bootstrap interval."""
+        """Mean of a - b over the same users with its interval."""
         return scores.paired(a, b, draws=self.draws)
 
     def scored(self, name: str, steps: int) -> scores.Scored:

@@ -115,8 +115,9 @@ def _counted(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"{words.metric_name(head['metric'])}, {direction} is better: mean over {summary['users']['test']:,} test "
         f"users (fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}), {len(seeds)} "
         f"seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}) averaged first; whole lives, last "
-        f"version, {head['shots']} {words.examples(config)} as support. Intervals: 95 % bootstrap over users; "
-        "differences paired by user. Worst tenth: mean of the users with the worst scores."
+        f"version, {head['shots']} {words.examples(config)} as support. "
+        "Intervals: 95 % over users (bootstrap; below 50 users Student's t); differences paired by user. "
+        "Worst tenth: mean of the users with the worst scores."
     )
     return f'<p class="note">{escaped(text)}</p>'
 
@@ -130,8 +131,8 @@ def _hurt(summary: Mapping[str, Any]) -> str:
 def _metrics(summary: Mapping[str, Any]) -> str:
     note = (
         "Of the matrix R of adapted scores, R[i,t]: trained up to stage i, evaluated on stage t, stages counted from "
-        "1 to T. Larger is better: a loss enters as its negative. Intervals: 95 % bootstrap over users as whole "
-        "persons."
+        "1 to T. Larger is better: a loss enters as its negative. Intervals: 95 % over users, "
+        "each with all stages."
     )
     gap = f"<p>{escaped(words.gap(summary))}</p>" if summary["gap"] else ""
     start = f"<details><summary>The same without inner steps</summary>{tables.continual_at_start(summary)}</details>"

@@ -49,7 +49,7 @@ def over_steps(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
     _finish(figure, (left, right), (ends, names), found, head)
     caption = (
         f"Mean over {cube.users.size} test users (whole lives, last version, seeds averaged) against inner steps. "
-        f"Bands: 95 % bootstrap over users, of {leader} only. Horizontal lines: what takes no steps, given the same "
+        f"Bands: 95 % intervals over users, of {leader} only. Horizontal lines: what takes no steps, given the same "
         f"{shots} {what}; joint with steps is the joint model fine-tuned on the support. An arrow marks a line that "
         "leaves the picture."
     )
@@ -85,7 +85,7 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
     _finish(figure, (left, right), (ends, names), found, head)
     caption = (
         f"The same users and rows against the number of support {what}; all points are judged on the same later "
-        f"{what}. Bands: 95 % bootstrap over users, of {leader} only. Grey: what takes no steps, given the same "
+        f"{what}. Bands: 95 % intervals over users, of {leader} only. Grey: what takes no steps, given the same "
         "support. An arrow marks a line that leaves the picture."
     )
     return Picture("adaptation_shots", figure, caption, f"Score against support {what} for {leader} and the others")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metapers.members import registry
-from metapers.scores.bootstrap import weights
+from metapers.scores.bootstrap import ends, weights
 
 _CELLS = 4_000_000  # resampling weights held at once
 
@@ -84,10 +84,10 @@ def cube(rows: pa.Table) -> Cube:
 
 
 def band(found: Cube, draws: int) -> Band:
-    """95 % bootstrap over users, seeds averaged first: ``scores.mean_interval`` for all points at once."""
+    """95 % intervals over users, seeds averaged first: ``scores.mean_interval`` for all points at once."""
     users = found.values.mean(axis=0)
-    low, high = np.quantile(resampled(users.reshape(len(users), -1), draws), [0.025, 0.975], axis=0)
-    shape = users.shape[1:]
+    flat, shape = users.reshape(len(users), -1), users.shape[1:]
+    low, high = ends(flat.mean(axis=0), resampled(flat, draws), units=len(users))
     return Band(users.mean(axis=0), low.reshape(shape), high.reshape(shape))
 
 
@@ -115,7 +115,7 @@ def banked(rows: pa.Table, summary: Mapping[str, Any], draws: int) -> list[dict[
         more: dict[str, Any] = dict(row)
         for taken in (0, steps):
             gap = (own.at(own.shots[0], taken) - fresh.at(own.shots[0], taken)[:, same]).mean(axis=0)
-            low, high = np.quantile(resampled(gap[:, None], draws)[:, 0], [0.025, 0.975])
+            low, high = ends(gap.mean(), resampled(gap[:, None], draws)[:, 0], units=len(gap))
             more[f"gap_{taken}"] = {"mean": float(gap.mean()), "low": float(low), "high": float(high)}
         found.append(more)
     return found

@@ -139,7 +139,7 @@ def regret(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     caption = (
         f"Score at {words.counted(summary['headline']['shots'], 'shot')} and "
         f"{words.counted(summary['headline']['steps'], 'step')} less that of the Bayes-optimal prediction from the "
-        "same support, per user (baselines take no steps). Bars: 95 % bootstrap over users."
+        "same support, per user (baselines take no steps). Bars: 95 % intervals over users."
     )
     return Picture("regret", figure, caption, "Regret of each strategy against the oracle")
 

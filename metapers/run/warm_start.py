@@ -1,5 +1,6 @@
 """A run that begins with the parameters of a version of another run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,10 +55,11 @@ def warm_start(config: Config) -> WarmStart | None:
     """The parameters of the version that ``config.start_from`` names, every bit as it was saved; None without one.
 
     ``start_from`` is a path that ends in versions/<n>. A version of the same source must have held out the same users:
-    else this run would be evaluated on users of whom its parameters have learned already.
+    else this run would be evaluated on users of whom its parameters have learned already. It must not have seen a
+    period after the first of this run: else the run would begin with knowledge of its future.
 
     Raises:
-      ConfigError: for a version of the same source with another value of one of SPLITS.
+      ConfigError: for a version of the same source with another value of one of SPLITS, or from a later period.
       FileNotFoundError: if no version is there.
       CorruptVersion: if a file is not what was saved.
     """
@@ -76,9 +78,23 @@ def warm_start(config: Config) -> WarmStart | None:
             raise ConfigError(
                 "start_from", theirs.get(key), f"a version that held out the same users, data.{key} = {own.get(key)}"
             )
+    if source == own["name"]:
+        _not_later(lineage, own.get("stages", 1))
     held = tree["params"]
     leaves = {name: leaf for part in ("shared", "personal") for name, leaf in named(held.get(part, {})).items()}
     return WarmStart(leaves, store.read_record(path.parent, int(path.name))["digest"])
+
+
+def _not_later(lineage: Mapping[str, Any], stages: int) -> None:
+    # The version has seen (stage + 1) / stages of its stream, the first period of this run is 1 / stages of it.
+    stage, count = int(lineage["stage"]), int(lineage["stages"])
+    if (stage + 1) * stages > count:
+        raise ConfigError(
+            "start_from",
+            f"a version of period {stage + 1} of {count}",
+            f"a version that has seen no more than the first of this run's {stages} periods",
+            "parameters from later periods would make the scores of earlier ones look better than they are",
+        )
 
 
 def named(tree: Tree) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""Intervals: percentile bootstrap over users, paired differences, and Student's t over seeds."""
+"""Intervals: bootstrap over users (Student's t for few), paired differences, and Student's t over seeds."""
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
+FEW = 50
+"""Users below which an interval is Student's t: percentile intervals of 5 users cover 80 to 85 % in place of 95 %."""
 _CELLS = 4_000_000  # resampling weights held at once, so that many users do not need much memory
 
 
@@ -28,17 +30,52 @@ def weights(units: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws)
 
 
-def percentiles(mean: float, resampled: np.ndarray, *, level: float = 0.95) -> Interval:
-    """The percentile interval of ``resampled`` [draws] around ``mean`` (Efron 1979): its (1 ± level) / 2 quantiles."""
+def ends(
+    estimate: np.ndarray | float, resampled: np.ndarray, *, units: int, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper end of intervals from bootstrap resamples.
+
+    From ``FEW`` units on: the (1 ± level) / 2 quantiles of the resamples. Below: estimate ± t s, with Student's t of
+    units - 1 degrees of freedom, and s the standard deviation of the resamples times sqrt(units / (units - 1)). For a
+    mean that is the t interval, up to the noise of the draws. One unit says nothing of the others: the ends of its
+    interval are the estimate.
+
+    Args:
+      estimate: the statistic of all units, [...].
+      resampled: the statistic of each resample, [draws, ...].
+      units: how many units were resampled, >= 1.
+      level: coverage, in (0, 1).
+
+    Raises:
+      ValueError: a level outside (0, 1).
+
+    Source: Efron 1979, "Bootstrap methods: another look at the jackknife"; Student 1908, "The probable error of a
+    mean".
+
+    >>> [round(float(end), 2) for end in ends(1.0, np.array([0.0, 1.0, 2.0]), units=3)]
+    [-3.3, 5.3]
+    """
     _check_level(level)
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(mean), float(low), float(high))
+    if units >= FEW:
+        low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return low, high
+    if units < 2:
+        return np.asarray(estimate, float), np.asarray(estimate, float)
+    spread = np.std(resampled, axis=0) * np.sqrt(units / (units - 1))
+    half = special.stdtrit(units - 1, (1 + level) / 2) * spread
+    return np.asarray(estimate - half), np.asarray(estimate + half)
+
+
+def interval(estimate: float, resampled: np.ndarray, *, units: int, level: float = 0.95) -> Interval:
+    """``ends`` of one statistic, ``resampled`` [draws], with its estimate."""
+    low, high = ends(estimate, resampled, units=units, level=level)
+    return Interval(float(estimate), float(low), float(high))
 
 
 def mean_interval(
     values: np.ndarray, *, units: np.ndarray | None = None, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Mean over users with a percentile bootstrap interval; users are the units that are resampled.
+    """Mean over users with a bootstrap interval (``ends``); users are the units that are resampled.
 
     ``values`` [n], one per user, or [seeds, n]: seeds are averaged first. ``units`` [n]: whose value each one is;
     those of one unit are averaged first. Raises ValueError on NaN, nothing, or a level outside (0, 1).
@@ -55,7 +92,7 @@ def mean_interval(
         size = min(chunk, draws - start)
         drawn = rng.multinomial(users.size, np.full(users.size, 1 / users.size), size=size)
         means.append(drawn @ users / users.size)
-    return percentiles(users.mean(), np.concatenate(means), level=level)
+    return interval(float(users.mean()), np.concatenate(means), units=users.size, level=level)
 
 
 def paired(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metapers.scores.bootstrap import Interval, percentiles, weights
+from metapers.scores.bootstrap import Interval, interval, weights
 
 DEFINITIONS = {
     "average": "mean_t R[T,t]",
@@ -125,12 +125,13 @@ def resampled(scored: Scored, *, draws: int = 2000, seed: int = 0) -> dict[str, 
 
 
 def continual_metrics(scored: Scored, *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> dict[str, Interval]:
-    """Each metric with its bootstrap interval over users; a user of several stages is resampled as one unit.
+    """Each metric with its interval over users (``scores.bootstrap.ends``).
 
-    Metrics are made for each seed and then averaged. Raises ValueError where more than half of the draws leave a
-    stage without users: too few users to say anything.
+    A user of several stages is resampled as one unit. Metrics are made for each seed and then averaged. Raises
+    ValueError where more than half of the draws leave a stage without users: too few users to say anything.
     """
-    return {name: _interval(name, value, level) for name, value in resampled(scored, draws=draws, seed=seed).items()}
+    found, units = resampled(scored, draws=draws, seed=seed), np.unique(scored.users).size
+    return {name: _interval(name, value, units, level) for name, value in found.items()}
 
 
 def difference_metrics(
@@ -140,16 +141,17 @@ def difference_metrics(
     if not (np.array_equal(a.users, b.users) and np.array_equal(a.stages, b.stages)):
         raise ValueError(f"a and b must hold the same users and stages, got {a.users.size} and {b.users.size} entries")
     first, second = resampled(a, draws=draws, seed=seed), resampled(b, draws=draws, seed=seed)
-    return {name: _interval(name, first[name] - second[name], level) for name in first if name in second}
+    units = np.unique(a.users).size
+    return {name: _interval(name, first[name] - second[name], units, level) for name in first if name in second}
 
 
-def _interval(name: str, values: np.ndarray, level: float) -> Interval:
+def _interval(name: str, values: np.ndarray, units: int, level: float) -> Interval:
     drawn = values[1:][np.isfinite(values[1:])]
     if 2 * drawn.size < values.size - 1:
         raise ValueError(
             f"users must be enough for every stage: {name} exists in {drawn.size} of {values.size - 1} draws"
         )
-    return percentiles(values[0], drawn, level=level)
+    return interval(float(values[0]), drawn, units=units, level=level)
 
 
 def _diagonal(r: np.ndarray) -> np.ndarray:
