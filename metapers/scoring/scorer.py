@@ -18,8 +18,8 @@ from metapers.scores import sign
 from metapers.scoring import curves as scored_curves
 from metapers.scoring import records
 from metapers.spec import STRATEGIES, Components, Config
-from metapers.spec.heads import head_facts, source_facts
-from metapers.spec.inner_loops import inner_loop, inner_rate, tuning_loop
+from metapers.spec.heads import source_facts
+from metapers.spec.inner_loops import inner_loop, rate_before_tuning, tuning_loop
 from metapers.spec.strategies import trains_without_inner_loop
 
 
@@ -62,9 +62,7 @@ class Scorer(NamedTuple):
         tunes = trains_without_inner_loop(self.components.config, name)
         if jax.tree.leaves(params.inner) and not tunes:
             return params
-        config = self.components.config
-        own = STRATEGIES[name].learner is None and head_facts(config.model) is None
-        usual = inner_rate(config) if own else None
+        usual = rate_before_tuning(self.components.config, name)
         loop = _loop(self.components, max(self.steps), rate or usual, tunes)
         return params._replace(inner=jax.vmap(loop.init)(params))
 

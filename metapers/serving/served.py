@@ -17,7 +17,7 @@ from metapers.run import input_schema
 from metapers.run.load import opened, params_of, tuned
 from metapers.spec import Config, building
 from metapers.spec.heads import objective
-from metapers.spec.inner_loops import inner_loop, tuning_grid, tuning_loop
+from metapers.spec.inner_loops import inner_loop, rate_before_tuning, tuning_grid, tuning_loop
 from metapers.spec.strategies import strategy_of, trains_without_inner_loop
 from metapers.workdir import read_json, versions_of
 
@@ -95,9 +95,9 @@ def load(
 ) -> Served:
     """Version ``version`` (-1: the last) of a strategy of a finished run, one of its seeds.
 
-    Its users take as many inner steps as in training, or as the headline is judged after if these are more. A strategy
-    without an inner loop is tuned at the rate that evaluation chose on validation users; before, cautiously, with a
-    RuntimeWarning.
+    Its users take the inner steps of the headline, ``config.evaluation.headline_steps``: what is served is what was
+    evaluated. A strategy without an inner loop is tuned at the rate that evaluation chose on validation users; before,
+    at the rate of the training's own records, with a RuntimeWarning.
 
     Raises:
       FileNotFoundError: if the workdir holds no run, or not this version.
@@ -112,16 +112,17 @@ def load(
     one = jax.tree.map(lambda leaf: leaf[seed], {"params": tree["params"], "bank": tree["bank"]})
     model = building.model(config, told["sizes"])
     params = jax.tree.map(jnp.asarray, params_of(one))
-    steps = max(config.inner.get("steps", 0), config.evaluation.headline_steps)
+    steps = config.evaluation.headline_steps
     if trains_without_inner_loop(config, strategy):
         rate = tuned(workdir).get(strategy)
         if rate is None and tuning_grid(config):
             warnings.warn(
-                f"{strategy!r} was trained without an inner loop, and how its users are tuned is not chosen yet: "
-                f"eval.py --workdir={workdir} chooses on validation users, until then it is done cautiously",
+                f"{strategy!r} was trained without an inner loop, and no rate is chosen yet for its users: "
+                f"eval.py --workdir={workdir} chooses one on validation users; until then they are tuned cautiously",
                 RuntimeWarning,
                 stacklevel=2,
             )
+        rate = rate or rate_before_tuning(config, strategy)
         loop = tuning_loop(config, model, steps=steps, rate=rate)
     else:
         loop = inner_loop(config, model, steps=steps)

@@ -9,6 +9,7 @@ from metapers.inner.support_loss import Write
 from metapers.members import Context, build, filled, registry
 from metapers.options import NONE
 from metapers.spec.heads import head_facts, objective
+from metapers.spec.strategies import STRATEGIES
 from metapers.spec.tree import Config
 
 TUNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 1.0, 3.0)
@@ -107,6 +108,16 @@ def tuning_loop(config: Config, model: Model, *, steps: int, rate: float | None 
     write = _under_own_head(model.write) if config.model.get("prototypes", False) else model.write
     context = loop_context(config, model).extended(write=lambda: write, steps=lambda: steps)
     return build("inner_loop", filled("inner_loop", section), context, key="inner", steps=steps)
+
+
+def rate_before_tuning(config: Config, name: str) -> float | None:
+    """The rate of fine-tuning as long as validation users have chosen none, in records and in serving alike.
+
+    The config's own rate in a run whose learner has no inner loop. None, which is a cautious rate, for the joint
+    baseline of other runs: their rate was chosen for models that learned to adapt.
+    """
+    own = STRATEGIES[name].learner is None and head_facts(config.model) is None
+    return inner_rate(config) if own else None
 
 
 def inner_rate(config: Config) -> float | None:
