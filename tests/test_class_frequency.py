@@ -133,12 +133,17 @@ def own_objective(monkeypatch):
     monkeypatch.setattr(baselines, "source_objective", lambda config: config.objective)
 
 
+def fitted(scorer):
+    """The fitted baselines by name."""
+    return {name: one.predictor for name, one in baselines.fit_baselines(scorer).items()}
+
+
 FAVOURITES = np.repeat(np.random.default_rng(0).integers(0, 3, 40), 20)  # each user has one class
 
 
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])
 def test_a_stream_of_classes_gets_class_baselines_shrunk_as_validation_users_like_it(metric):
-    found = baselines.fit_baselines(a_scorer(FAVOURITES, cross_entropy(), metric, classes=4))
+    found = fitted(a_scorer(FAVOURITES, cross_entropy(), metric, classes=4))
     assert list(found) == ["class_prior", "user_frequency"] and found["class_prior"].fitted["prior"].size == 4
     assert found["user_frequency"].fitted["shrink"] == registry("baseline")["user_frequency"].options["shrink"].grid[0]
 
@@ -146,20 +151,20 @@ def test_a_stream_of_classes_gets_class_baselines_shrunk_as_validation_users_lik
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])
 def test_where_users_are_alike_much_shrinking_is_chosen(metric):
     alike = np.random.default_rng(1).choice(3, 800, p=[0.4, 0.35, 0.25])
-    found = baselines.fit_baselines(a_scorer(alike, cross_entropy(), metric))
+    found = fitted(a_scorer(alike, cross_entropy(), metric))
     assert found["user_frequency"].fitted["shrink"] >= 20
 
 
 def test_a_stream_of_sequences_gets_bigrams_too():
     tokens = np.random.default_rng(2).integers(1, 5, (800, 3))
-    found = baselines.fit_baselines(a_scorer(tokens % 4 + 1, next_token(), "nll", inputs=tokens, vocabulary=6))
+    found = fitted(a_scorer(tokens % 4 + 1, next_token(), "nll", inputs=tokens, vocabulary=6))
     assert list(found) == ["class_prior", "user_frequency", "bigram"]
     assert found["bigram"].fitted["shares"].shape == (6, 6) and found["bigram"].fitted["shrink"] == 1.0
     assert (found["bigram"].fitted["shares"][1:5].argmax(axis=1) == [2, 3, 4, 1]).all()
 
 
 def test_numbers_keep_their_baselines_and_vectors_have_none():
-    numbers = baselines.fit_baselines(a_scorer(FAVOURITES.astype(float), squared_error(), "rmse"))
+    numbers = fitted(a_scorer(FAVOURITES.astype(float), squared_error(), "rmse"))
     assert list(numbers) == ["global_mean", "user_mean", "user_last", "user_ewma"]
     assert numbers["user_mean"].fitted["shrink"] == 0.0
-    assert baselines.fit_baselines(a_scorer(np.zeros((800, 2)), squared_error(), "rmse")) == {}
+    assert fitted(a_scorer(np.zeros((800, 2)), squared_error(), "rmse")) == {}

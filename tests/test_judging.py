@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 
 from metapers import spec, store
+from metapers.evaluation import choices, printing, summary
 from metapers.evaluation import evaluate_run as evaluation
-from metapers.evaluation import printing, summary
 from metapers.evaluation.evaluate_run import evaluate_run
-from metapers.report import words
+from metapers.members import registry
+from metapers.report import report_of, words
 from metapers.run import load, setup
 from metapers.scoring import records
 from metapers.scoring import scorer as scoring
@@ -262,18 +263,26 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
     assert len(tried) == len(tuning_grid(config)) and all(note.startswith("joint, tuned at") for note in tried)
 
 
-def test_a_rate_at_the_upper_end_of_those_that_were_tried_is_told(copy):
-    config, said = load.opened(copy), []
-    scorer, table = scoring.scorer(setup.components(config)), records.read_file(copy / "records" / "test.parquet")
-    grid, before = tuning_grid(config), (copy / TUNED).read_text()
-    for place in (0, -2, -1):
-        (copy / TUNED).write_text(json.dumps({"joint": grid[place], "continual": grid[-1]}))
-        said.append([])
-        evaluation.summarised(copy, scorer, table, {"train": 1.0, "evaluate": 1.0, "compile": 0.0}, said[-1].append)
-    (copy / TUNED).write_text(before)
-    edges = [[line for line in lines if "the largest that was tried" in line] for lines in said]
-    assert edges[:2] == [[], []]
-    assert edges[2] == ["\njoint is tuned at 3, the largest that was tried: past it, it may be better than it is here"]
+def test_a_choice_at_the_edge_of_what_was_tried_is_in_the_summary_the_report_and_the_terminal(small_run, copy):
+    scorer = scoring.scorer(setup.components(load.opened(copy)))
+    table, said = records.read_file(copy / "records" / "test.parquet"), []
+    chosen = {
+        "joint": {"rate": choices.of(3.0, (1.0, 3.0))},
+        "user_mean": {"shrink": choices.of(0.0, (0.0, 1.0), bound=0.0)},
+    }
+    evaluation.summarised(copy, scorer, table, chosen, {"train": 1.0, "evaluate": 1.0, "compile": 0.0}, said.append)
+    edge = "joint: rate 3 is the largest of the values tried (1, 3). A value beyond it may be better."
+    assert f"\n{edge}" in said and not any("user_mean: shrink" in line for line in said)
+    assert json.loads((copy / "summary.json").read_text())["chosen"] == chosen
+    assert edge in report_of(copy).read_text()
+
+
+def test_what_validation_users_chose_is_in_the_summary(small_run):
+    chosen = json.loads((small_run / "summary.json").read_text())["chosen"]
+    assert chosen["joint"]["rate"]["value"] in chosen["joint"]["rate"]["tried"]
+    assert json.loads((small_run / TUNED).read_text()) == {"joint": chosen["joint"]["rate"]["value"]}
+    assert chosen["user_mean"]["shrink"]["tried"] == list(registry("baseline")["user_mean"].options["shrink"].grid)
+    assert chosen["user_ewma"].keys() == {"rate", "shrink"} and "global_mean" not in chosen
 
 
 def test_the_rate_with_the_best_reported_score_is_chosen_also_where_a_user_diverges(small_run, monkeypatch):

@@ -20,7 +20,7 @@ class Predictor(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The best of a grid."""
+    """The best of a grid; without a grid, no settings and no score (NaN)."""
 
     predictor: Predictor
     settings: dict[str, float]

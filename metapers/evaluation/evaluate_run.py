@@ -3,9 +3,10 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from metapers import held_out, store, workdir
 from metapers.base import Params
-from metapers.evaluation import printing, summary
+from metapers.evaluation import choices, printing, summary
 from metapers.journal import Meter, meter
 from metapers.options import ConfigError, nearest
 from metapers.run import lineage, resume, setup
@@ -67,7 +68,7 @@ def evaluate_run(
             whole(folder, found, components.stream.stages)
         scorer = scoring.scorer(components, shots=shots, steps=steps)
         log_use(folder, split, strategy, version)
-        table = scored(folder, scorer, found, split, part, keep=not (steps or shots))
+        table, chosen = scored(folder, scorer, found, split, part, keep=not (steps or shots))
         if look:
             name = f"{split}-{strategy or 'all'}-{'all' if version is None else version}"
             for kind, asked in (("shots", shots), ("steps", steps)):
@@ -77,7 +78,7 @@ def evaluate_run(
             return None
         records.write_records(Path(folder) / "records" / "test.parquet", table)
         seconds = lineage.add_seconds(folder, "evaluate", seconds=time.monotonic() - began, compile_seconds=clock())
-        return summarised(folder, scorer, table, seconds, say)
+        return summarised(folder, scorer, table, chosen, seconds, say)
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
@@ -89,10 +90,13 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 def scored(
     folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool, *, keep: bool
-) -> pa.Table:
+) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
     """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part.
 
     ``keep``: the rates that were chosen on a strategy's last stage are what serving tunes at from now on.
+
+    Returns:
+      The records, and what validation users chose: name -> option -> ``choices.of``.
     """
     names = [] if part else [name for name in found if name != BASELINE]
     total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
@@ -108,13 +112,19 @@ def scored(
         for name in names:
             tables.append(of_init(scorer, name, split, rates[name]))
             progress.advance(1, f"{name}, initialisation")
-        tables += baselines.of_baselines(scorer, split)
+        more, fitted = baselines.of_baselines(scorer, split)
         progress.advance(1, "baselines")
-    return pa.concat_tables(tables)
+    chosen = {name: {"rate": choices.of(rate, rates_to_try(scorer, name))} for name, rate in rates.items() if rate}
+    return pa.concat_tables([*tables, *more]), chosen | choices.of_baselines(fitted)
 
 
 def summarised(
-    folder: Path, scorer: Scorer, table: pa.Table, seconds: dict[str, float], say: Callable[[str], None]
+    folder: Path,
+    scorer: Scorer,
+    table: pa.Table,
+    chosen: Mapping[str, Mapping[str, Any]],
+    seconds: dict[str, float],
+    say: Callable[[str], None],
 ) -> dict:
     """Writes summary.json from the records of all versions, and prints the tables."""
     config, stream = scorer.components.config, scorer.components.stream
@@ -125,12 +135,12 @@ def summarised(
         seconds=seconds,
         stages=stream.stages,
         transductive=scorer.transductive(),
+        chosen=chosen,
     )
     workdir.write_json(folder / "summary.json", found)
     say(printing.text(found))
-    for name, rate in tuned(folder).items():
-        if rate == max(rates_to_try(scorer, name), default=None):
-            say(f"\n{name} is tuned at {rate:g}, the largest that was tried: past it, it may be better than it is here")
+    for line in choices.edges(found["chosen"]):
+        say(f"\n{line}")
     say(f"\nsummary: {Path(folder) / 'summary.json'}")
     return found
 

@@ -25,14 +25,16 @@ def summarise(
     seconds: Mapping[str, float],
     stages: int,
     transductive: bool = False,
+    chosen: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The content of summary.json (docs/summary.md) from the records of one run, or of several folds pooled.
 
     ``table`` holds the test records and, for the choice of ``unadapted``, the validation records of the same runs.
-    Every interval is 95 % over test users, resampled as whole persons; seeds are averaged first.
+    Every interval is 95 % over test users, resampled as whole persons; seeds are averaged first. ``chosen``: what
+    validation users chose (``evaluation.choices``).
     """
-    chosen = config.evaluation
-    view = View(table, chosen.metric, chosen.headline_shots, chosen.headline_steps, stages, chosen.bootstrap)
+    head = config.evaluation
+    view = View(table, head.metric, head.headline_shots, head.headline_steps, stages, head.bootstrap)
     present = [name for name in dict.fromkeys((*config.strategies, BASELINE)) if view.has(name)]
     leader = "continual" if "continual" in present else present[0]
     adapted = view.life(leader, view.steps)
@@ -61,6 +63,7 @@ def summarise(
         "short": view.short(leader),
         "diverged": _diverged(view, table, leader),
         "transductive": transductive,
+        "chosen": {name: dict(options) for name, options in (chosen or {}).items()},
         "users": {"test": int(adapted.shape[-1])},
         "seconds": {part: float(seconds.get(part, 0.0)) for part in ("train", "evaluate", "compile")},
         "provenance": provenance[0] if len(provenance) == 1 else list(provenance),

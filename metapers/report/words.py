@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from metapers.evaluation import choices
 from metapers.journal import counted
 from metapers.members import registry
 from metapers.report.points import strongest
@@ -181,6 +182,7 @@ def _caution(summary: Mapping[str, Any]) -> list[str]:
         found.append(f"Over {seeds} seeds the 95 % interval (Student's t) is {interval(over, places=3)}.")
     if summary["transductive"]:
         found.append("Predictions are transductive: the model saw all queries of a user at once.")
+    found += choices.edges(summary.get("chosen", {}))
     if summary["short"]:
         shots = summary["headline"]["shots"]
         found.append(f"{summary['short']} users and stages had fewer than {shots} to adapt on.")

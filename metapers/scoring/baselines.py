@@ -1,5 +1,6 @@
 """What a run is compared with: simple baselines whose strengths validation users choose, and the oracle."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,18 +16,23 @@ from metapers.scoring.scorer import Scorer
 from metapers.spec.heads import source_objective
 
 
-def of_baselines(own: Scorer, split: str) -> list[pa.Table]:
-    """Records of the baselines, strengths chosen on validation users, and of the oracle where there is one."""
+def of_baselines(own: Scorer, split: str) -> tuple[list[pa.Table], dict[str, baselines.Chosen]]:
+    """Records of the baselines, strengths chosen on validation users, and of the oracle where there is one.
+
+    Returns:
+      The tables of records, and the baselines with their strengths by name.
+    """
     stream, stages = own.components.stream, own.components.stream.stages
     cohort = scorer.everyone(stream, split, stages - 1)
-    predictors = {name: fitted.predict for name, fitted in fit_baselines(own).items()}
+    fitted = fit_baselines(own)
+    predictors = {name: one.predictor.predict for name, one in fitted.items()}
     if not predictors:
-        return []
+        return [], {}
     horizon = scorer.horizon(own.components, own.shots)
     predicted = curves.predicted(source_objective(own.components.config), shots=own.shots, horizon=horizon)
     if stream.oracle is not None:
         predictors["oracle"] = stream.oracle
-    return [
+    tables = [
         records.records(
             predicted(predict, cohort),
             cohort,
@@ -38,9 +44,10 @@ def of_baselines(own: Scorer, split: str) -> list[pa.Table]:
         )
         for name, predict in predictors.items()
     ]
+    return tables, fitted
 
 
-def fit_baselines(own: Scorer) -> dict[str, baselines.Predictor]:
+def fit_baselines(own: Scorer) -> dict[str, baselines.Chosen]:
     """The baselines fitted on all training users, strengths chosen by the headline metric on validation users."""
     stream, chosen = own.components.stream, own.components.config.evaluation
     training, judges = stream.training(None), stream.held_out("validation", None)
@@ -63,9 +70,9 @@ def fit_baselines(own: Scorer) -> dict[str, baselines.Predictor]:
         section: Mapping[str, Any] = {**given, **usual}
         if grid:
             fit = lambda section=section, **values: build("baseline", {**section, **values}, context)
-            found[name] = baselines.choose(fit, grid, score).predictor
+            found[name] = baselines.choose(fit, grid, score)
         else:
-            found[name] = build("baseline", section, context)
+            found[name] = baselines.Chosen(build("baseline", section, context), {}, math.nan)
     return found
 
 
