@@ -116,11 +116,16 @@ def imports(path: Path, checkout: Path) -> set[str]:
 
 
 def nearest(path: str, checkout: Path, without: list[str]) -> list[str]:
-    """Test files that reach a module: named after it or its package, importing it, contracts, mentioning it."""
+    """Test files that reach a module: named after it or its package, importing it, contracts, mentioning it.
+
+    Files that `make test` leaves out, all of whose tests are marked ``benchmarks``, do not count.
+    """
     ranked, module = [], path.removesuffix(".py").replace("/", ".")
     package, _, stem = module.rpartition(".")
     for test in sorted((checkout / "tests").rglob("test_*.py")):
         found = imports(test, checkout)
+        if "pytestmark = pytest.mark.benchmarks" in test.read_text():
+            continue
         if test.name in without or not (module in found or package != "metapers" and package in found):
             continue
         mentions = len(re.findall(rf"\b{stem}\b", test.read_text()))
