@@ -118,7 +118,7 @@ def imports(path: Path, checkout: Path) -> set[str]:
 def nearest(path: str, checkout: Path, without: list[str]) -> list[str]:
     """Test files that reach a module: named after it or its package, importing it, contracts, mentioning it.
 
-    Files that `make test` leaves out, all of whose tests are marked ``benchmarks``, do not count.
+    A file whose tests are all marked ``benchmarks`` does not count: `make test` leaves it out.
     """
     ranked, module = [], path.removesuffix(".py").replace("/", ".")
     package, _, stem = module.rpartition(".")

@@ -86,6 +86,17 @@ def test_every_road_is_the_plain_mean(road, users):
     assert aux["twice"].shape == mask.shape
 
 
+def test_blocks_trace_a_users_loss_once():
+    traced = []
+
+    def counted(params, task, key):
+        traced.append(task.user)
+        return task_loss(params, task, key)
+
+    compiled(blocks(mean(), 2), counted)(*world.tasks(1, 7))
+    assert len(traced) == 1
+
+
 @functools.cache
 def clipped_plainly():
     grads, losses, _, info = compiled(clipped(NORM))(*world.tasks(2, 5))

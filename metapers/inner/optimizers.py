@@ -29,9 +29,9 @@ def adam(rate: float) -> optax.GradientTransformation:
     """Adam that can be differentiated where every gradient so far was exactly zero.
 
     The step is rate * m / (sqrt(v) + eps) with bias-corrected moments m and v. The square root has no derivative at
-    v = 0, the case of an input that is always zero or of a low-rank factor whose partner is zero. There the step is
-    zero, and so is its derivative. ``optax.adam`` adds ``eps_root`` to v instead, which makes the steps of small
-    gradients too short: a tenth at |g| = 1e-5 with ``eps_root`` 1e-8.
+    v = 0. Two cases have v = 0: an input that is always zero, and one low-rank factor while the other is zero. Then
+    the step is zero, and so is its derivative. ``optax.adam`` adds ``eps_root`` to v instead, which makes the steps
+    of small gradients too short: a tenth at |g| = 1e-5 with ``eps_root`` 1e-8.
 
     Args:
       rate: step size, > 0. The other constants are the paper's: b1 = 0.9, b2 = 0.999, eps = 1e-8.

@@ -94,5 +94,5 @@ PROTOTYPES_MEMBER = Member(
     paper="Snell, Swersky, Zemel 2017, arXiv:1703.05175",
     traits=("stores_examples", "closed_form"),
     facts=HeadFacts(),
-    doc="the class whose mean feature vector is nearest to that of the example",
+    doc="nearest class mean: the distance is between feature vectors",
 )

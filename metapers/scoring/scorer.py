@@ -45,8 +45,8 @@ class Scorer(NamedTuple):
     def validation_score(self, params: Params, name: str, cohort: Cohort, rate: float) -> float:
         """The headline score that an evaluation reports of fine-tuning at ``rate``; of a loss, less is more.
 
-        A user whose adaptation diverges counts with the score of the start, as in the evaluation. -inf where a score
-        is not finite.
+        If a user's adaptation diverges, the score of the start counts, as in the evaluation. If a score is not finite,
+        the result is -inf.
         """
         chosen = self.components.config.evaluation
         try:

@@ -113,8 +113,8 @@ def tuning_loop(config: Config, model: Model, *, steps: int, rate: float | None 
 def rate_before_tuning(config: Config, name: str) -> float | None:
     """The rate of fine-tuning as long as validation users have chosen none, in records and in serving alike.
 
-    The config's own rate in a run whose learner has no inner loop. None, which is a cautious rate, for the joint
-    baseline of other runs: their rate was chosen for models that learned to adapt.
+    A run whose learner has no inner loop uses the config's own rate. For the joint baseline of other runs the result is
+    None, and ``tuning_loop`` takes a cautious rate: the config's was chosen for models that learned to adapt.
     """
     own = STRATEGIES[name].learner is None and head_facts(config.model) is None
     return inner_rate(config) if own else None
