@@ -30,7 +30,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 install: $(STAMP) ## make the environment
 
-demo: $(STAMP) ## train on real MovieLens users stage by stage, evaluate, write a report
+demo: $(STAMP) ## train on real MovieLens users period by period, evaluate, write a report
 	$(BIN)/python train.py --config=configs/movielens.py --workdir=$(DEMO)
 	$(BIN)/python eval.py --workdir=$(DEMO)
 

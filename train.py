@@ -1,4 +1,4 @@
-"""Trains every strategy of a config, stage by stage, into a workdir: python train.py --config=… --workdir=…"""
+"""Trains every arm of a config, period by period, into a workdir: python train.py --config=… --workdir=…"""
 
 from metapers.command import train_main
 

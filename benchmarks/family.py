@@ -55,7 +55,7 @@ def run_of(name: str, method: str, fold: int, data: pathlib.Path, out: pathlib.P
     if method in stream.features:
         donor = "-".join(["prototypes", *(form for form in BODIES if form in method.split("-"))])
         shared = [one for one in overrides if one.startswith(SHARED)]
-        start = study.Start(_run(name, donor, fold, out, [*change, *shared]), "naive", 0)
+        start = study.Start(_run(name, donor, fold, out, [*change, *shared]), "fine_tune", 0)
     return _run(name, method, fold, out, [*change, *overrides])._replace(start=start)
 
 
@@ -101,7 +101,7 @@ def kept(summary: dict[str, Any], command: str, before: float = 0.0, where: str 
         "users": summary["users"]["test"],
         "adapted": head["adapted"],
         "baselines": head["baselines"],
-        "hurt": summary["hurt_fraction"],
+        "hurt": summary["shares"]["start"]["worse"]["mean"],
         "diverged": summary.get("diverged", {"headline": 0})["headline"],
         "transductive": summary["transductive"],
         "seconds": summary["seconds"] | ({"features": before} if before else {}),

@@ -49,7 +49,7 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
     """One row of the table."""
     ours, others = one["adapted"], one["baselines"]
     best = best_trivial(one)
-    tuned, start = others.get("joint_fine_tuned"), has_start(method)
+    tuned, start = others.get("joint_model_fine_tuned"), has_start(method)
     cells = [
         f"`{name}.py:{method}`{'*' if one['transductive'] else ''}, seeds {len(one['seeds'])}{changed(one)}"
         f"{', from features' if 'features' in one['seconds'] else ''}{elsewhere(one)}",
@@ -67,7 +67,7 @@ def line(name: str, method: str, one: dict[str, Any]) -> str:
 
 
 def worse(one: dict[str, Any]) -> str:
-    """The share of users who are worse adapted than at their start, and how many diverged and count at their start."""
+    """The share of users who are clearly worse adapted than at their start, and how many diverged and count there."""
     lost = one.get("diverged", 0)  # older rows have no count: there one diverged user stopped the evaluation
     return f"{one['hurt']:.1%}" + (f", {lost} diverged" if lost else "")
 
@@ -98,7 +98,7 @@ def grid(figures: dict[str, dict[str, Any]]) -> str:
         cells = [cell(figures.get(f"{name}:{method}")) for name in there]
         papers = [f"{name} {published(name, method)}" for name in there if (name, method) in PUBLISHED]
         lines.append(f"| {method} | {' | '.join(cells)} | {', '.join(papers)} |")
-    for title, key in (("joint, fine-tuned", "joint_fine_tuned"), ("best trivial", "")):
+    for title, key in (("joint, fine-tuned", "joint_model_fine_tuned"), ("best trivial", "")):
         cells = [cell(other(figures, name, key)) for name in there]
         lines.append(f"| *{title}* | {' | '.join(cells)} | |")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         shrunken.finish(workdir, {"outer_steps": 10})
-        versions = workdir / "strategies" / "continual" / "versions"
+        versions = workdir / "arms" / "continual" / "versions"
         counts = flipped(versions, store.versions(versions)[-1], given.flips, np.random.default_rng(given.seed))
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()))
     return 0 if counts["loaded other numbers"] == counts["failed otherwise"] == 0 and sum(counts.values()) else 1

@@ -68,7 +68,7 @@ def tasks_of(sizes: dict[str, int]) -> Task:
     mask = jnp.ones(shape[:1] + shape[2:3], bool)
     support, query = (Batch(ids[:, i, :, :-1], ids[:, i, :, 1:], mask) for i in (0, 1))
     users = jnp.arange(sizes["users"], dtype=jnp.int32)
-    return Task(support, query, users, {"stage": jnp.zeros_like(users)})
+    return Task(support, query, users, {"period": jnp.zeros_like(users)})
 
 
 def learner_of(sizes: dict[str, int], how: str, blocks: int) -> Learner:

@@ -1,7 +1,7 @@
 """The outer step of a workload through metapers' public path: models, objectives, inner loop, learner, aggregator.
 
 --devices N splits the users over N CPU devices (``aggregate.sharded``); --chunk K > 1 takes K steps per dispatch
-in the scan in which a stage is trained (``metapers.run.loop.program``) instead of one call of ``learner.update``.
+in the scan in which a period is trained (``metapers.run.loop.program``) instead of one call of ``learner.update``.
 --blocks B takes B of a device's users at a time (``aggregate.blocks``), --unroll U inner steps a turn of their loop.
 --repeated computes in every inner step what never changes (for `leads.py`: the library does it once);
 --primal moves every kernel itself, none in its dual form.
@@ -65,7 +65,7 @@ def tasks_of(work: Workload, multiple: int = 1) -> tuple[Task, jax.Array]:
     data: Examples = work.data
     support, query = batch(data.support_x, data.support_y), batch(data.query_x, data.query_y)
     users = jnp.arange(work.tasks, dtype=jnp.int32)
-    tasks = Task(support, query, users, {"stage": jnp.zeros_like(users)})
+    tasks = Task(support, query, users, {"period": jnp.zeros_like(users)})
     return pad(tasks, jnp.ones(work.tasks, bool), multiple)
 
 

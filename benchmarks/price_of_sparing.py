@@ -138,14 +138,14 @@ def price(found: Found, score: np.ndarray, share: float) -> float:
 
 
 def users_of(fold: int) -> list[list[User]]:
-    """A fold's validation users after all stages of the shipped config without its gate: [users][seeds]."""
+    """A fold's validation users after all periods of the shipped config without its gate: [users][seeds]."""
     config = shipped("configs/movielens.py")
     head = config.evaluation
     given = {"gate": "none", "data.fold": fold}
     given |= {"evaluation.shots": (head.headline_shots,), "evaluation.steps": (0, head.headline_steps)}
     components = setup.components(check(merged(config, given)))
     params = host(search.learned(components, [components.config], "continual"))
-    cohort = components.stream.held_out("validation", None, components.stream.stages - 1)
+    cohort = components.stream.held_out("validation", None, components.stream.periods - 1)
     starts, _ = held_out.cut(cohort, head.headline_shots)
     seeds = [jax.tree.map(lambda leaf, at=i: leaf[at], params) for i in range(config.seeds)]
     seen_by = [seen(components.model.apply, one, cohort) for one in seeds]

@@ -33,7 +33,7 @@ RUN: dict[str, Any] = {
     "checkpoint_every": 4,
     "validate_every": 20,
     "log_every": 10,
-    "strategies": ("continual",),
+    "arms": ("continual",),
     "evaluation.shots": (4,),
     "evaluation.headline_shots": 4,
     "evaluation.steps": (0, 1),
@@ -93,7 +93,7 @@ def _combined() -> dict[str, Changes]:
         "users in blocks": {"user_block": 4},
         "users over devices": {"seeds": 1},  # several seeds would be spread over the devices instead
         "shipped movielens": {"shipped": "movielens"},
-        "shipped sinusoid": {"shipped": "sinusoid", "data.stages": 2},
+        "shipped sinusoid": {"shipped": "sinusoid", "data.periods": 2},
     }
 
 
@@ -194,7 +194,7 @@ def kill_after(workdir: Path, changes: Changes, seconds: float) -> bool:
 def left(workdir: Path) -> dict[str, object]:
     """All that training left: each leaf's SHA-256 in every version, verified as it is loaded, and the records."""
     found: dict[str, object] = {}
-    for folder in sorted((workdir / "strategies").glob("*/versions")):
+    for folder in sorted((workdir / "arms").glob("*/versions")):
         for number in store.versions(folder):
             store.load_version(folder, number)
             for leaf in store.read_record(folder, number)["leaves"]:

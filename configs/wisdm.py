@@ -19,7 +19,7 @@ RATES = {"reptile_adam": 0.03, "anil": 1.0, "biases": 1.0, "film": 1.0, "cavia":
 def get_config(method="maml"):
     config = spec.method_config("wisdm", "mlp", method)
     config.name = f"activities by person: {method}"
-    config.strategies = ("naive",)
+    spec.choose(config, "arms", ("fine_tune",))
     config.bank = False
     config.seeds = 5
     config.data.update(support=16, query=32, p_full_support=1.0, p_from_first=0.5)

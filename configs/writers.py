@@ -20,7 +20,7 @@ def get_config(method="maml"):
     config = spec.method_config("writers", "conv4", method)
     config.name = f"digits by their writers: {name}"
     spec.choose(config, "gate", gate or "none")
-    config.strategies = ("naive",)
+    spec.choose(config, "arms", ("fine_tune",))
     config.bank = False
     config.seeds = 5
     config.data.update(size=14, support=16, query=16, p_full_support=1.0, p_from_first=1.0)

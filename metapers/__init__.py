@@ -5,7 +5,7 @@ From a notebook::
     import metapers
     metapers.use_all_cores()                     # before JAX is first used
     from metapers import serving
-    served = serving.load("runs/demo", strategy="continual", version=-1, seed=0)
+    served = serving.load("runs/demo", arm="continual", version=-1, seed=0)
     path = served.adapt(inputs, targets)         # one user's support: personal [steps + 1, ...], the start first
     personal = jax.tree.map(lambda leaf: leaf[-1], path)
     outputs = served.predict(new_inputs, personal)

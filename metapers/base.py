@@ -4,11 +4,12 @@ A method is a lower-case factory that returns one of these NamedTuples of pure f
 them ``state`` comes first in and first out, ``key`` comes last, and what is optional is keyword-only. A step
 returns ``(state, info)``: ``state`` is carried and saved, ``info`` is for people and for the loop's alarms.
 
-Words: a *stream* is a sequence of *stages* (periods of time); a stage holds *users*; a user's data in a stage
+Words: a *stream* is a sequence of *periods* (periods of time); a period holds *users*; a user's data in a period
 is a *task* with a *support* set to adapt on and a *query* set to be judged on. Parameters are *shared* (moved by
 the learner only), *personal* (moved by a user's own adaptation) or *inner* (what the inner loop has learned).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -38,10 +39,10 @@ class Batch(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One user's data in a stage; many users are a leading axis on every leaf.
+    """One user's data in a period; many users are a leading axis on every leaf.
 
-    ``user`` is the int32 row of the user in the bank. ``notes`` are arrays that travel along; the house uses
-    ``stage`` (int32), and ``replayed`` (int32, 0 for a fresh task) which separates the keys of a user's twins.
+    ``user`` is the int32 row of the user in the bank. ``notes`` are arrays that travel along: ``period`` (int32), and
+    ``repeat`` (int32), the number of earlier tasks of the same user in the same batch.
     """
 
     support: Batch
@@ -79,11 +80,9 @@ class TaskFamily(NamedTuple):
     """Tasks to train on: data on the host before each chunk, drawn from on the device inside the scan."""
 
     data: Callable[[tuple[int, int], int, int], Tree]
-    """(window, step, num) -> leaves of the same shapes every time; ``window``: first and last stage to draw from,
-    both included. (t, t) is a plain stream, (0, t) all so far, (0, 0) the first only: a strategy is a window."""
+    """(window, step, num) -> leaves of the same shapes every time; ``window``: first and last period to draw from,
+    both included. (t, t) is a plain stream, (0, t) all so far, (0, 0) the first only: an arm is a window."""
     sample: Callable[[Tree, Array, int, Key], tuple[Task, Array]]  # (data, step, n, key) -> (tasks, mask [n])
-    renew: Callable[[Tree, Task], Task] = lambda data, tasks: tasks
-    """(data, tasks) -> tasks drawn in an earlier stage, with inputs that grow with the stream as they are known now."""
 
 
 class InnerLoop(NamedTuple):
@@ -100,17 +99,25 @@ class Aggregator(NamedTuple):
     init: Callable[[Params], Tree]
     total: Callable[..., tuple[Tree, tuple[Array, Tree]]]
     """(state, task_loss, params, tasks, mask, key) -> (sums, (losses [n], aux)); only sums leave a device."""
-    finish: Callable[[Tree, Tree, Key], tuple[Tree, Params, dict]]  # (state, sums, key) -> (state, grads, info)
+    finish: Callable[..., tuple[Tree, Params, dict]]
+    """(state, sums, key, *, expected) -> (state, grads, info); ``expected``: the number of tasks that a step has
+    room for, whoever is drawn."""
+    sensitivity: Callable[[], float] = lambda: math.inf
+    """How far one user, with all tasks of a batch, can move the gradient times ``expected``, in the Euclidean norm."""
+    whole_users: bool = False
+    """Whether it needs the tasks of a user together: parts of a batch are cut from tasks in order of users then."""
+    merge: Callable[[Tree, Tree], Tree] | None = None
+    """(sums of a part, sums of the part that follows in order of users) -> sums of both; None: they are added."""
 
 
 class Penalty(NamedTuple):
-    """What keeps earlier stages alive in the parameters."""
+    """What keeps earlier periods alive in the parameters."""
 
     init: Callable[[Params], Tree]
     value: Callable[[Tree, Params], Array]  # (state, params) -> scalar; its gradient is added after ``finish``
     on_task: Callable[[Tree, Params, Params, Task, Key], Array]  # (state, params, adapted, task, key) -> scalar
     observe: Callable[[Tree, Params, Params, Params], Tree]  # (state, before, after, grads) -> state, every step
-    consolidate: Callable[[Tree, Params, "Draw", Key], Tree]  # (state, params, draw, key) -> state, per stage
+    consolidate: Callable[[Tree, Params, "Draw", Key], Tree]  # (state, params, draw, key) -> state, per period
 
 
 class Memory(NamedTuple):
@@ -120,18 +127,16 @@ class Memory(NamedTuple):
     insert: Callable[[Tree, Tree, Array, Array, Key], Tree]  # (state, items, users [n], mask [n], key) -> state
     sample: Callable[[Tree, int, Key], tuple[Tree, Array]]  # (state, n, key) -> (items [n, ...], mask [n])
     forget: Callable[[Tree, Array], Tree]  # (state, user) -> state
-    renew: Callable[[Tree, Callable[[Tree], Tree]], Tree] = lambda state, fn: state
-    """(state, fn) -> state with fn(items) [capacity, ...] in place of the items."""
 
 
 class Detector(NamedTuple):
-    """Says that a stage ended when no calendar does."""
+    """Says that a period ended when no calendar does."""
 
     init: Callable[[], Tree]
     update: Callable[[Tree, Array, Array], tuple[Tree, Array]]  # (state, losses, mask) -> (state, alarm)
 
 
-Draw = Callable[[Array], tuple[Task, Array]]  # i -> (tasks, mask): the i-th batch of the stage that ended
+Draw = Callable[[Array], tuple[Task, Array]]  # i -> (tasks, mask): the i-th batch of the period that ended
 
 
 class Learner(NamedTuple):
@@ -142,8 +147,6 @@ class Learner(NamedTuple):
     consolidate: Callable[[Tree, Draw, Key], Tree]
     forget: Callable[[Tree, Array], Tree]  # (state, user) -> state
     params: Callable[[Tree], Params]  # what is judged, saved and served (slow weights, averages)
-    renew: Callable[[Tree, Callable[[Task], Task]], Tree] = lambda state, fn: state
-    """(state, fn) -> state; when a stage begins, fn brings the tasks that the learner kept up to date."""
 
 
 class Cohort(NamedTuple):
@@ -156,8 +159,9 @@ class Cohort(NamedTuple):
     targets: Tree  # numpy [total, ...]
     offsets: np.ndarray  # int64 [users + 1]
     users: np.ndarray  # int32 [users], rows in the bank
-    stages: np.ndarray  # int32 [users], the stage each one is judged in; -1: the whole life
-    returning: np.ndarray  # bool [users], seen in an earlier stage
+    periods: np.ndarray  # int32 [users], the period each one is judged in; -1: the whole life
+    returning: np.ndarray  # bool [users], seen in an earlier period
+    example_periods: np.ndarray  # int32 [total], the period of each example
 
 
 class Stream(NamedTuple):
@@ -165,12 +169,11 @@ class Stream(NamedTuple):
 
     family: TaskFamily
     held_out: Callable[..., Cohort]
-    """(split, stage, known=None) -> cohort; stage None: each user's whole life. ``known``: inputs that grow with the
-    stream (an item's statistics) are those of the end of this stage; None: of the last one."""
-    stages: int
+    """(split, period) -> cohort; period None: each user's whole life."""
+    periods: int
     users: tuple[str, ...]  # outside names by row
     provenance: Mapping[str, Any]
-    training: Callable[[int | None], Cohort]  # the training users' examples up to and with a stage (None: all)
+    training: Callable[[int | None], Cohort]  # the training users' examples up to and with a period (None: all)
     oracle: Callable[[Cohort, int, int], Tree] | None = None
     """(cohort, shots, horizon) -> Bayes-optimal outputs [total, ...] given each user's first ``shots`` examples;
     only where the truth is known. ``horizon``: rows before it may be support and are returned as they come."""

@@ -31,7 +31,8 @@ def take(cohort: Cohort, members: np.ndarray) -> Cohort:
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     rows = rows_of(cohort, members)
     inputs, targets = (jax.tree.map(lambda leaf: leaf[rows], tree) for tree in (cohort.inputs, cohort.targets))
-    return Cohort(inputs, targets, offsets, cohort.users[members], cohort.stages[members], cohort.returning[members])
+    of_users = (cohort.users[members], cohort.periods[members], cohort.returning[members])
+    return Cohort(inputs, targets, offsets, *of_users, cohort.example_periods[rows])
 
 
 def rows_of(cohort: Cohort, members: np.ndarray) -> np.ndarray:

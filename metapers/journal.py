@@ -47,7 +47,7 @@ class Journal:
         self._lines.flush()
 
     def scalars(self, name: str, step: int, values: Mapping[str, float], **fields: Any) -> None:
-        """Scalars of the curve ``name`` (a strategy) at an outer step counted over all stages."""
+        """Scalars of the curve ``name`` (an arm) at an outer step counted over all periods."""
         self.event("scalars", name=name, step=step, **fields, **values)
         if self._tensorboard:
             if name not in self._writers:

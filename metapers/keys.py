@@ -3,8 +3,9 @@
 import zlib
 
 import jax
+import jax.numpy as jnp
 
-from metapers.base import Key, Task
+from metapers.base import Array, Key, Task
 
 NAMES = (
     "adapt",
@@ -45,7 +46,7 @@ def root(seed: int) -> Key:
 
 
 def named(key: Key, name: str, *counters) -> Key:
-    """``key`` folded with the CRC-32 of ``name``, then with each integer counter (step, stage, row) in turn.
+    """``key`` folded with the CRC-32 of ``name``, then with each integer counter (step, period, row) in turn.
 
     >>> bool(named(root(0), "tasks", 1) == named(root(0), "tasks", 1))
     True
@@ -58,10 +59,28 @@ def named(key: Key, name: str, *counters) -> Key:
     return key
 
 
-def of_task(key: Key, task: Task) -> Key:
-    """One user's key: folded with the user's row, never with a place in a batch, and with the number of the copy.
+def repeats(users: Array) -> Array:
+    """How many earlier entries of ``users`` int [n] are equal: int32 [n]. Each nobody, below 0, counts as the others.
 
-    A replayed copy of a user beside a fresh one (``notes["replayed"]`` > 0) gets another key.
+    >>> repeats(jnp.array([3, 5, 3, -1, 3, -1])).tolist()
+    [0, 0, 1, 0, 2, 1]
+    """
+    order = jnp.argsort(users, stable=True)
+    place = jnp.arange(users.shape[0], dtype=jnp.int32)
+    begins = jnp.concatenate([jnp.ones(1, bool), jnp.diff(users[order]) != 0])
+    first = jax.lax.cummax(jnp.where(begins, place, 0))
+    return jnp.zeros_like(place).at[order].set(place - first)
+
+
+def numbered(tasks: Task) -> Task:
+    """Stacked tasks whose notes say of each its number among the tasks of its user, ``repeat`` int32 [n]."""
+    return tasks._replace(notes={**tasks.notes, "repeat": repeats(tasks.user)})
+
+
+def of_task(key: Key, task: Task) -> Key:
+    """The key of one task: folded with the user's row, never with a place in a batch, and with ``notes["repeat"]``.
+
+    So the tasks of a batch that ``numbered`` has seen have different keys, also those of one user.
     """
     key = jax.random.fold_in(key, task.user)
-    return jax.random.fold_in(key, task.notes["replayed"]) if "replayed" in task.notes else key
+    return jax.random.fold_in(key, task.notes["repeat"]) if "repeat" in task.notes else key

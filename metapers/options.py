@@ -155,6 +155,13 @@ class Choice(NamedTuple):
     doc: str = ""
 
 
+class Arms(NamedTuple):
+    """A section of a config with arms by name, each with the keys that it overrides and no others."""
+
+    default: tuple[str, ...]  # the arms of a config that does not say
+    doc: str = ""
+
+
 def is_carried(value: Any) -> bool:
     """Whether a value is an array that a state carries: its bound was checked when the state was made."""
     return hasattr(value, "aval")
@@ -175,8 +182,8 @@ def nearest(name: Any, known: Iterable[str]) -> str:
     return f"did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
-Schema = Mapping[str, "Option | Choice | Schema"]
-"""Keys of a section: options, choices of members and sections of the same form."""
+Schema = Mapping[str, "Option | Choice | Arms | Schema"]
+"""Keys of a section: options, choices of members, arms, and sections of the same form."""
 
 
 def _float(value: int) -> float:

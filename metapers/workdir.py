@@ -1,6 +1,6 @@
 """The folder of a run: made or refused with a reason, held by one process at a time, its small files written whole.
 
-config.json  summary.json  report.html  records/*.parquet  strategies/<name>/{versions,checkpoints}/
+config.json  summary.json  report.html  records/*.parquet  arms/<name>/{versions,checkpoints}/
 """
 
 import errno
@@ -36,7 +36,7 @@ def open_workdir(path: str | os.PathLike) -> Path:
     if blocking is not None:
         raise NotADirectoryError(errno.ENOTDIR, f"cannot make the workdir {workdir}: this is a file", str(blocking))
     try:
-        for name in ("records", "strategies"):
+        for name in ("records", "arms"):
             (workdir / name).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
             pass
@@ -71,9 +71,9 @@ def lock(workdir: str | os.PathLike) -> Iterator[None]:
         os.close(descriptor)  # and with it the lock
 
 
-def versions_of(folder: str | os.PathLike, strategy: str) -> Path:
-    """Where the versions of a strategy lie in a run's folder."""
-    return Path(folder) / "strategies" / strategy / "versions"
+def versions_of(folder: str | os.PathLike, arm: str) -> Path:
+    """Where the versions of an arm lie in a run's folder."""
+    return Path(folder) / "arms" / arm / "versions"
 
 
 def write_json(path: str | os.PathLike, obj: Any) -> None:

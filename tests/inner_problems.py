@@ -120,35 +120,27 @@ def finite_differences(value, params, size=1e-5):
     return slopes(params)
 
 
-def over_users(loop, params, users):
-    """Value and gradient of the sum over users of the query loss, each one's query being its support made whole."""
-
-    def total(params, users):
-        whole = users._replace(mask=jnp.ones_like(users.mask))
-        return jnp.sum(jax.vmap(lambda task, query: after(loop, rough, task, query)(params))(users, whole))
-
-    return total, jax.jit(jax.value_and_grad(total))(params, users)
-
-
-def over_two_devices(total, params, users):
-    """The same with the users split over two devices."""
-    mesh = jax.make_mesh((2,), ("users",), axis_types=(AxisType.Auto,))
-    sharded = jax.shard_map(
-        lambda params, users: jax.lax.psum(total(params, users), "users"),
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec("users")),
-        out_specs=PartitionSpec(),
-    )
-    return jax.jit(jax.value_and_grad(sharded))(params, users)
-
-
 def assert_users_are_apart(loop, key):
-    """Users mapped are users in a loop, and the same over two devices; the gradient is finite."""
+    """Users mapped over two devices are users in a loop: losses, paths and a finite gradient of the sum of losses."""
     params, users = rough_params(loop), rough_users(4)
-    mapped = jax.jit(jax.vmap(lambda task: loop.adapt(params, task, key)[1]))(users)
-    for i in range(4):
-        user, own = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (users, mapped))
-        assert world.distance(own, adapt(loop, params, user, key)[1]) < 1e-13
-    total, here = over_users(loop, params, users)
-    assert world.distance(over_two_devices(total, params, users), here) < 1e-12
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(here))
+    both = users, users._replace(mask=jnp.ones_like(users.mask))  # the query of each: its support made whole
+
+    def value(params, support, query):
+        adapted, path = loop.adapt(params, support, key)
+        return base.masked_mean(rough(adapted, query, None), query.mask), path
+
+    def total(params, supports, queries):
+        losses, paths = jax.vmap(value, (None, 0, 0))(params, supports, queries)
+        return jax.lax.psum(jnp.sum(losses), "users"), paths
+
+    mesh = jax.make_mesh((2,), ("users",), axis_types=(AxisType.Auto,))
+    here, everywhere = PartitionSpec("users"), PartitionSpec()
+    sharded = jax.shard_map(total, mesh=mesh, in_specs=(everywhere, here, here), out_specs=(everywhere, here))
+    (loss, paths), slope = jax.device_get(jax.jit(jax.value_and_grad(sharded, has_aux=True))(params, *both))
+    one = jax.jit(jax.value_and_grad(value, has_aux=True))
+    alone = [jax.device_get(one(params, *jax.tree.map(lambda x, i=i: np.asarray(x)[i], both))) for i in range(4)]
+    for i, ((_, path), _) in enumerate(alone):
+        assert world.distance(path, jax.tree.map(lambda x, i=i: x[i], paths)) < 1e-13
+    summed = jax.tree.map(lambda *leaves: sum(leaves), *((value, slope) for (value, _), slope in alone))
+    assert world.distance((loss, slope), summed) < 1e-12
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, slope)))

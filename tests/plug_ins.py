@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -42,14 +43,18 @@ def registered(kind: str) -> Registered:
 
 
 SERVER = """
-import json, os, sys
+import gc, json, os, sys
+import jaxlib.mlir.dialects.mhlo  # what JAX imports when it lowers its first program
 import metapers.command as command
 import metapers.evaluation.evaluate_run, metapers.report, metapers.run.training, metapers.spec.reference
 programs = {"train.py": command.train_main, "eval.py": command.eval_main, "metapers": command.main}
+gc.collect()
+gc.freeze()  # or every child copies all modules at its end, to collect them: a second each
 for line in sys.stdin:
-    argv, out, err = json.loads(line)
+    argv, out, err, path = json.loads(line)
     child = os.fork()  # before JAX is used: it has no threads yet
     if child == 0:
+        sys.path[:0] = path
         for number, path in ((0, os.devnull), (1, out), (2, err)):
             os.dup2(os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT), number)
         programs[argv[0]](argv)
@@ -60,16 +65,16 @@ for line in sys.stdin:
 
 
 class Commands:
-    """Commands as a shell would start them, where the package ``acme`` is on the path."""
+    """Commands as a shell would start them, where the package ``acme`` is on the path; ``path``: more before it."""
 
     def __init__(self, server: subprocess.Popen[str], folder: Path):
         self.server, self.folder = server, folder
 
-    def begin(self, *argv: object) -> int:
+    def begin(self, *argv: object, path: Sequence[str] = ()) -> int:
         """Starts a command; its process."""
         assert self.server.stdin is not None
         self.out, self.err = (self.folder / f"{time.monotonic_ns()}.{name}" for name in ("out", "err"))
-        self.server.stdin.write(json.dumps([[*map(str, argv)], str(self.out), str(self.err)]) + "\n")
+        self.server.stdin.write(json.dumps([[*map(str, argv)], str(self.out), str(self.err), path]) + "\n")
         self.server.stdin.flush()
         return int(self._line())
 
@@ -77,8 +82,8 @@ class Commands:
         """(exit code, output, errors) of the command that was started."""
         return int(self._line()), self.out.read_text(), self.err.read_text()
 
-    def __call__(self, *argv: object) -> tuple[int, str, str]:
-        self.begin(*argv)
+    def __call__(self, *argv: object, path: Sequence[str] = ()) -> tuple[int, str, str]:
+        self.begin(*argv, path=path)
         return self.end()
 
     def _line(self) -> str:

@@ -37,15 +37,15 @@ SMALL = {
 SMALL_MEMORY = {"memory.capacity": 32, "memory.replay_batch": 8, "memory.consolidation_batches": 4}
 FOLDERS = {"omniglot": "omniglot", "writers": "mnist", "wisdm": "wisdm-ar-v1.1", "shakespeare": "tff-shakespeare"}
 QUICK = {
-    "strategies": ("continual",),
+    "arms": ("continual",),
     "outer_steps": 7,
     "chunk": 3,
     "meta_batch": 4,
     "checkpoint_every": 3,
     "validate_every": 7,
     "log_every": 3,
-    "data.stages": 2,
-    "data.users_per_stage": 24,
+    "data.periods": 2,
+    "data.users_per_period": 24,
     "data.examples": 8,
     "evaluation.shots": (4,),
     "evaluation.steps": (0, 1),
@@ -66,7 +66,7 @@ def dotted(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def small(**changes: Any) -> ConfigDict:
-    """Synthetic users in three stages, two seeds, all strategies; ``changes``: dotted keys with "__" for dots."""
+    """Synthetic users in three periods, two seeds, all arms; ``changes``: dotted keys with "__" for dots."""
     rates = {f"optimizer.{group}.rate": 0.02 for group in ("param", "personal", "inner")}
     base = spec.merged(
         spec.config_for("linear_gaussian", "linear"), SMALL | SMALL_MEMORY | example("linear_gaussian") | rates
@@ -75,7 +75,7 @@ def small(**changes: Any) -> ConfigDict:
 
 
 def quick(**changes: Any) -> ConfigDict:
-    """One strategy, one seed, two stages of three chunks: for tests that train more than once."""
+    """One arm, one seed, two periods of three chunks: for tests that train more than once."""
     return spec.merged(small(), {**QUICK, "seeds": 1} | dotted(changes))
 
 
@@ -92,9 +92,9 @@ def share_programs(patched: pytest.MonkeyPatch) -> None:
             _SHARED[key] = make()
         return _SHARED[key]
 
-    def program(run: training.Run, strategy: Any) -> Any:
-        kind = (strategy.learner, strategy.remembers)
-        return once(run.components, kind, lambda: make_program(run, strategy))
+    def program(run: training.Run, name: str) -> Any:
+        kind = store.digest(spec.plain(run.components.arms[name].config))
+        return once(run.components, kind, lambda: make_program(run, name))
 
     def scorer_of(components: spec.Components, **grid: Any) -> scorer.Scorer:
         own = {name: given for name, given in grid.items() if given}  # evaluation passes empty ones for the config's
@@ -130,9 +130,9 @@ def call(*arguments: object, timeout: float = 300, **options: Any) -> tuple[int,
 
 
 def numbers(folder: Path) -> dict[str, np.ndarray]:
-    """Every array of every version in a workdir by "strategy/version/leaf": learner state, memory, bank and all."""
+    """Every array of every version in a workdir by "arm/version/leaf": learner state, memory, bank and all."""
     found: dict[str, np.ndarray] = {}
-    for versions in sorted((Path(folder) / "strategies").glob("*/versions")):
+    for versions in sorted((Path(folder) / "arms").glob("*/versions")):
         for number in store.versions(versions):
             tree = flat(store.load_version(versions, number)[0])
             found |= {f"{versions.parent.name}/{number}/{name}": leaf for name, leaf in tree.items()}

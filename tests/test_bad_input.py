@@ -17,34 +17,34 @@ from tests import commands, runs
 in_process = commands.in_process  # a fixture
 
 LIMITED = """
-import os, resource, sys
-sys.argv = ["train.py", *sys.argv[2:]]
+import gc, os, resource, sys
 import metapers
+import metapers.run.training
 from metapers import store
+from metapers.command import train_main
 cores = metapers.use_all_cores
 metapers.use_all_cores = lambda: cores(2)  # as many devices as the tests have, whatever the machine
-save = store.save_checkpoint
-def limited(*given, **named):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    return save(*given, **named)
-if {when!r} == "checkpoint":
-    store.save_checkpoint = limited
-else:
-    whole = store.save_version
-    def version(*given, **named):
+def limited(save):
+    def call(*given, **named):
         resource.setrlimit(resource.RLIMIT_FSIZE, (256, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        return whole(*given, **named)
-    store.save_version = version
-from metapers.command import train_main
-train_main()
+        return save(*given, **named)
+    return call
+gc.freeze()
+for name in sys.argv[1:3]:
+    if os.fork() == 0:  # before JAX is used: it has no threads yet
+        setattr(store, name, limited(getattr(store, name)))
+        sys.argv = ["train.py", f"--workdir={sys.argv[3]}/{name}", *sys.argv[4:]]
+        train_main()
+    print(f"exit code {os.waitstatus_to_exitcode(os.wait()[1])}", file=sys.stderr, flush=True)
 """
+"""Trains twice, each time in a process of its own, and lets a write fail in a function of ``store``."""
 
 
-def arguments(folder):
-    """A quick run of one stage as a command line for configs/synthetic.py."""
-    config = runs.quick(bank=False, data__stages=1)
+def arguments():
+    """A quick run of one period as a command line for configs/synthetic.py, without its workdir."""
+    config = runs.quick(bank=False, data__periods=1, learner="joint", memory="none")  # the least to compile
     quick = [f"--config.{key}={value}" for key, value in tree.leaves(config)]
-    return ["--config=configs/synthetic.py", f"--workdir={folder}", *quick]
+    return ["--config=configs/synthetic.py", *quick]
 
 
 def one_line(err):
@@ -59,7 +59,7 @@ def trained(in_process, monkeypatch):
 
     def call(folder):
         with jax.enable_x64(False):
-            code, _, err = in_process(command.train_main, *arguments(folder))
+            code, _, err = in_process(command.train_main, f"--workdir={folder}", *arguments())
         return code, err
 
     return call
@@ -93,19 +93,19 @@ def test_a_read_only_workdir_is_refused(tmp_path):
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("when", ["checkpoint", "version"])
-def test_a_write_that_fails_during_a_save_is_reported_and_nothing_is_lost(when, trained, tmp_path):
-    whole, folder = tmp_path / "whole", tmp_path / "run"
+def test_a_write_that_fails_during_a_save_is_reported_and_nothing_is_lost(trained, tmp_path):
+    whole, saves = tmp_path / "whole", ("save_checkpoint", "save_version")
     assert trained(whole) == (0, "")
-    code, _, err = runs.call("-c", LIMITED.format(when=when), "train.py", *arguments(folder))
-    assert code == 1, err
-    told = one_line(err)
-    place = "checkpoints/3" if when == "checkpoint" else "versions/0"
-    assert "could not write" in told and place in told and re.search("too large|No space|Errno", told)
-    saved = folder / "strategies" / "continual" / ("checkpoints" if when == "checkpoint" else "versions")
-    assert not saved.exists() or all(path.name.startswith(".") for path in saved.iterdir())  # nothing that counts
-    assert trained(folder) == (0, "")
-    assert runs.same_bits(runs.numbers(folder), runs.numbers(whole)) == []
+    _, _, err = runs.call("-c", LIMITED, *saves, tmp_path, *arguments())
+    reports = err.split("exit code 1\n")
+    assert len(reports) == 3 and reports[2] == "", err
+    for save, report, place in zip(saves, reports, ("checkpoints/3", "versions/0")):
+        told = one_line(report)
+        assert "could not write" in told and place in told and re.search("too large|No space|Errno", told)
+        saved = tmp_path / save / "arms" / "continual" / place.partition("/")[0]
+        assert not saved.exists() or all(path.name.startswith(".") for path in saved.iterdir())  # nothing that counts
+        assert trained(tmp_path / save) == (0, "")
+        assert runs.same_bits(runs.numbers(tmp_path / save), runs.numbers(whole)) == []
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_a_method_that_a_config_does_not_have_is_refused_in_one_line(in_process,
 def test_more_shots_than_a_user_has_are_masked_and_counted(small_run, tmp_path, monkeypatch):
     runs.share_programs(monkeypatch)  # training compiled what evaluation runs
     folder = tmp_path / "run"
-    few = {"data.stages": 1, "data.examples": 5, "bank": False}
-    config = runs.quick(strategies=("naive",), **few, evaluation__shots=(1, 16), evaluation__headline_shots=16)
+    few = {"data.periods": 1, "data.examples": 5, "bank": False}
+    config = runs.quick(arms=("fine_tune",), **few, evaluation__shots=(1, 16), evaluation__headline_shots=16)
     train(config, folder)
     told = evaluate_run(folder, say=lambda text: None)
     assert told["short"] > 0 and told["headline"]["shots"] == 16

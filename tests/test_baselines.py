@@ -8,7 +8,17 @@ import pytest
 
 from metapers import baselines
 from metapers.base import Cohort
-from metapers.baselines import choose, global_mean, item_recent_bias, item_user_bias, user_ewma, user_last, user_mean
+from metapers.baselines import (
+    choose,
+    global_mean,
+    item_recent_bias,
+    item_user_bias,
+    nearest,
+    ridge_residual,
+    user_ewma,
+    user_last,
+    user_mean,
+)
 from metapers.baselines.predictor import Predictor
 from metapers.members import registry
 from metapers.report import palette, words
@@ -20,7 +30,8 @@ def cohort(users, items=None):
     offsets = np.cumsum([0] + [len(user) for user in users])
     inputs = {"item": np.concatenate([np.asarray(user) for user in items])} if items else {}
     n = len(users)
-    return Cohort(inputs, targets, offsets, np.arange(n, dtype=np.int32), np.zeros(n, np.int32), np.zeros(n, bool))
+    none, each = np.zeros(n, bool), np.zeros(len(targets), np.int32)
+    return Cohort(inputs, targets, offsets, np.arange(n, dtype=np.int32), np.zeros(n, np.int32), none, each)
 
 
 TRAIN = cohort([[1.0, 2.0], [3.0, 4.0, 5.0]])  # mean 3
@@ -98,7 +109,7 @@ def test_unseen_items_are_neutral():
     np.testing.assert_allclose(outputs, 4 + np.array([0, predictor.fitted["items"][2], 0]), rtol=1e-14)
 
 
-def test_a_person_of_two_stages_has_one_offset():
+def test_a_person_of_two_periods_has_one_offset():
     history = cohort([[1.0, 2.0, 5.0, 4.0], [3.0, 3.5]], [[1, 2, 1, 3], [2, 3]])
     cut = cohort([[1.0, 2.0], [5.0, 4.0], [3.0, 3.5]], [[1, 2], [1, 3], [2, 3]])._replace(
         users=np.array([0, 0, 1], np.int32)
@@ -230,3 +241,51 @@ def test_movielens_cold_start_over_five_folds():
     means = {name: values.mean() for name, values in pooled.items()}
     assert 0.912 < means["item_user_bias"] <= 0.922, means
     assert 1.00 < means["user_mean"] < means["global_mean"] < 1.05, means
+
+
+def described(rows, targets, offsets):
+    """A cohort with float inputs [total, width]."""
+    n, total = len(offsets) - 1, len(targets)
+    users, none = np.arange(n, dtype=np.int32), np.zeros(n, np.int32)
+    inputs = {"x": np.asarray(rows, float), "name": np.arange(total, dtype=np.int32)}
+    targets = np.asarray(targets, float)
+    return Cohort(inputs, targets, np.asarray(offsets), users, none, none.astype(bool), np.zeros(total, np.int32))
+
+
+def test_ridge_and_the_users_residual_by_the_normal_equations():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 3))
+    train = described(x, x @ [1.0, -2.0, 0.5] + 4 + 0.1 * rng.normal(size=12), [0, 5, 12])
+    new = described(rng.normal(size=(6, 3)), rng.normal(size=6), [0, 4, 6])
+    z, level = (x - x.mean(0)) / x.std(0), train.targets.mean()
+    weights = np.linalg.solve(z.T @ z + 2.0 * np.eye(3), z.T @ (train.targets - level))
+    pooled = level + (new.inputs["x"] - x.mean(0)) / x.std(0) @ weights
+    residual = new.targets - pooled
+    offsets = np.repeat([residual[:2].sum() / 5, residual[4:6].sum() / 5], [4, 2])
+    found = ridge_residual(train, ridge=2.0, shrink=3.0).predict(new, 2, 2)
+    np.testing.assert_allclose(found, pooled + offsets, rtol=1e-12)
+    np.testing.assert_allclose(ridge_residual(train, ridge=2.0).predict(new, 0, 2), pooled, rtol=1e-12)
+
+
+def test_the_nearest_of_all_users_and_of_the_users_own_by_hand():
+    train = described([[0.0], [1.0], [2.0], [3.0]], [0.0, 10.0, 20.0, 30.0], [0, 2, 4])
+    new = described([[2.9], [0.1], [2.6], [0.0]], [100.0, 50.0, 0.0, 7.0], [0, 3, 4])
+    # the last row of the first user, 2.6: 2.9 of its own and 3.0 are nearest; weights 4 and 1
+    found = nearest(train, k=2, own=4.0).predict(new, 2, 2)
+    np.testing.assert_allclose(found[2], (4 * 100 + 30) / 5)
+    np.testing.assert_allclose(nearest(train, k=2).predict(new, 0, 2), [25.0, 5.0, 25.0, 5.0])
+    np.testing.assert_allclose(nearest(train, k=9).predict(new, 0, 2), np.full(4, 15.0))
+
+
+def test_baselines_of_inputs_apply_where_some_are_floats():
+    numbers, names = described([[1.0]], [1.0], [0, 1]), cohort([[1.0]], [[1]])
+    for name in ("ridge_residual", "nearest"):
+        assert registry("baseline")[name].facts(numbers) and not registry("baseline")[name].facts(names)
+    for made, message in (
+        (lambda: ridge_residual(numbers, ridge=0.0), "ridge must be > 0, got 0.0"),
+        (lambda: ridge_residual(numbers, shrink=-1.0), "shrink must be >= 0, got -1.0"),
+        (lambda: nearest(numbers, k=0), "k must be >= 1, got 0"),
+        (lambda: nearest(numbers, own=-1.0), "own must be >= 0, got -1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made()

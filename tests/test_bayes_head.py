@@ -124,8 +124,8 @@ def known_world():
     taste, noise, overlap, dim = 0.7, 0.4, 0.3, 2
     stream = tasks.linear_gaussian(
         drift=synthetic.recurring(),
-        stages=2,
-        users_per_stage=40,
+        periods=2,
+        users_per_period=40,
         examples=12,
         dim=dim,
         taste=taste,

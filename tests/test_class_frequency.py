@@ -20,7 +20,8 @@ def cohort(users):
     targets = np.concatenate([np.asarray(user, np.int32) for user in users])
     offsets = np.cumsum([0] + [len(user) for user in users])
     n = len(users)
-    return Cohort({}, targets, offsets, np.arange(n, dtype=np.int32), np.zeros(n, np.int32), np.zeros(n, bool))
+    none, each = np.zeros(n, bool), np.zeros(len(targets), np.int32)
+    return Cohort({}, targets, offsets, np.arange(n, dtype=np.int32), np.zeros(n, np.int32), none, each)
 
 
 TRAIN = cohort([[0, 0, 2], [1, 0, 0, 0, 2]])  # counts 5, 1, 2
@@ -120,9 +121,9 @@ def a_scorer(targets, objective, metric, inputs=None, **sizes):
     user = np.repeat(np.arange(users), each)
     names, inputs = tuple(map(str, range(users))), np.zeros((user.size, 1)) if inputs is None else inputs
     examples = Examples(names, user, np.zeros_like(user), np.arange(user.size), inputs, targets)
-    made = stream(examples, stages=1, fold=0, support=4, query=4, about={})
+    made = stream(examples, periods=1, fold=0, support=4, query=4, about={})
     chosen = SimpleNamespace(metric=metric, headline_shots=8, shots=(8,))
-    config = SimpleNamespace(evaluation=chosen, objective=objective)
+    config = SimpleNamespace(evaluation=chosen, objective=objective, as_of="before")
     components = SimpleNamespace(stream=made, objective=objective, sizes=sizes, config=config)
     return SimpleNamespace(components=components, shots=(8,))
 
@@ -134,8 +135,16 @@ def own_objective(monkeypatch):
 
 
 def fitted(scorer):
-    """The fitted baselines by name."""
-    return {name: one.predictor for name, one in baselines.fit_baselines(scorer).items()}
+    """The baselines by name, as validation users chose them on their whole lives."""
+    found = baselines.fit_baselines(scorer)
+    for one in found.values():  # in a stream of one period both tables show the same
+        assert one.lives.settings == one.periods.settings
+    return {name: one.lives for name, one in found.items()}
+
+
+def predicted(chosen, scorer):
+    """Outputs for the test users from no shot."""
+    return np.asarray(chosen.predictor.predict(scorer.components.stream.held_out("test", None), 0, 1))
 
 
 FAVOURITES = np.repeat(np.random.default_rng(0).integers(0, 3, 40), 20)  # each user has one class
@@ -143,28 +152,34 @@ FAVOURITES = np.repeat(np.random.default_rng(0).integers(0, 3, 40), 20)  # each 
 
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])
 def test_a_stream_of_classes_gets_class_baselines_shrunk_as_validation_users_like_it(metric):
-    found = fitted(a_scorer(FAVOURITES, cross_entropy(), metric, classes=4))
-    assert list(found) == ["class_prior", "user_frequency"] and found["class_prior"].fitted["prior"].size == 4
-    assert found["user_frequency"].fitted["shrink"] == registry("baseline")["user_frequency"].options["shrink"].grid[0]
+    scorer = a_scorer(FAVOURITES, cross_entropy(), metric, classes=4)
+    found = fitted(scorer)
+    assert list(found) == ["class_prior", "user_frequency"]
+    assert predicted(found["class_prior"], scorer).shape[1:] == (4,)
+    assert (
+        found["user_frequency"].settings["shrink"] == registry("baseline")["user_frequency"].options["shrink"].grid[0]
+    )
 
 
 @pytest.mark.parametrize("metric", ["nll", "accuracy"])
 def test_where_users_are_alike_much_shrinking_is_chosen(metric):
     alike = np.random.default_rng(1).choice(3, 800, p=[0.4, 0.35, 0.25])
     found = fitted(a_scorer(alike, cross_entropy(), metric))
-    assert found["user_frequency"].fitted["shrink"] >= 20
+    assert found["user_frequency"].settings["shrink"] >= 20
 
 
 def test_a_stream_of_sequences_gets_bigrams_too():
     tokens = np.random.default_rng(2).integers(1, 5, (800, 3))
-    found = fitted(a_scorer(tokens % 4 + 1, next_token(), "nll", inputs=tokens, vocabulary=6))
+    scorer = a_scorer(tokens % 4 + 1, next_token(), "nll", inputs=tokens, vocabulary=6)
+    found = fitted(scorer)
     assert list(found) == ["class_prior", "user_frequency", "bigram"]
-    assert found["bigram"].fitted["shares"].shape == (6, 6) and found["bigram"].fitted["shrink"] == 1.0
-    assert (found["bigram"].fitted["shares"][1:5].argmax(axis=1) == [2, 3, 4, 1]).all()
+    outputs, new = predicted(found["bigram"], scorer), scorer.components.stream.held_out("test", None)
+    assert outputs.shape == (*new.inputs.shape, 6) and found["bigram"].settings == {"shrink": 1.0}
+    assert (outputs.argmax(axis=-1) == new.inputs % 4 + 1).all() and set(new.inputs.ravel()) == {1, 2, 3, 4}
 
 
 def test_numbers_keep_their_baselines_and_vectors_have_none():
     numbers = fitted(a_scorer(FAVOURITES.astype(float), squared_error(), "rmse"))
-    assert list(numbers) == ["global_mean", "user_mean", "user_last", "user_ewma"]
-    assert numbers["user_mean"].fitted["shrink"] == 0.0
+    assert list(numbers) == ["global_mean", "user_mean", "user_last", "user_ewma", "ridge_residual", "nearest"]
+    assert numbers["user_mean"].settings["shrink"] == 0.0
     assert fitted(a_scorer(np.zeros((800, 2)), squared_error(), "rmse")) == {}

@@ -1,5 +1,6 @@
 """The commands: their help, what they do, and how they end."""
 
+import os
 import shlex
 import sys
 import threading
@@ -27,7 +28,7 @@ in_process, plugin = commands.in_process, commands.plugin  # fixtures
             [],
             ["--config ", "--workdir ", "--sweep ", "--profile ", "--allow-plugin ", "--config.KEY"],
         ),
-        (command.eval_main, [], ["--workdir ", "--strategy ", "--version ", "--split ", "--steps ", "--shots "]),
+        (command.eval_main, [], ["--workdir ", "--arm ", "--version ", "--split ", "--steps ", "--shots "]),
         (command.main, ["train"], ["--config ", "--workdir ", "--sweep ", "metapers train"]),
         (command.main, ["evaluate"], ["--workdir ", "--shots ", "--allow-plugin "]),
         (command.main, ["list"], ["--kind ", "--markdown ", "--plugin ", "metapers list"]),
@@ -145,13 +146,17 @@ def test_a_sweep_ends_with_the_command_that_trains_the_best(in_process, tmp_path
 
 def test_inspect_config_prints_every_key_and_every_note(in_process, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["--config=synthetic", "--config.strategies=naive", "--config.gate=learned", "--config.inner.steps=3"]
+    words = ["--config=synthetic", "--config.arms=fine_tune", "--config.gate=learned", "--config.inner.steps=3"]
     code, out, err = in_process(command.main, "inspect-config", *words)
     assert code == 0 and err == ""
     lines = dict(line.split(" = ", 1) for line in out.splitlines() if " = " in line)
     config = arguments.config_of(arguments.split(["metapers", *words]))
     assert lines == {key: repr(value) for key, value in spec.tree.leaves(spec.check(config))}
-    assert lines["gate.name"] == "'learned'" and lines["inner.steps"] == "3" and lines["strategies"] == "('naive',)"
+    assert lines["gate.name"] == "'learned'" and lines["inner.steps"] == "3"
+    assert [key for key in lines if key.startswith("arms.")] == [
+        "arms.fine_tune.memory.name",
+        "arms.fine_tune.penalties",
+    ]
     assert [line for line in out.splitlines() if line.startswith("note: ")] == [
         f"note: {note}" for note in spec.unused(config)
     ]
@@ -249,6 +254,35 @@ def test_the_cache_keeps_what_took_a_while_unless_the_environment_says_otherwise
         assert jax.config.jax_persistent_cache_min_compile_time_secs == kept
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
+def test_the_cache_is_a_private_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "metapers" / "xla"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        process._cache()
+        assert jax.config.jax_compilation_cache_dir == str(folder) and folder.stat().st_mode & 0o777 == 0o700
+        folder.rmdir()
+        folder.write_text("a file")
+        jax.config.update("jax_compilation_cache_dir", None)
+        process._cache()
+        assert jax.config.jax_compilation_cache_dir is None and "compiled anew" in capsys.readouterr().out
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_the_oldest_compiled_programs_are_removed_first(tmp_path):
+    for number, size in enumerate((10, 20, 30)):
+        path = tmp_path / f"program-{number}"
+        path.write_bytes(b"x" * size)
+        os.utime(path, (number, number))
+    for most, left in ((60, {0, 1, 2}), (50, {1, 2}), (49, {2}), (0, set())):
+        process.trim(tmp_path, most)
+        assert {int(path.name[-1]) for path in tmp_path.iterdir()} == left
 
 
 def test_the_programs_as_a_newcomer_calls_them():

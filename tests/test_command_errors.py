@@ -7,6 +7,8 @@ from tests import commands
 from tests.commands import SYNTHETIC
 
 in_process = commands.in_process  # a fixture
+CHOOSES = "spec.choose(config, section, name), sets it"
+CHOOSES_ARMS = "spec.choose(config, 'arms', names or a dict) sets it"
 
 
 @pytest.mark.parametrize(
@@ -52,10 +54,36 @@ in_process = commands.in_process  # a fixture
             "evaluation.shots must be a tuple of whole numbers",
         ),
         ([SYNTHETIC, "--workdir=WORK", "--config.learner=mamll"], "learner.name must be one of ['maml', "),
+        ([SYNTHETIC, "--workdir=WORK", "--config.arms=fine_tun"], "did you mean 'fine_tune'?"),
+        *(
+            ([SYNTHETIC, "--workdir=WORK", f"--config.{key}={old}"], f"got {old!r}; did you mean {new!r}?")
+            for key, old, new in (
+                ("arms", "naive", "fine_tune"),
+                ("arms", "static", "frozen"),
+                ("arms", "joint_so_far", "cumulative"),
+                ("arms", "joint", "joint_model"),
+                ("strategies", "naive", "arms"),
+                ("data.stages", "3", "data.periods"),
+                ("data.users_per_stage", "9", "data.users_per_period"),
+            )
+        ),
+        (
+            [SYNTHETIC, "--workdir=WORK", "--config.arms.naive.memory.capacity=3"],
+            "arms.naive.memory.capacity must be of one of the arms ['continual', 'cumulative', 'fine_tune', 'frozen'], "
+            "got 'naive'; did you mean 'fine_tune'?",
+        ),
+        (
+            [SYNTHETIC, "--workdir=WORK", "--config.arms.continual.memory.capacity=-3"],
+            "arms.continual.memory.capacity must be a whole number >= 1, got -3",
+        ),
+        (
+            [SYNTHETIC, "--workdir=WORK", "--config.arms.continual.inner.steps=3"],
+            "arms.continual.inner.steps must be the same for all arms, got 3; an arm may override learner, ",
+        ),
         ([SYNTHETIC, "--workdir="], "--workdir is empty"),
         (
-            [SYNTHETIC, "--workdir=WORK", "--config.strategies=naive", "--config.strategies=static"],
-            "strategies must be given once, all of the tuple in one text, got ('naive', 'static')",
+            [SYNTHETIC, "--workdir=WORK", "--config.arms=fine_tune", "--config.arms=frozen"],
+            "arms must be given once, all of the tuple in one text, got ('fine_tune', 'frozen')",
         ),
         (
             [f"{SYNTHETIC}:foo", "--workdir=WORK"],
@@ -110,10 +138,25 @@ def test_a_wrong_call_gives_one_line_and_exit_code_2(in_process, tmp_path, words
             "    config.update(outer_steps=3, schedule='cosine')\n    return config\n",
             "a section holds options: a dict, or spec.choose(config, section, name), sets it (line 4)",
         ),
-        (
-            "from metapers import spec\ndef get_config():\n    config = spec.config_for('sinusoid', 'mlp')\n"
-            "    config.strategies = 'naive'\n    return config\n",
-            "TypeError: Could not override field 'strategies'",
+        *(
+            (
+                "from metapers import spec\ndef get_config():\n    config = spec.config_for('sinusoid', 'mlp')\n"
+                f"    {line}\n    return config\n",
+                f"used: {message} (line 4)",
+            )
+            for line, message in (
+                *(
+                    (f"config.arms = {value}", f"'arms' holds what each arm overrides: {CHOOSES_ARMS}")
+                    for value in ("'fine_tune'", "('fine_tune',)")
+                ),
+                *(
+                    (f"config.update(arms={value})", f"a section holds options: a dict, or {CHOOSES}")
+                    for value in ("'fine_tune'", "('fine_tune',)", "['fine_tune']")
+                ),
+                ("config.strategies = ('naive',)", "unknown config key 'strategies'; did you mean 'arms'?"),
+                ("config.data.stages = 3", "unknown config key 'stages'; did you mean 'data.periods'?"),
+                ("config.arms.er = {}", "unknown config key 'er'; spec.choose sets members and arms with their keys"),
+            )
         ),
         (
             "from metapers import spec\ndef get_config():\n    config = spec.config_for('sinusoid', 'mlp')\n"
@@ -134,7 +177,6 @@ def test_a_broken_config_file_gives_one_line(in_process, tmp_path, text, message
     ("words", "message"),
     [
         (["--config.penalties=ewc"], "penalties.ewc.strength must be a number > 0, got None; it has no default"),
-        (["--config.strategies=naiv"], "did you mean 'naive'?"),
         (
             ["--config.evaluation.shots=(4,1)"],
             "evaluation.shots must be increasing whole numbers, at least one, got (4, 1)",
@@ -156,7 +198,7 @@ def test_a_broken_config_file_gives_one_line(in_process, tmp_path, text, message
             ["--sweep=log_every=1,2"],
             "sweep must name a key that training reads, got 'log_every', which changes no number",
         ),
-        (["--sweep=strategies=('naive',),('static',)"], "got 'strategies', which changes no number of a sweep"),
+        (["--sweep=arms=('fine_tune',),('frozen',)"], "got 'arms', which changes no number of a sweep"),
     ],
 )
 def test_a_config_that_is_refused_gives_one_line_and_exit_code_1(in_process, tmp_path, words, message):
@@ -176,11 +218,16 @@ def test_a_config_that_is_refused_gives_one_line_and_exit_code_1(in_process, tmp
         (["--workdir=RUN", "--shots=0"], 1, "shots must be >= 1, got 0"),
         (["--workdir=RUN", "--steps="], 1, "steps must be whole numbers with commas between them, got ''"),
         (["--workdir="], 2, "--workdir is empty"),
-        (["--workdir=RUN", "--strategy=naiv"], 1, "did you mean 'naive'?"),
-        (["--workdir=RUN", "--strategy=naive", "--version=7"], 1, "version must be one of [0, 1, 2] of naive, got 7"),
+        (["--workdir=RUN", "--arm=fine_tun"], 1, "did you mean 'fine_tune'?"),
+        (["--workdir=RUN", "--arm=naive"], 1, "did you mean 'fine_tune'?"),
+        (
+            ["--workdir=RUN", "--arm=fine_tune", "--version=7"],
+            1,
+            "version must be one of [0, 1, 2] of fine_tune, got 7",
+        ),
         (["--workdir=RUN", "--version=7"], 1, "has a version 7"),
-        (["--workdir=RUN", "--strategy=naive", "--shots=-1"], 1, "shots must be >= "),
-        (["--workdir=RUN", "--strategy=naive", "--steps=-1"], 1, "steps must be >= "),
+        (["--workdir=RUN", "--arm=fine_tune", "--shots=-1"], 1, "shots must be >= "),
+        (["--workdir=RUN", "--arm=fine_tune", "--steps=-1"], 1, "steps must be >= "),
         (["--workdir=RUN", SYNTHETIC], 2, "unknown option --config: evaluate reads the config of a workdir"),
         (["--workdir=RUN", "--config.seeds=3"], 2, "unknown option --config: evaluate reads the config of a workdir"),
         (["--workdir=RUN", "stray"], 2, "unexpected argument 'stray'"),

@@ -6,7 +6,7 @@ import pytest
 
 from metapers import spec
 from metapers.members import registry
-from metapers.options import Choice, ConfigError, Option
+from metapers.options import Arms, Choice, ConfigError, Option
 from metapers.spec import tree
 from metapers.spec.root import ROOT
 from tests import runs
@@ -44,7 +44,7 @@ def test_chosen_members_are_listed_with_those_inside_them():
     assert "gate" not in found and "penalties" not in found
     keys = [leaf.key for leaf in tree.options(config)]
     assert {*keys, *(f"{key}.name" for key in found if not key.startswith("penalties")), "gate.name"} == {
-        *leaves(config)
+        key for key in leaves(config) if not key.startswith("arms.")
     }
 
 
@@ -217,7 +217,7 @@ def test_a_config_file_may_set_a_whole_section_with_the_member_in_it():
 def test_every_kind_that_the_root_names_has_members():
     def choices(schema):
         for one in schema.values():
-            yield from [one] if isinstance(one, Choice) else () if isinstance(one, Option) else choices(one)
+            yield from [one] if isinstance(one, Choice) else () if isinstance(one, (Option, Arms)) else choices(one)
 
     for one in choices(ROOT):
         assert [*registry(one.kind)] and all(

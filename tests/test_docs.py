@@ -10,9 +10,10 @@ import pytest
 from metapers.command import COMMANDS
 from metapers.command.arguments import file_config
 from metapers.members import registry
-from metapers.options import Choice, Option
+from metapers.options import Arms, Choice, Option
 from metapers.spec import reference
 from metapers.spec.methods import METHODS
+from metapers.spec.root import ARM, OVERRIDES, SHIPPED_ARMS
 from metapers.spec.root import ROOT as KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,7 +118,10 @@ def known_keys(schema=KEYS, prefix="") -> set[str]:
     found = set()
     for key, one in schema.items():
         found.add(f"{prefix}{key}")
-        if isinstance(one, Choice):
+        if isinstance(one, Arms):
+            inside = known_keys({**ARM, **{name: schema[name] for name in OVERRIDES}})
+            found |= {f"{key}.{name}.{own}" for name in SHIPPED_ARMS for own in inside}
+        elif isinstance(one, Choice):
             for name in registry(one.kind):
                 inside = f"{prefix}{key}.{name}." if one.many else f"{prefix}{key}."
                 found |= known_keys(registry(one.kind).options(name), inside)

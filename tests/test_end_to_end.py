@@ -25,7 +25,7 @@ from metapers.tasks.wisdm import ACTIVITIES
 from tests import runs, test_wisdm, test_writers
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
-FEWER = {"movielens": ("continual",)}  # `small_run` of conftest.py trains all strategies
+FEWER = {"movielens": ("continual",)}  # `small_run` of conftest.py trains all arms
 ALONE = ("ratings", "shakespeare", "sinusoid", "wisdm")
 """Configs that train without the joint baseline here: a third of the programs. The others train it, with their models
 of numbers and of classes."""
@@ -34,7 +34,7 @@ PERIODS = ("both", "first", "second", "first", "both", "second", "first", "secon
 
 
 # Small data in the files of the real sets, which are read in the tests of their sources. Blocks of held-out users have
-# few shapes: all lives fit into one width, and the users of every split and stage into blocks of 16.
+# few shapes: all lives fit into one width, and the users of every split and period into blocks of 16.
 
 
 def members() -> list[int]:
@@ -115,10 +115,10 @@ def shrunk(path: Path, made: Path) -> spec.Config:
     if source in FILES:
         changes |= {"data.path": str(FILES[source](made))}
     if source == "movielens":
-        changes |= {"data.stages": 1 if config.data.history else 2}
+        changes |= {"data.periods": 1 if config.data.history else 2}
     changes |= {"devices": 1}  # smaller programs; tests/test_programs.py compares two devices with one
     if path.stem in FEWER:
-        changes |= {"strategies": FEWER[path.stem]}
+        changes |= {"arms": FEWER[path.stem]}
     words = runs.overrides(source, memory=config.memory.name != NONE, **changes)
     return arguments.config_of(arguments.split(["train.py", f"--config={path}", *words]))
 
@@ -146,26 +146,26 @@ def test_a_shipped_config_trains_is_evaluated_and_reports(path, tmp_path, monkey
         evaluate_run(folder)
     assert report_of(folder) == folder / "report.html"
     assert capsys.readouterr().out.strip().splitlines()[-1] == f"summary: {folder / 'summary.json'}"
-    check_run(folder, arguments.file_config(str(path)), FEWER.get(path.stem, config.strategies), config.seeds)
+    check_run(folder, arguments.file_config(str(path)), FEWER.get(path.stem, config.arms), config.seeds)
 
 
-def check_run(folder, config, strategies, seeds):
-    check_summary(json.loads((folder / "summary.json").read_text()), config, strategies, seeds)
+def check_run(folder, config, arms, seeds):
+    check_summary(json.loads((folder / "summary.json").read_text()), config, arms, seeds)
     assert (folder / "report.html").stat().st_size > 10_000 and list(folder.rglob("*.png"))
     assert len((folder / "test_uses.jsonl").read_text().splitlines()) == 1
     scalars = [leaf.dtype for leaf in runs.numbers(folder).values() if leaf.dtype.kind == "f"]
     assert scalars and {str(one) for one in scalars} == {"float32"}
 
 
-def check_summary(told, config, strategies, seeds):
-    assert told["schema_version"] == 1
+def check_summary(told, config, arms, seeds):
+    assert told["schema_version"] == 2
     head = told["headline"]
     assert {"metric", "shots", "steps", "adapted", "unadapted", "baselines"} <= head.keys()
     assert head["metric"] == config.evaluation.metric and head["steps"] == 1
     for interval in (head["adapted"], head["unadapted"]):
         assert interval.keys() >= INTERVAL and interval["low"] <= interval["mean"] <= interval["high"]
     joint = registry("source")[config.data.name].facts.joint
-    expected = {"unadapted"} | ({"joint", "joint_fine_tuned"} if joint else set())
+    expected = {"unadapted"} | ({"joint_model", "joint_model_fine_tuned"} if joint else set())
     own = {"linear_gaussian": {"oracle"}, "movielens": {"item_user_bias"}, "shakespeare": {"bigram"}}
     expected |= own.get(config.data.name, set())
     expected |= {"item_recent_bias"} if config.data.get("history") else set()
@@ -174,12 +174,15 @@ def check_summary(told, config, strategies, seeds):
         assert row.keys() >= INTERVAL | {"difference_low", "difference_high"}, name
         assert row["difference_low"] <= row["difference"] <= row["difference_high"]
         assert row["difference"] == pytest.approx(head["adapted"]["mean"] - row["mean"], abs=1e-5)
-    assert 0 <= told["hurt_fraction"] <= 1
-    measured = {"average", "learning", "bti"}
-    if config.data.get("stages", 1) > 1:
-        measured |= {"bwt", "forgetting_max", "forgetting_first", "fwt"}
-    for name in set(strategies) - {"joint"}:
-        assert told["continual"][name].keys() >= measured
+    for row in told["shares"].values():
+        assert sum(row[part]["mean"] for part in ("better", "same", "worse")) == pytest.approx(1.0)
+        assert all(0 <= row[part]["low"] <= row[part]["high"] <= 1 for part in ("better", "same", "worse"))
+    assert told["budget"].keys() >= set(arms)
+    measured = {"average", "past", "learning", "bti"}
+    if config.data.get("periods", 1) > 1:
+        measured |= {"next", "bwt", "forgetting_max", "forgetting_first", "fwt"}
+    for name in set(arms) - {"joint_model"}:
+        assert told["continual"][name].keys() >= ({"average"} if name == "upper_bound" else measured)
         assert all(math.isfinite(value) for value in told["continual"][name].values())
     assert all(told["seconds"][part] > 0 for part in ("train", "evaluate"))
     assert told["seconds"]["compile"] >= 0
@@ -188,8 +191,8 @@ def check_summary(told, config, strategies, seeds):
 
 
 def killable(folder):
-    """The command that trains one strategy of the synthetic config for seconds, as users call it."""
-    changes = {"strategies": ("continual",), "outer_steps": 40, "chunk": 2, "checkpoint_every": 6, "data.stages": 2}
+    """The command that trains one arm of the synthetic config for seconds, as users call it."""
+    changes = {"arms": ("continual",), "outer_steps": 40, "chunk": 2, "checkpoint_every": 6, "data.periods": 2}
     changes |= {"evaluation.shots": (4,), "evaluation.steps": (0, 1), "evaluation.headline_steps": 1}
     changes |= {"inner.steps": 1}
     words = runs.overrides("linear_gaussian", memory=True, **changes)

@@ -86,7 +86,7 @@ def test_a_training_episode_is_distinct_classes_with_distinct_drawings():
     assert (np.diff(source[:, 0], axis=1) < 0).any() and (np.diff(source[:, 0], axis=1) > 0).any()
     rows = np.asarray(tasks.user)
     assert rows.min() >= len(stream.users) == 6 and len(np.unique(rows)) == 300
-    assert not tasks.notes["stage"].any() and not tasks.notes["replayed"].any()
+    assert set(tasks.notes) == {"period"} and not tasks.notes["period"].any()
 
 
 def test_every_class_turn_and_drawing_is_as_likely_in_every_place():
@@ -106,7 +106,7 @@ def test_every_class_turn_and_drawing_is_as_likely_in_every_place():
 def test_rows_of_users_begin_where_the_held_out_users_end(monkeypatch):
     module = importlib.import_module("metapers.tasks.episodes")  # its function hides it from a dotted name
     monkeypatch.setattr(module, "_below", lambda bits, bound: jnp.zeros_like(bits, jnp.int32))
-    assert drawn(episodes(splits(), ways=2, episodes=7, stages=2), 4).user.tolist() == [3 * 7 * 2] * 4
+    assert drawn(episodes(splits(), ways=2, episodes=7, periods=2), 4).user.tolist() == [3 * 7 * 2] * 4
 
 
 def test_the_splits_are_drawn_apart():
@@ -144,7 +144,7 @@ def test_the_draws_are_those_of_single_precision():
 
 
 def test_the_images_lie_on_the_device_once_and_as_they_are():
-    stream = episodes(splits(), ways=3, rotations=(0, 1, 2, 3), episodes=2, stages=2)
+    stream = episodes(splits(), ways=3, rotations=(0, 1, 2, 3), episodes=2, periods=2)
     first, second = stream.family.data((0, 0), 0, 1), stream.family.data((0, 1), 7, 9)
     assert first["images"] is second["images"]
     assert first["images"].shape == (6, 6, 4, 4, 1) and first["images"].dtype == jnp.uint8
@@ -167,23 +167,23 @@ def test_held_out_episodes_come_round_by_round_and_stay_the_same():
         assert set(turn.ravel()) == {0, 1, 2, 3}
         assert [stream.users[row].split("-")[1] for row in cohort.users] == [split] * 30
         assert not cohort.returning.any()
-    assert cohorts["test"].stages.tolist() == [0] * 30 and cohorts["train"].stages.tolist() == [-1] * 30
+    assert cohorts["test"].periods.tolist() == [0] * 30 and cohorts["train"].periods.tolist() == [-1] * 30
     for again in (stream, made()):
         for a, b in zip(jax.tree.leaves(cohorts["test"]), jax.tree.leaves(again.held_out("test", 0)), strict=True):
             np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(stream.held_out("test", None).inputs, cohorts["test"].inputs)
-    assert stream.held_out("test", None).stages.tolist() == [-1] * 30
+    assert stream.held_out("test", None).periods.tolist() == [-1] * 30
 
 
-def test_stages_have_their_own_classes_and_windows_draw_in_proportion():
-    stream = episodes(splits(train=7, validation=6, test=8), ways=2, rotations=(0, 3), episodes=40, stages=3)
+def test_periods_have_their_own_classes_and_windows_draw_in_proportion():
+    stream = episodes(splits(train=7, validation=6, test=8), ways=2, rotations=(0, 3), episodes=40, periods=3)
     own = [{0, 1}, {2, 3}, {4, 5, 6}]
-    for stage in range(3):
-        assert set(told(stream.held_out("test", stage).inputs)[0]) == {
-            120 + c for c in ((0, 1), (2, 3, 4), (5, 6, 7))[stage]
+    for period in range(3):
+        assert set(told(stream.held_out("test", period).inputs)[0]) == {
+            120 + c for c in ((0, 1), (2, 3, 4), (5, 6, 7))[period]
         }
-        assert stream.held_out("validation", stage).stages.tolist() == [stage] * 40
-        assert set(told(stream.training(stage).inputs)[0]) == set().union(*own[: stage + 1])
+        assert stream.held_out("validation", period).periods.tolist() == [period] * 40
+        assert set(told(stream.training(period).inputs)[0]) == set().union(*own[: period + 1])
     life = stream.held_out("test", None)
     np.testing.assert_array_equal(life.inputs[40 * 4 :][: 40 * 4], stream.held_out("test", 1).inputs)
     assert life.users[40:80].tolist() == stream.held_out("test", 1).users.tolist()
@@ -196,11 +196,11 @@ def test_stages_have_their_own_classes_and_windows_draw_in_proportion():
 
     for low, high in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2)]:
         tasks = run(stream.family.data((low, high), 0, 1), keys.root(3))
-        source, stage = rounds(tasks, 2)[0], np.asarray(tasks.notes["stage"])
-        assert set(stage.tolist()) == set(range(low, high + 1))
+        source, period = rounds(tasks, 2)[0], np.asarray(tasks.notes["period"])
+        assert set(period.tolist()) == set(range(low, high + 1))
         for now in range(low, high + 1):
-            assert set(source[stage == now].ravel()) == own[now]
-    share = np.bincount(stage) / 700
+            assert set(source[period == now].ravel()) == own[now]
+    share = np.bincount(period) / 700
     np.testing.assert_allclose(share, np.array([2, 2, 3]) / 7, atol=0.06)  # three deviations
     assert len(traces) == 1
 
@@ -221,7 +221,7 @@ def test_bools_and_floats_are_taken_too():
 
 def test_provenance_counts_and_knows_every_pixel():
     stream = episodes(
-        splits(), ways=2, shots=2, queries=3, rotations=(0, 2), stages=2, episodes=4, about={"source": "mine"}
+        splits(), ways=2, shots=2, queries=3, rotations=(0, 2), periods=2, episodes=4, about={"source": "mine"}
     )
     told_of = stream.provenance
     assert json.loads(json.dumps(told_of)) == told_of
@@ -231,7 +231,7 @@ def test_provenance_counts_and_knows_every_pixel():
         {"users": 4, "examples": 40, "classes": 4},
         {"users": 4, "examples": 40, "classes": 6},
     ]
-    assert (told_of["users"], told_of["examples"], told_of["stages"]) == (24, 240, 2) and len(stream.users) == 24
+    assert (told_of["users"], told_of["examples"], told_of["periods"]) == (24, 240, 2) and len(stream.users) == 24
 
     def sha(images, seed=0):
         return episodes(images, ways=2, rotations=(0, 2), episodes=4, seed=seed).provenance["sha256"]
@@ -249,11 +249,11 @@ def test_provenance_counts_and_knows_every_pixel():
         ({"ways": 0}, "ways must be >= 1, got 0"),
         ({"shots": 0}, "shots must be >= 1, got 0"),
         ({"queries": -1}, "queries must be >= 1, got -1"),
-        ({"stages": 0}, "stages must be >= 1, got 0"),
+        ({"periods": 0}, "periods must be >= 1, got 0"),
         ({"episodes": 0}, "episodes must be >= 1, got 0"),
         ({"examples": 0}, "examples must be >= 1, got 0"),
-        ({"ways": 6}, r"ways must be <= 5, the fewest classes of a stage of images\['validation'\].*, got 6"),
-        ({"ways": 5, "stages": 2}, r"ways must be <= 2, the fewest classes .*, got 5"),
+        ({"ways": 6}, r"ways must be <= 5, the fewest classes of a period of images\['validation'\].*, got 6"),
+        ({"ways": 5, "periods": 2}, r"ways must be <= 2, the fewest classes .*, got 5"),
         ({"ways": 11, "rotations": (0, 1)}, "ways must be <= 10, .* got 11"),
         ({"shots": 4, "queries": 3}, r"^shots must be <= 3, .*'validation'\] has 6 drawings and 3 are queries, got 4"),
         ({"shots": 4, "queries": 3, "examples": 2}, r"^shots must be <= 3, as a class of images\['train'\].*, got 4"),
@@ -287,7 +287,7 @@ def test_bad_images_are_named(change, message):
         episodes(images | {"test": change(images["test"])}, ways=2, rotations=(0, 1), episodes=2)
 
 
-def test_missing_splits_and_wrong_stages_are_named():
+def test_missing_splits_and_wrong_periods_are_named():
     with pytest.raises(ValueError, match=r"images must hold \['test', 'train', 'validation'\], got \['train'\]"):
         episodes({"train": splits()["train"]}, ways=2)
     stream = episodes(splits(), ways=2, episodes=2)
@@ -296,7 +296,7 @@ def test_missing_splits_and_wrong_stages_are_named():
     with pytest.raises(ValueError, match="split must be one of .*, got 'train'"):
         stream.held_out("train", 0)
     for call in (lambda: stream.held_out("test", 1), lambda: stream.training(1)):
-        with pytest.raises(ValueError, match="stage must be between 0 and 0, got 1"):
+        with pytest.raises(ValueError, match="period must be between 0 and 0, got 1"):
             call()
 
 

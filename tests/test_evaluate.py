@@ -74,6 +74,7 @@ def population(sizes, seed=0, dim=3):
         np.arange(10, 10 + n, dtype=np.int32),
         np.zeros(n, np.int32),
         np.arange(n) % 2 == 0,
+        np.zeros(total, np.int32),
     )
 
 
@@ -298,7 +299,7 @@ def test_a_score_that_is_not_finite_is_refused_by_name():
     cohort = population(SIZES)
     cohort.targets[cohort.offsets[3] - 1] = np.nan  # the last row of the third user
     with pytest.raises(
-        ValueError, match=r"rmse must be finite, got nan for user row 12 \(stage 0, seed 0, 0 shots, 0 st"
+        ValueError, match=r"rmse must be finite, got nan for user row 12 \(period 0, seed 0, 0 shots, 0 st"
     ):
         judged(rows=128)(start_params(), cohort)
 
@@ -374,7 +375,7 @@ def table(cohort=None, value=None, seeds=(3, 4), **changes):
         (1, 4),
         (0, 2),
     )
-    options = {"strategy": "naive", "split": "test", "fold": 1, "trained_stage": 2, "seeds": seeds, **changes}
+    options = {"arm": "fine_tune", "split": "test", "fold": 1, "version": 2, "seeds": seeds, **changes}
     return records.records(found, cohort, NAMES, **options)
 
 
@@ -383,12 +384,14 @@ def test_records_have_a_row_for_every_score():
     assert found.schema.equals(records.SCHEMA) and found.num_rows == 2 * 2 * 3 * 2 * 2
     rows = found.to_pylist()
     assert rows[0] == {
-        "strategy": "naive",
+        "arm": "fine_tune",
         "split": "test",
         "seed": 3,
         "fold": 1,
-        "trained_stage": 2,
-        "evaluated_stage": 0,
+        "version": 2,
+        "boundary": 2,
+        "seen_until": 2,
+        "period": 0,
         "user": records.user_hash("person 10"),
         "returning": True,
         "start": "fresh",
@@ -407,7 +410,7 @@ def test_records_have_a_row_for_every_score():
 
 
 def test_records_come_back_from_disk(tmp_path):
-    first, second = table(), table(strategy="continual", start="banked")
+    first, second = table(), table(arm="continual", start="banked")
     records.write_records(tmp_path / "deep" / "b.parquet", first)
     records.write_records(tmp_path / "deep" / "c.parquet", second)
     assert records.read_records(tmp_path / "deep").equals(pa.concat_tables([first, second]))
@@ -452,21 +455,21 @@ def test_bad_records_are_refused(tmp_path):
         good = records.Curves(
             {"rmse": np.zeros((2, 3, 2, 2))}, np.ones((3, 2)), np.ones(3), np.zeros(2), (1, 4), (0, 2)
         )
-        records.records(good, population((5, 6, 7)), NAMES, strategy="x", split="test", fold=0, trained_stage=0)
+        records.records(good, population((5, 6, 7)), NAMES, arm="x", split="test", fold=0, version=0)
 
 
-def staged(stages, trained, value, fold=0, users=None):
-    cohort = population((5,) * len(stages))
-    cohort = cohort._replace(stages=np.array(stages, np.int32))
+def staged(periods, trained, value, fold=0, users=None):
+    cohort = population((5,) * len(periods))
+    cohort = cohort._replace(periods=np.array(periods, np.int32))
     cohort = cohort if users is None else cohort._replace(users=np.array(users, np.int32))
-    return table(cohort, value=value, trained_stage=trained, fold=fold)
+    return table(cohort, value=value, version=trained, fold=fold)
 
 
-WHERE = {"strategy": "naive", "metric": "rmse", "shots": 4, "steps": 2}
+WHERE = {"arm": "fine_tune", "metric": "rmse", "shots": 4, "steps": 2}
 
 
 def test_matrix_from_records_by_hand():
-    # Users 0, 1 in stage 0, users 2, 0 in stage 1; scores 1000 seed + 100 place + 42 + 7 * (trained stage + 1).
+    # Users 0, 1 in period 0, users 2, 0 in period 1; scores 1000 seed + 100 place + 42 + 7 * (trained period + 1).
     parts = [staged((0, 0, 1, 1, -1), i, 7.0 * (i + 1), users=(10, 11, 12, 10, 13)) for i in (0, 1, -1)]
     r, b = records.matrix_of(pa.concat_tables(parts), **WHERE)
     for seed in range(2):
@@ -476,7 +479,7 @@ def test_matrix_from_records_by_hand():
     scored = records.scored_of(pa.concat_tables(parts[:2]), **WHERE)
     assert scored.start is None and scored.values.shape == (2, 2, 4)
     person = records.user_hash("person 10")
-    assert sorted(scored.stages[scored.users == person].tolist()) == [0, 1]
+    assert sorted(scored.periods[scored.users == person].tolist()) == [0, 1]
     np.testing.assert_allclose(average(r), -(150.0 + 42 + 14 + np.array([0, 1000])))
 
 
@@ -489,7 +492,7 @@ def test_folds_are_pooled():
 def test_holes_and_doubles_in_the_matrix_are_refused():
     whole = [staged((0, 1), i, 0.0) for i in (0, 1)]
     cases = (
-        ([staged((0, 1), 0, 0.0)], r"trained stages must be the evaluated ones \[0, 1\], got \[0\]"),
+        ([staged((0, 1), 0, 0.0)], r"versions must be the evaluated ones \[0, 1\], got \[0\]"),
         ([*whole, whole[0]], "given twice"),
         ([*whole, staged((0,), 0, 0.0, users=(20,))], "missing"),
     )
@@ -502,7 +505,7 @@ def test_holes_and_doubles_in_the_matrix_are_refused():
 
 def test_per_user():
     found = table()
-    users, values = records.per_user(found, "rmse", shots=4, steps=2, strategy="naive")
+    users, values = records.per_user(found, "rmse", shots=4, steps=2, arm="fine_tune")
     order = np.argsort([records.user_hash(f"person {row}") for row in (10, 11, 12)])
     assert users.tolist() == sorted(users.tolist())
     np.testing.assert_allclose(values, np.array([[42, 142, 242], [1042, 1142, 1242.0]])[:, order])

@@ -37,8 +37,8 @@ def figures():
         "adapted": interval(0.9),
         "baselines": {
             "unadapted": interval(0.7),
-            "joint": interval(0.7),
-            "joint_fine_tuned": interval(0.8),
+            "joint_model": interval(0.7),
+            "joint_model_fine_tuned": interval(0.8),
             "class_prior": interval(0.3),
             "user_frequency": interval(0.4),
         },
@@ -88,8 +88,8 @@ def test_an_error_is_no_percentage_and_its_best_baseline_is_the_lowest():
 
 def test_the_grid_holds_baselines_of_the_shots_of_the_config_against_its_rows():
     own = figures()["wisdm:maml"] | {"metric": "mse", "adapted": interval(0.5)}
-    ten = own | {"baselines": {"joint_fine_tuned": interval(2.4), "global_mean": interval(3.4)}}
-    five = own | {"baselines": {"joint_fine_tuned": interval(2.9), "global_mean": interval(3.5)}}
+    ten = own | {"baselines": {"joint_model_fine_tuned": interval(2.4), "global_mean": interval(3.4)}}
+    five = own | {"baselines": {"joint_model_fine_tuned": interval(2.9), "global_mean": interval(3.5)}}
     lines = family_table.grid({"sinusoid:maml-5": five, "sinusoid:maml": ten}).splitlines()
     assert lines[-2:] == ["| *joint, fine-tuned* | 2.40 ± 0.01 | |", "| *best trivial* | 3.40 ± 0.01 | |"]
 
@@ -167,7 +167,7 @@ def summary():
         "seeds": [0, 1],
         "folds": [0],
         "users": {"test": 600},
-        "hurt_fraction": 0.0,
+        "shares": {"start": {"worse": interval(0.0)}},
         "diverged": {"headline": 2, "anywhere": 5},
         "transductive": False,
         "seconds": {"train": 1.0, "evaluate": 1.0},
@@ -214,7 +214,7 @@ def test_a_row_from_features_makes_them_first_and_says_so_with_their_minutes(kep
     (first, features, _), (second, _, given), (third, _, plain) = called
     methods = [path.partition(":")[2] for path in (first, second, third)]
     assert methods == ["prototypes", "ridge", "maml"]
-    assert f"--config.start_from={features}/strategies/naive/versions/0" in given
+    assert f"--config.start_from={features}/arms/fine_tune/versions/0" in given
     assert not any("start_from" in one for one in plain)
     ridge, maml = (
         family_table.line("omniglot", *pair) for pair in zip(methods[1:], json.loads(family.KEPT.read_text()).values())
@@ -249,7 +249,7 @@ def test_a_row_begins_with_features_that_were_learned_in_its_own_form(method, fo
     assert family.known()[f"omniglot:{method}"]["machine"] == f"features on 1 x GPU; {family.machine(None)}"
     (donor, features, _), (_, _, given) = called
     assert donor.endswith(f":prototypes-{form}") and features.name == f"omniglot-prototypes-{form}-0"
-    assert f"--config.start_from={features}/strategies/naive/versions/0" in given
+    assert f"--config.start_from={features}/arms/fine_tune/versions/0" in given
 
 
 def test_features_have_the_data_and_the_seeds_of_the_row_that_begins_with_them(kept_in, monkeypatch):

@@ -1,7 +1,9 @@
 """Draws are frozen: the same names, keys, users and first parameters as were recorded in golden_draws.json.
 
 A figure can be compared with one of an earlier revision only if both drew the same. Where a draw is meant to change,
-`python -m tests.test_golden_draws` records all of them anew.
+`python -m tests.test_golden_draws` records all of them anew. Keys changed once: periods left them (a step's key
+counts the outer steps since the arm began), and repeats entered them (a second task of a user in a batch has a key of
+its own).
 """
 
 import ast
@@ -14,22 +16,23 @@ import numpy as np
 import pytest
 
 from metapers import keys, models, tasks
+from metapers.base import Task
 from metapers.tasks import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = Path(__file__).with_name("golden_draws.json")
-COUNTERS = ((), (0,), (1,), (3, 2))  # as in named(key, name, 3, 2): the step, the stage or the row
+COUNTERS = ((), (0,), (1,), (3, 2))  # as in named(key, name, 3, 2): the step, the period or the row
 
 STREAMS = {
     "linear_gaussian": lambda: tasks.linear_gaussian(
-        drift=synthetic.recurring(), stages=2, users_per_stage=20, examples=8, dim=2, support=4, query=3
+        drift=synthetic.recurring(), periods=2, users_per_period=20, examples=8, dim=2, support=4, query=3
     ),
     "linear_gaussian, noisy labels": lambda: tasks.linear_gaussian(
-        drift=synthetic.gradual(3), stages=3, users_per_stage=15, examples=6, dim=2, minority=0.3, label_noise=0.3,
+        drift=synthetic.gradual(3), periods=3, users_per_period=15, examples=6, dim=2, minority=0.3, label_noise=0.3,
         seed=2, fold=1, support=3, query=2,
     ),
-    "sinusoid": lambda: tasks.sinusoid(stages=2, users=4, support=3, query=5, noise=0.1, shift=0.5, seed=1),
-    "quadratic": lambda: tasks.quadratic(dim=2, stages=2, users_per_stage=15, examples=6, support=3, query=2),
+    "sinusoid": lambda: tasks.sinusoid(periods=2, users=4, support=3, query=5, noise=0.1, shift=0.5, seed=1),
+    "quadratic": lambda: tasks.quadratic(dim=2, periods=2, users_per_period=15, examples=6, support=3, query=2),
 }  # fmt: skip
 MODELS = {
     "mlp": lambda: models.mlp([2, 4, 3]),
@@ -74,9 +77,9 @@ def drawn_keys(names) -> dict:
 
 
 def drawn_tasks(name: str) -> dict:
-    """Four users of all stages in step 5, and how the host drew the cohort that is held out."""
+    """Four users of all periods in step 5, and how the host drew the cohort that is held out."""
     stream = STREAMS[name]()
-    data = stream.family.data((0, stream.stages - 1), 5, 3)
+    data = stream.family.data((0, stream.periods - 1), 5, 3)
     sample = jax.jit(stream.family.sample, static_argnums=2)
     users, mask = sample(data, jnp.int32(5), 4, keys.named(keys.root(7), "tasks"))
     return first({"tasks": users._asdict(), "mask": mask, "held_out": stream.held_out("test", 0)._asdict()})
@@ -87,11 +90,23 @@ def drawn_params(name: str) -> dict:
         return first(jax.jit(MODELS[name]().init)(keys.named(keys.root(0), "init"))._asdict())
 
 
+def drawn_batches() -> dict:
+    """What a step's tasks draw by: steps 3 and 4 of an arm, four tasks, of one user three; and of the user alone."""
+    users = jnp.array([3, 5, 3, 3], jnp.int32)
+    tasks = Task(None, None, users, {})  # keys read user and notes alone
+    steps = {str(step): keys.named(keys.named(keys.root(0), "step", step), "update") for step in (3, 4)}
+    batch = jax.vmap(keys.of_task, in_axes=(None, 0))
+    return {name: words(batch(key, keys.numbered(tasks))) for name, key in steps.items()} | {
+        "alone": words(batch(steps["3"], tasks))
+    }
+
+
 def record() -> None:
     """Writes all draws as they are now."""
     found = {
         "names": names_given(),
         "keys": drawn_keys(names_given()),
+        "batches": drawn_batches(),
         "tasks": {name: drawn_tasks(name) for name in STREAMS},
         "params": {name: drawn_params(name) for name in MODELS},
     }
@@ -110,6 +125,13 @@ def test_the_names_of_keys_are_the_recorded_ones(golden):
 
 def test_a_name_and_its_counters_give_the_recorded_key(golden):
     assert drawn_keys(golden["names"]) == golden["keys"]
+
+
+def test_the_tasks_of_a_step_have_the_recorded_keys(golden):
+    found = drawn_batches()
+    assert found == golden["batches"]
+    each = [tuple(word) for step in ("3", "4") for word in found[step]]
+    assert len(set(each)) == len(each)
 
 
 @pytest.mark.parametrize("name", STREAMS)

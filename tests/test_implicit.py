@@ -163,16 +163,7 @@ def test_a_user_without_support_keeps_the_start_and_its_derivative():
 
 
 def test_users_mapped_over_two_devices_are_users_in_a_loop():
-    loop = loop_of(problems.rough, 5, 0.15, 1.0, learn_strength=True)
-    params, users = problems.rough_params(loop), problems.rough_users(4)
-    queries = users._replace(mask=jnp.ones_like(users.mask))
-    value = lambda params, task, query: problems.after(loop, problems.rough, task, query, KEY)(params)
-    total = lambda params, both: jnp.sum(jax.vmap(value, (None, 0, 0))(params, *both))
-    mapped = problems.over_two_devices(total, params, (users, queries))
-    slope = jax.jit(jax.value_and_grad(value))
-    alone = [slope(params, *jax.tree.map(lambda x, i=i: np.asarray(x)[i], (users, queries))) for i in range(4)]
-    assert world.distance(mapped, jax.tree.map(lambda *x: sum(map(np.asarray, x)), *alone)) < 1e-12
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mapped))
+    problems.assert_users_are_apart(loop_of(problems.rough, 5, 0.15, 1.0, learn_strength=True), KEY)
 
 
 def flat(params, batch, key):

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, PartitionSpec
 
 from metapers import base, inner, keys
 from metapers.inner.once import once
 from metapers.inner.path import entries
+from tests import inner_problems as problems
 from tests.contracts import world
-from tests.inner_problems import adapt, after, finite_differences, rough_task, rough_tasks, slope_after
+from tests.inner_problems import adapt, after, finite_differences, rough_task, slope_after
 
 KEY = jax.random.key(0)
 CENTRES = np.array([[1.0, -2.0], [3.0, 0.5], [-1.0, 4.0], [0.0, 1.5]])
@@ -122,9 +122,17 @@ def test_learned_rates_act_on_each_number_and_may_be_negative():
     assert_close(adapt(loop, params, bowl_task())[0].personal["theta"], MEAN + (1 - rates) ** 2 * (START - MEAN))
 
 
-# Not "remat" and "mixed": a test below holds them to the plain steps.
+# Not "unroll", "remat" and "mixed": a test below holds them to the plain steps.
 @pytest.mark.parametrize(
-    ("name", "key"), [("plain", None), *((name, KEY) for name in LOOPS if name not in ("remat", "mixed"))]
+    ("name", "key"),
+    [
+        ("plain", KEY),
+        ("rates", KEY),
+        ("log_rates", KEY),
+        ("pseudo_count", None),
+        ("proximal_weight", KEY),
+        ("per_step", KEY),
+    ],
 )
 def test_meta_gradient_equals_finite_differences(name, key):
     loop = inner.gradient(rough, 3, **{"rate": 0.2, **LOOPS[name]})
@@ -225,31 +233,8 @@ def test_every_step_has_a_key_of_its_own():
     assert len(set(steps.tolist())) == 3
 
 
-def test_users_mapped_equal_users_in_a_loop():
-    loop = inner.gradient(rough, 3, inner.per_parameter(0.2))
-    params, users = rough_params(loop), rough_tasks(5, 3)
-    own = jax.random.split(KEY, 3)
-    mapped = jax.jit(jax.vmap(lambda task, key: loop.adapt(params, task, key)[1]))(users, own)
-    for i in range(3):
-        user, path = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (users, mapped))
-        assert_close(path, adapt(loop, params, user, own[i])[1])
-
-
-def test_users_over_two_devices_equal_one():
-    loop = inner.gradient(rough, 3, inner.per_parameter(0.2))
-    params = rough_params(loop)
-    stacked = rough_tasks(5, 4)
-
-    def total(params, users):
-        return jnp.sum(jax.vmap(lambda task: after(loop, rough, task, task)(params))(users))
-
-    mesh = jax.make_mesh((2,), ("users",), axis_types=(AxisType.Auto,))
-    here, everywhere = PartitionSpec("users"), PartitionSpec()
-    sharded = jax.shard_map(
-        lambda params, users: jax.lax.psum(total(params, users), "users"),
-        mesh=mesh, in_specs=(everywhere, here), out_specs=everywhere,
-    )  # fmt: skip
-    assert_close(*(jax.jit(jax.value_and_grad(each))(params, stacked) for each in (sharded, total)))
+def test_users_mapped_over_two_devices_are_users_in_a_loop():
+    problems.assert_users_are_apart(inner.gradient(problems.rough, 3, inner.per_parameter(0.2)), KEY)
 
 
 def test_once_computes_the_fixed_part_outside():
@@ -349,7 +334,7 @@ def test_choices_of_memory_change_no_number(first_order):
         return slope_after(loop, rough, rough_task(), rough_task(), rough_params(loop))
 
     plain = slope()
-    for choice in ({"remat": True}, {"mixed": True}):
+    for choice in ({"remat": True}, {"mixed": True}, {"unroll": 2}):
         assert world.distance(plain, slope(**choice)) < 1e-12
 
 

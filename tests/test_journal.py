@@ -27,13 +27,13 @@ def test_progress_is_plain_lines_with_an_eta_where_there_is_no_terminal(monkeypa
         told.waiting("compiling")
         told.advance(4, worked=False)  # what an earlier run had done
         now[0] = 6.0
-        told.advance(3, "naive")
+        told.advance(3, "fine_tune")
         told.advance(1)
         now[0] = 12.0
         told.advance(2)
     first, *lines = out.getvalue().splitlines()
     assert first == "train 0/10 (0%), 0 s, ETA ? compiling"
-    assert lines == ["train 3/6 (50%), 6 s, ETA 6 s naive", "train 6/6 (100%), 12 s, ETA 0 s"]
+    assert lines == ["train 3/6 (50%), 6 s, ETA 6 s fine_tune", "train 6/6 (100%), 12 s, ETA 0 s"]
 
 
 class Terminal(io.StringIO):
@@ -47,9 +47,9 @@ def test_progress_is_a_bar_on_a_terminal_and_nothing_where_it_is_switched_off(mo
     with meter(4, title="train") as told:
         told.waiting("compiling")
         told.advance(1, worked=False)
-        told.advance(3, "naive")
+        told.advance(3, "fine_tune")
     assert "compiling" in screen.getvalue()
-    assert re.search(r"train: .*0/3.*naive", screen.getvalue())
+    assert re.search(r"train: .*0/3.*fine_tune", screen.getvalue())
     screen = Terminal()
     monkeypatch.setattr("sys.stdout", screen)
     with meter(4, title="train", shown=False) as told:

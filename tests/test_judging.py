@@ -24,7 +24,7 @@ from tests import runs
 
 pytestmark = pytest.mark.xdist_group("small run")
 
-STRATEGIES = ("static", "naive", "joint_so_far", "continual")
+ARMS = ("frozen", "fine_tune", "cumulative", "continual")
 
 
 @pytest.fixture(autouse=True)
@@ -47,31 +47,35 @@ def uses(folder):
 
 def test_the_records_hold_every_version_every_shot_every_step_and_the_baselines(small_run):
     rows = records.read_file(small_run / "records" / "test.parquet").to_pylist()
-    assert {row["strategy"] for row in rows} == {
-        *STRATEGIES,
-        "joint",
+    assert {row["arm"] for row in rows} == {
+        *ARMS,
+        "joint_model",
         "global_mean",
         "user_mean",
         "user_last",
         "user_ewma",
+        "ridge_residual",
+        "nearest",
         "oracle",
     }
-    for name in STRATEGIES:
-        mine = [row for row in rows if row["strategy"] == name and row["start"] == "fresh"]
-        assert {row["trained_stage"] for row in mine} == {-1, 0, 1, 2}
-        assert {row["evaluated_stage"] for row in mine} == {-1, 0, 1, 2}
+    for name in ARMS:
+        mine = [row for row in rows if row["arm"] == name and row["start"] == "fresh"]
+        assert {row["version"] for row in mine} == {-1, 0, 1, 2}
+        assert {row["period"] for row in mine} == {-1, 0, 1, 2}
         assert {(row["shots"], row["steps"]) for row in mine} == {(k, s) for k in (1, 4) for s in (0, 1, 2)}
         assert {row["seed"] for row in mine} == {0, 1} and {row["split"] for row in mine} == {"test"}
-    assert {row["start"] for row in rows if row["strategy"] == "naive"} == {"fresh", "banked"}
+    assert {row["start"] for row in rows if row["arm"] == "fine_tune"} == {"fresh", "banked"}
     assert all(row["returning"] for row in rows if row["start"] == "banked")
 
 
 def test_a_run_without_a_versions_validation_records_is_refused_before_anybody_is_judged(small_run, tmp_path):
     shutil.copytree(small_run, tmp_path / "run")
-    lost = tmp_path / "run" / "records" / "validation-naive-1.parquet"
+    lost = tmp_path / "run" / "records" / "validation-fine_tune-1.parquet"
     before = uses(tmp_path / "run")
     lost.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{lost} is missing, which training writes with version 1 of naive"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{lost} is missing, which training writes with version 1 of fine_tune"
+    ):
         evaluate_run(tmp_path / "run")
     assert uses(tmp_path / "run") == before
 
@@ -81,13 +85,13 @@ def test_the_initialisation_is_the_same_for_all_and_a_static_model_never_changes
 
     def values(name, trained):
         return [
-            (row["user"], row["evaluated_stage"], row["shots"], row["steps"], row["metric"], row["seed"], row["value"])
+            (row["user"], row["period"], row["shots"], row["steps"], row["metric"], row["seed"], row["value"])
             for row in rows
-            if row["strategy"] == name and row["trained_stage"] == trained and row["start"] == "fresh"
+            if row["arm"] == name and row["version"] == trained and row["start"] == "fresh"
         ]
 
-    assert values("naive", -1) == values("continual", -1) != values("naive", 0)
-    assert values("static", 0) == values("static", 2) == values("naive", 0)
+    assert values("fine_tune", -1) == values("continual", -1) != values("fine_tune", 0)
+    assert values("frozen", 0) == values("frozen", 2) == values("fine_tune", 0)
 
 
 def test_the_oracle_is_below_everything(small_run):
@@ -98,10 +102,12 @@ def test_the_oracle_is_below_everything(small_run):
 
 def test_a_share_of_the_gap_is_told_only_where_there_is_one(small_run):
     gap = json.loads((small_run / "summary.json").read_text())["gap"]
-    assert (
-        gap["to_close"]["low"] <= 0 < gap["to_close"]["high"] and gap["closed"] is None
-    )  # nobody could tell them apart
-    assert gap["to_close"]["mean"] == pytest.approx(gap["joint_so_far_less_naive"])
+    to = gap["to"]["cumulative"]
+    assert gap["to"].keys() == {"cumulative"} and gap["arm"] == "continual"
+    way = to["to_close"]
+    assert (to["closed"] is None) == (way["low"] <= 0)
+    if to["closed"] is not None:
+        assert to["closed"] == pytest.approx(gap["gain_over_fine_tune"]["mean"] / way["mean"])
 
 
 def test_validation_users_choose_and_test_users_judge(small_run):
@@ -113,19 +119,19 @@ def test_validation_users_choose_and_test_users_judge(small_run):
 def test_a_part_of_a_run_on_request_leaves_the_summary_alone_and_is_logged(copy):
     before, lines = (copy / "summary.json").read_text(), len(uses(copy))
     said = []
-    told = evaluate_run(copy, strategy="naive", version=-1, steps=(0, 2), shots=(1,), say=said.append)
+    told = evaluate_run(copy, arm="fine_tune", version=-1, steps=(0, 2), shots=(1,), say=said.append)
     assert told is None and (copy / "summary.json").read_text() == before
-    rows = records.read_file(copy / "looks" / "test-naive--1-shots-1-steps-0-2.parquet").to_pylist()
-    assert {row["strategy"] for row in rows} >= {"naive", "user_mean"} and "static" not in {r["strategy"] for r in rows}
-    rows = [row for row in rows if row["strategy"] == "naive"]
-    assert {row["trained_stage"] for row in rows} == {2}
+    rows = records.read_file(copy / "looks" / "test-fine_tune--1-shots-1-steps-0-2.parquet").to_pylist()
+    assert {row["arm"] for row in rows} >= {"fine_tune", "user_mean"} and "frozen" not in {r["arm"] for r in rows}
+    rows = [row for row in rows if row["arm"] == "fine_tune"]
+    assert {row["version"] for row in rows} == {2}
     assert {row["steps"] for row in rows} == {0, 2} and {row["shots"] for row in rows} == {1, 4}
     # the run's own records stay whole: nobody stands in them twice
-    where = {"strategy": "naive", "split": "test", "shots": 4, "steps": 0, "start": "fresh"}
-    records.per_user(records.read_records(copy / "records"), "rmse", trained_stage=2, evaluated_stage=-1, **where)
-    assert "rmse on test users' whole lives" in said[0] and "naive" in said[0]
+    where = {"arm": "fine_tune", "split": "test", "shots": 4, "steps": 0, "start": "fresh"}
+    records.per_user(records.read_records(copy / "records"), "rmse", version=2, period=-1, **where)
+    assert "rmse on test users' whole lives" in said[0] and "fine_tune" in said[0]
     assert len(uses(copy)) == lines + 1
-    assert uses(copy)[-1]["strategy"] == "naive" and uses(copy)[-1]["version"] == -1
+    assert uses(copy)[-1]["arm"] == "fine_tune" and uses(copy)[-1]["version"] == -1
 
 
 @pytest.mark.parametrize("grid", [{"shots": (1,)}, {"steps": (0, 3)}])
@@ -139,33 +145,33 @@ def test_another_grid_is_a_look_and_leaves_the_run_as_it_was(copy, grid):
     (copy / TUNED).write_text(tuned)
     name, asked = next(iter(grid.items()))
     rows = records.read_file(copy / "looks" / f"test-all-all-{name}-{'-'.join(map(str, asked))}.parquet").to_pylist()
-    assert {row[name] for row in rows if row["strategy"] == "naive"} >= set(asked)
+    assert {row[name] for row in rows if row["arm"] == "fine_tune"} >= set(asked)
 
 
 def test_a_look_at_hundreds_of_steps_has_a_file(copy):
     steps = tuple(range(120))
-    assert evaluate_run(copy, strategy="naive", version=1, steps=steps, say=lambda text: None) is None
-    (path,) = (copy / "looks").glob("test-naive-1-steps-0-to-119-*.parquet")
+    assert evaluate_run(copy, arm="fine_tune", version=1, steps=steps, say=lambda text: None) is None
+    (path,) = (copy / "looks").glob("test-fine_tune-1-steps-0-to-119-*.parquet")
     assert {row["steps"] for row in records.read_file(path).to_pylist()} == {*steps}
 
 
 def test_a_run_that_has_lost_a_version_names_it(copy):
-    lost = versions_of(copy, "naive") / "1"
+    lost = versions_of(copy, "fine_tune") / "1"
     lines = len(uses(copy))
     lost.rename(copy / "aside")
     try:
         with pytest.raises(
-            FileNotFoundError, match=r"naive/versions must hold versions 0 to 2, got \[0, 2\] without \[1\]"
+            FileNotFoundError, match=r"fine_tune/versions must hold versions \[0, 1, 2\], got \[0, 2\] without \[1\]"
         ):
             evaluate_run(copy)
-        assert evaluate_run(copy, strategy="naive", say=lambda text: None) is None  # a part of it can be judged
-        last, tuned = versions_of(copy, "joint") / "2", (copy / TUNED).read_text()
+        assert evaluate_run(copy, arm="fine_tune", say=lambda text: None) is None  # a part of it can be judged
+        last, tuned = versions_of(copy, "joint_model") / "2", (copy / TUNED).read_text()
         (copy / TUNED).write_text("{}")
         last.rename(copy / "last")
-        evaluate_run(copy, strategy="joint", say=lambda text: None)  # whose rate is that of an earlier stage
+        evaluate_run(copy, arm="joint_model", say=lambda text: None)  # whose rate is that of an earlier period
         assert (copy / TUNED).read_text() == "{}"
         (copy / "last").rename(last)
-        evaluate_run(copy, strategy="joint", say=lambda text: None)
+        evaluate_run(copy, arm="joint_model", say=lambda text: None)
         assert json.loads((copy / TUNED).read_text()) == json.loads(tuned)
     finally:
         (copy / "aside").rename(lost)
@@ -188,7 +194,7 @@ def test_judging_twice_gives_the_same_summary(copy):
 
 
 def test_a_first_evaluation_is_one_use_and_writes_report_and_pictures(small_run):
-    assert len(uses(small_run)) >= 1 and uses(small_run)[0]["strategy"] is None
+    assert len(uses(small_run)) >= 1 and uses(small_run)[0]["arm"] is None
     assert (small_run / "report.html").stat().st_size > 10_000
     pictures = list(small_run.rglob("*.png"))
     assert pictures and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
@@ -201,47 +207,48 @@ def test_users_who_diverged_are_counted_once_each_and_told(small_run):
     rows = [
         row | {"metric": "diverged", "value": float((row["user"], row["shots"], row["steps"]) in lost)}
         for row in table.to_pylist()
-        if (row["strategy"], row["start"], row["evaluated_stage"], row["metric"]) == ("continual", "fresh", -1, "rmse")
+        if (row["arm"], row["start"], row["period"], row["metric"]) == ("continual", "fresh", -1, "rmse")
     ]
 
     def told(rows):
         parts = [table, evaluation.validation_records(small_run), pa.Table.from_pylist(rows, table.schema)]
-        return summary.summarise(pa.concat_tables(parts), config, provenance=[{}], seconds={}, stages=3)
+        return summary.summarise(pa.concat_tables(parts), config, provenance=[{}], seconds={}, periods=3)
 
     found, clean = told(rows), told([])
     assert found["diverged"] == {"headline": 1, "anywhere": 2} and clean["diverged"] == {"headline": 0, "anywhere": 0}
     assert found["headline"] == clean["headline"] and found["short"] == clean["short"]
-    assert "1 users and stages diverged at 4 examples and 2 steps, 2 at some shots and steps" in printing.text(found)
-    assert "1 users and stages at the headline and 2 at some" in " ".join(words.verdict(found, spec.plain(config)))
+    assert "1 users and periods diverged at 4 examples and 2 steps, 2 at some shots and steps" in printing.text(found)
+    assert "1 users and periods at the headline and 2 at some" in " ".join(words.verdict(found, spec.plain(config)))
     assert "diverged" not in printing.text(clean)
 
 
 def test_a_damaged_version_is_refused_by_name(copy):
-    versions = versions_of(copy, "static")
+    versions = versions_of(copy, "frozen")
     path = next(path for path in (versions / "0").rglob("*") if path.is_file() and path.stat().st_size)
     whole = path.read_bytes()
     path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     try:
         with pytest.raises(store.CorruptVersion, match=path.name):
-            evaluate_run(copy, strategy="static", say=lambda text: None)
+            evaluate_run(copy, arm="frozen", say=lambda text: None)
     finally:
         path.write_bytes(whole)
 
 
 def test_an_unfinished_run_is_told_how_to_go_on(tmp_path, small_run):
     (tmp_path / "config.json").write_bytes((small_run / "config.json").read_bytes())
-    with pytest.raises(FileNotFoundError, match="static.* holds no finished version; train.py goes on there"):
+    with pytest.raises(FileNotFoundError, match="frozen.* holds no finished version; train.py goes on there"):
         evaluate_run(tmp_path)
 
 
 def test_what_has_no_inner_loop_is_tuned_at_the_value_that_is_best_for_validation_users(small_run):
     config = load.opened(small_run)
     scorer, grid = scoring.scorer(setup.components(config)), tuning_grid(config)
-    params, judges = load.load_params(small_run, "joint", 2), scorer.components.stream.held_out("validation", None)
+    name, judges = "joint_model", scorer.components.stream.held_out("validation", None)
+    params = load.load_params(small_run, name, 2)
     # headline shots and steps are the last of the small config
-    means = [scorer.curves(params, "joint", judges, rate=rate).scores["rmse"][..., -1, -1].mean() for rate in grid]
+    means = [scorer.curves(params, name, judges, rate=rate).scores["rmse"][..., -1, -1].mean() for rate in grid]
     best = grid[means.index(min(means))]
-    assert evaluation.tuning_rate(small_run, scorer, "joint") == best != grid[0] and max(means) > 1.01 * min(means)
+    assert evaluation.tuning_rate(small_run, scorer, name) == best != grid[0] and max(means) > 1.01 * min(means)
     assert evaluation.tuning_rate(small_run, scorer, "continual") is None
 
 
@@ -260,18 +267,18 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
     evaluation.scored(small_run, scorer, found, "test", False, keep=False)
     assert sum(amount for amount, _ in notes) == counted[0]
     tried = [note for _, note in notes if "tuned at" in note]
-    assert len(tried) == len(tuning_grid(config)) and all(note.startswith("joint, tuned at") for note in tried)
+    assert len(tried) == len(tuning_grid(config)) and all(note.startswith("joint_model, tuned at") for note in tried)
 
 
 def test_a_choice_at_the_edge_of_what_was_tried_is_in_the_summary_the_report_and_the_terminal(small_run, copy):
     scorer = scoring.scorer(setup.components(load.opened(copy)))
     table, said = records.read_file(copy / "records" / "test.parquet"), []
     chosen = {
-        "joint": {"rate": choices.of(3.0, (1.0, 3.0))},
+        "joint_model": {"rate": choices.of(3.0, (1.0, 3.0))},
         "user_mean": {"shrink": choices.of(0.0, (0.0, 1.0), bound=0.0)},
     }
     evaluation.summarised(copy, scorer, table, chosen, {"train": 1.0, "evaluate": 1.0, "compile": 0.0}, said.append)
-    edge = "joint: rate 3 is the largest of the values tried (1, 3). A value beyond it may be better."
+    edge = "joint_model: rate 3 is the largest of the values tried (1, 3). A value beyond it may be better."
     assert f"\n{edge}" in said and not any("user_mean: shrink" in line for line in said)
     assert json.loads((copy / "summary.json").read_text())["chosen"] == chosen
     assert edge in report_of(copy).read_text()
@@ -279,16 +286,19 @@ def test_a_choice_at_the_edge_of_what_was_tried_is_in_the_summary_the_report_and
 
 def test_what_validation_users_chose_is_in_the_summary(small_run):
     chosen = json.loads((small_run / "summary.json").read_text())["chosen"]
-    assert chosen["joint"]["rate"]["value"] in chosen["joint"]["rate"]["tried"]
-    assert json.loads((small_run / TUNED).read_text()) == {"joint": chosen["joint"]["rate"]["value"]}
+    assert chosen["joint_model"]["rate"]["value"] in chosen["joint_model"]["rate"]["tried"]
+    assert json.loads((small_run / TUNED).read_text()) == {"joint_model": chosen["joint_model"]["rate"]["value"]}
     assert chosen["user_mean"]["shrink"]["tried"] == list(registry("baseline")["user_mean"].options["shrink"].grid)
-    assert chosen["user_ewma"].keys() == {"rate", "shrink"} and "global_mean" not in chosen
+    assert (
+        chosen["user_ewma"].keys() == {"rate", "shrink", "rate by period", "shrink by period"}
+        and "global_mean" not in chosen
+    )
 
 
 def test_the_rate_with_the_best_reported_score_is_chosen_also_where_a_user_diverges(small_run, monkeypatch):
     scorer = scoring.scorer(setup.components(load.opened(small_run)))
-    params = load.load_params(small_run, "joint", 2)
-    found = scorer.trial(scorer.ready(params, "joint"), scorer.components.stream.held_out("test", None))
+    params = load.load_params(small_run, "joint_model", 2)
+    found = scorer.trial(scorer.ready(params, "joint_model"), scorer.components.stream.held_out("test", None))
     grid = (0.1, 0.2, 0.3)
     better = iter((3.0, 1.0, 2.0))
 
@@ -297,7 +307,7 @@ def test_the_rate_with_the_best_reported_score_is_chosen_also_where_a_user_diver
         return found._replace(scores={"rmse": rmse, "diverged": (rmse == 1.0).astype(float)})
 
     monkeypatch.setattr(evaluation, "tuning_grid", lambda config: grid)
-    assert evaluation.tuning_rate(small_run, scorer._replace(trial=trial), "joint") == 0.2
+    assert evaluation.tuning_rate(small_run, scorer._replace(trial=trial), "joint_model") == 0.2
 
 
 def test_users_are_judged_and_banked_as_many_at_a_time_as_training_holds(small_run, monkeypatch):

@@ -40,10 +40,16 @@ def kept(loop=MEAN, loss_fn=number, **options):
     return inner.keep_if_it_helps(loop, loss_fn, **options)
 
 
-def scale_of(loop, support, start=0.0):
-    """How far the loop went between the start and where MEAN goes."""
+def ends_of(*loops):
+    """(support, start) -> where each of the loops, which have no inner parameters, ends: one program."""
+    ends = jax.jit(lambda params, support: [loop.adapt(params, support, None)[0].personal["w"] for loop in loops])
+    return lambda support, start=0.0: [float(end) for end in ends(params_of(MEAN, start), support)]
+
+
+def scales_of(support, *loops):
+    """How far each of the loops went between 0 and where MEAN goes."""
     mean = np.asarray(support.targets)[np.asarray(support.mask)].mean()
-    return (float(adapt(loop, params_of(loop, start), support)[0].personal["w"]) - start) / (mean - start)
+    return [end / mean for end in ends_of(*loops)(support)]
 
 
 def losses_held_back(support, scales):
@@ -78,8 +84,8 @@ def test_noise_around_the_start_keeps_the_start_exactly():
     assert adapt(MEAN, params_of(loop, 0.1), support)[0].personal["w"] != 0.1
 
 
-@pytest.mark.parametrize("wrapped", [MEAN, inner.gradient(number, 3, 0.3)])
-def test_a_clear_signal_is_the_wrapped_loop_to_the_bit(wrapped):
+def test_a_clear_signal_is_the_wrapped_loop_to_the_bit():
+    wrapped = inner.gradient(number, 3, 0.3)
     support, loop = support_of(3.0, 3.1, 2.9, 3.05, 2.95, padding=2), kept(wrapped)
     there = support._replace(targets=base.hide(support.targets, support.mask))
     params = params_of(loop, 0.1)
@@ -88,8 +94,9 @@ def test_a_clear_signal_is_the_wrapped_loop_to_the_bit(wrapped):
 
 def test_the_scale_of_least_held_back_loss_is_taken():
     # Leave one out of (a, b): losses of s: (s b - a)² + (s a - b)², least at s = 2 a b / (a² + b²) = 0.6 for 1, 3.
-    assert scale_of(kept(scales=(0.0, 0.3, 0.6, 0.9, 1.0)), support_of(1.0, 3.0)) == pytest.approx(0.6)
-    assert scale_of(kept(scales=(0.75, 0.0, 1.0, 0.25, 0.5)), support_of(1.0, 3.0)) == pytest.approx(0.5)
+    grids = (0.0, 0.3, 0.6, 0.9, 1.0), (0.75, 0.0, 1.0, 0.25, 0.5)
+    found = scales_of(support_of(1.0, 3.0), *(kept(scales=scales) for scales in grids))
+    assert found == pytest.approx([0.6, 0.5])
 
 
 def test_what_is_stored_is_kept_whole_or_not_at_all():
@@ -131,24 +138,21 @@ def test_the_margin_is_in_standard_errors_of_the_gain():
     gains = np.array([-4.0, 4.5, 8.0])
     ratio = gains.mean() / (gains.std(ddof=1) / np.sqrt(3))
     support = support_of(1.0, 3.0, 5.0, padding=1)
-    for margin, scale in ((0.0, 1.0), (0.999 * ratio, 1.0), (1.001 * ratio, 0.0)):
-        assert scale_of(kept(scales=(0.0, 1.0), margin=margin), support) == scale
+    loops = (kept(scales=(0.0, 1.0), margin=margin) for margin in (0.0, 0.999 * ratio, 1.001 * ratio))
+    assert scales_of(support, *loops) == [1.0, 1.0, 0.0]
 
 
 def test_no_gain_at_all_keeps_the_start():
     flat = kept(MEAN, lambda params, batch, key: jnp.ones_like(batch.targets), scales=(1.0, 0.0, 0.5))
-    adapted, _ = adapt(flat, params_of(flat, 0.2), support_of(1.0, 2.0))
-    assert adapted.personal["w"] == 0.2
-    assert adapt(kept(inner.none()), params_of(flat, 0.2), support_of(1.0, 2.0))[0].personal["w"] == 0.2
+    assert ends_of(flat, kept(inner.none()))(support_of(1.0, 2.0), 0.2) == [0.2, 0.2]
 
 
-@pytest.mark.parametrize("default_scale", [1.0, 0.0, 0.5])
-def test_one_example_goes_by_default(default_scale):
-    loop = kept(default_scale=default_scale)
-    adapted, _ = adapt(loop, params_of(loop), support_of(4.0, padding=3))
-    np.testing.assert_allclose(adapted.personal["w"], 4 * default_scale, rtol=1e-12)
+def test_one_example_goes_by_default():
+    shares = (1.0, 0.0, 0.5)
+    ends = ends_of(*(kept(default_scale=share, scales=(0.0, 1.0)) for share in shares))
+    np.testing.assert_allclose(ends(support_of(4.0, padding=3)), 4 * np.array(shares), rtol=1e-12)
     empty = support_of(1.0, 2.0, 3.0, 4.0)._replace(mask=jnp.array([False] * 4))
-    assert adapt(loop, params_of(loop, 0.7), empty)[0].personal["w"] == 0.7
+    assert ends(empty, 0.7) == [0.7] * 3
 
 
 def test_an_adaptation_that_runs_away_is_not_kept():
@@ -178,8 +182,7 @@ def test_the_gate_does_not_open_again_the_farther_an_adaptation_ran_away():
 
 
 @pytest.mark.parametrize(("ways", "shots"), [(4, 5), (20, 5), (5, 4)])
-@pytest.mark.parametrize("name", ["keep_if_it_helps", "gated"])
-def test_classes_that_come_in_turn_are_not_held_back_whole(name, ways, shots):
+def test_classes_that_come_in_turn_are_not_held_back_whole(ways, shots):
     rng = np.random.default_rng(0)
     label = np.tile(np.arange(ways), shots)  # round by round, as episodes are laid out
     # far from the start, so that a user who has not met a class predicts another
@@ -195,27 +198,31 @@ def test_classes_that_come_in_turn_are_not_held_back_whole(name, ways, shots):
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch.targets[:, None], 1)[:, 0]
 
     written = inner.written(means)
-    loop = {
-        "keep_if_it_helps": lambda: inner.keep_if_it_helps(written, loss, scales=(0.0, 1.0)),
-        "gated": lambda: inner.gated(written, loss, offset=0.0, slope=100.0),
-    }[name]()
+    helped = inner.keep_if_it_helps(written, loss, scales=(0.0, 1.0))
+    gated = inner.gated(written, loss, offset=0.0, slope=100.0)
     start = base.Params({}, {"means": jnp.asarray(np.zeros((ways, ways)))}, {})
-    start = start._replace(inner=loop.init(start))
-    adapted, _ = adapt(loop, start, support)
+
+    @jax.jit
+    def both(support):
+        return [loop.adapt(start._replace(inner=loop.init(start)), support, None)[0] for loop in (helped, gated)]
+
     expected = np.stack([points[label == way].mean(0) for way in range(ways)])
-    np.testing.assert_allclose(adapted.personal["means"], expected, rtol=1e-6)
+    for adapted in both(support):
+        np.testing.assert_allclose(adapted.personal["means"], expected, rtol=1e-6)
 
 
 def test_a_scale_that_goes_too_far_does_not_speak_for_the_others():
     cliff = lambda params, batch, key: jnp.where(params.personal["w"] > 2, jnp.nan, number(params, batch, None))
-    assert scale_of(kept(loss_fn=cliff), support_of(3.0, 3.0, 3.0)) == 0.5
+    assert scales_of(support_of(3.0, 3.0, 3.0), kept(loss_fn=cliff)) == [0.5]
 
 
 WRAPPERS = {
     "keep_if_it_helps": lambda loop: inner.keep_if_it_helps(loop, problems.rough, folds=3),
     "gated": lambda loop: inner.gated(loop, problems.rough, folds=3),
 }
-LEARNED = inner.gradient(problems.rough, 3, inner.per_parameter(0.2))
+LEARNED, FIRST_ORDER = (
+    inner.gradient(problems.rough, 3, inner.per_parameter(0.2), first_order=first) for first in (False, True)
+)
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
@@ -231,7 +238,7 @@ def test_padding_does_not_matter_even_nan(name):
 
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_users_mapped_are_users_in_a_loop_and_over_two_devices(name):
-    problems.assert_users_are_apart(WRAPPERS[name](LEARNED), KEY)
+    problems.assert_users_are_apart(WRAPPERS[name](FIRST_ORDER), KEY)
 
 
 TAUGHT = {
@@ -241,22 +248,14 @@ TAUGHT = {
 }
 
 
-@functools.cache
-def paths(name, steps):
-    """Ends and paths of twelve users, from the start of the longest loop."""
-    loop, longest = (TAUGHT[name](inner.gradient(problems.rough, count, 0.9)) for count in (steps, 7))
-    adapted, path = jax.jit(jax.vmap(loop.adapt, (None, 0, None)))(
-        problems.rough_params(longest), problems.rough_tasks(4, 12), None
-    )
-    return jax.tree.map(np.asarray, (adapted.personal, path))
-
-
 @pytest.mark.parametrize("name", TAUGHT)
-@pytest.mark.parametrize("steps", [1, 2, 4])
-def test_what_a_user_gets_after_some_steps_does_not_depend_on_how_many_follow(name, steps):
-    (end, path), (_, longer) = paths(name, steps), paths(name, 7)
-    assert world.distance(path, jax.tree.map(lambda leaf: leaf[:, : steps + 1], longer)) < 1e-13
-    assert world.distance(end, jax.tree.map(lambda leaf: leaf[:, steps], longer)) < 1e-13
+def test_what_a_user_gets_after_some_steps_does_not_depend_on_how_many_follow(name):
+    loops = [TAUGHT[name](inner.gradient(problems.rough, steps, 0.9)) for steps in (2, 5)]
+    params, users = problems.rough_params(loops[1]), problems.rough_tasks(4, 12)
+    adapted = [jax.jit(jax.vmap(loop.adapt, (None, 0, None)))(params, users, None) for loop in loops]
+    (end, path), (_, longer) = jax.tree.map(np.asarray, [(params.personal, path) for params, path in adapted])
+    assert world.distance(path, jax.tree.map(lambda leaf: leaf[:, :3], longer)) < 1e-13
+    assert world.distance(end, jax.tree.map(lambda leaf: leaf[:, 2], longer)) < 1e-13
     if name.startswith("keep"):
         stays = (end["theta"] == path["theta"][:, 0]).all(1) & (end["b"] == path["b"][:, 0])
         assert 0 < stays.sum() < 12  # some stay, some go

@@ -7,11 +7,13 @@ from metapers.scores import matrix
 from metapers.scores.bootstrap import weights
 from metapers.scores.matrix import Scored, cells, continual_metrics, difference_metrics, metrics, resampled
 
-# Rows: after training stage 1, 2, 3; columns: stages. Accuracies in tenths, so that each metric is worked by hand.
+# Rows: after training period 1, 2, 3; columns: periods. Accuracies in tenths, so that each metric is worked by hand.
 R = np.array([[9.0, 2.0, 1.0], [7.0, 8.0, 3.0], [8.0, 5.0, 7.0]])
 START = np.array([1.0, 1.5, 0.0])
 HAND = {
     "average": (8 + 5 + 7) / 3,
+    "past": (9 + (7 + 8) / 2 + (8 + 5 + 7) / 3) / 3,
+    "next": (2 + 3) / 2,
     "learning": (9 + 8 + 7) / 3,
     "bwt": ((8 - 9) + (5 - 8)) / 2,
     "bti": ((8 - 9) + (5 - 8)) / 3,
@@ -23,13 +25,13 @@ HAND = {
 
 def test_metrics_by_hand():
     found = metrics(R, START)
-    assert list(found) == list(matrix.DEFINITIONS)
+    assert list(found) == list(matrix.DEFINITIONS) == list(HAND)
     np.testing.assert_allclose([found[name] for name in HAND], list(HAND.values()), rtol=1e-14)
 
 
 def test_forgetting_max_looks_at_every_earlier_row_and_first_only_at_the_diagonal():
     better = R.copy()
-    better[1, 0] = 10.0  # stage 1 was best after training stage 2
+    better[1, 0] = 10.0  # period 1 was best after training period 2
     assert matrix.forgetting_max(better) == ((10 - 8) + (8 - 5)) / 2
     assert matrix.forgetting_first(better) == HAND["forgetting_first"]
     better[0, 1] = 9.0  # above the diagonal: better before it was trained
@@ -53,29 +55,31 @@ def test_leading_axes():
             np.testing.assert_allclose(value[i, j], metrics(many[i, j], START)[name], rtol=1e-14)
 
 
-def test_one_stage_has_only_what_is_defined():
+def test_one_period_has_only_what_is_defined():
     assert {name: float(value) for name, value in metrics(np.array([[3.0]]), np.array([1.0])).items()} == {
         "average": 3.0,
+        "past": 3.0,
         "learning": 3.0,
         "bti": 0.0,
     }
-    with pytest.raises(ValueError, match="T >= 2"):
-        matrix.bwt(np.array([[3.0]]))
+    for undefined in (matrix.bwt, matrix.next_period):
+        with pytest.raises(ValueError, match="T >= 2"):
+            undefined(np.array([[3.0]]))
 
 
-def scored(seeds=2, users=(0, 1, 2, 3, 0, 1, 4, 5, 0, 6, 7), stages=(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2), seed=0):
+def scored(seeds=2, users=(0, 1, 2, 3, 0, 1, 4, 5, 0, 6, 7), periods=(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2), seed=0):
     rng = np.random.default_rng(seed)
-    shape = (seeds, len(set(stages)), len(users))
-    return Scored(rng.normal(size=shape), rng.normal(size=(seeds, shape[2])), np.array(users), np.array(stages))
+    shape = (seeds, len(set(periods)), len(users))
+    return Scored(rng.normal(size=shape), rng.normal(size=(seeds, shape[2])), np.array(users), np.array(periods))
 
 
-def test_cells_are_means_over_the_users_of_a_stage():
+def test_cells_are_means_over_the_users_of_a_period():
     data = scored()
     r, b = cells(data)
     assert r.shape == (1, 2, 3, 3)
     for seed, i, t in np.ndindex(2, 3, 3):
-        np.testing.assert_allclose(r[0, seed, i, t], data.values[seed, i, data.stages == t].mean(), rtol=1e-13)
-    np.testing.assert_allclose(b[0, 1, 2], data.start[1, data.stages == 2].mean(), rtol=1e-13)
+        np.testing.assert_allclose(r[0, seed, i, t], data.values[seed, i, data.periods == t].mean(), rtol=1e-13)
+    np.testing.assert_allclose(b[0, 1, 2], data.start[1, data.periods == 2].mean(), rtol=1e-13)
 
 
 def test_resampling_draws_whole_persons():
@@ -89,7 +93,7 @@ def test_resampling_draws_whole_persons():
             r = np.full((3, 3), np.nan)
             b = np.full(3, np.nan)
             for t in range(3):
-                here = entries[data.stages[entries] == t]
+                here = entries[data.periods[entries] == t]
                 if here.size:
                     r[:, t], b[t] = data.values[seed][:, here].mean(axis=1), data.start[seed, here].mean()
             each.append(r)
@@ -108,12 +112,12 @@ def test_the_estimate_is_the_mean_over_seeds_of_each_seeds_metric():
     assert all(interval.low < interval.mean < interval.high for interval in found.values())
 
 
-def test_a_person_in_every_stage_moves_all_of_them_together():
-    # Scores depend on the person alone. Where the same persons are in both stages nothing is ever forgotten, in any
-    # draw; with other persons in each stage the difference between stages is noise.
+def test_a_person_in_every_period_moves_all_of_them_together():
+    # Scores depend on the person alone. Where the same persons are in both periods nothing is ever forgotten, in any
+    # draw; with other persons in each period the difference between periods is noise.
     person = np.random.default_rng(0).normal(size=10)
-    stages = np.repeat([0, 1], 10)
-    same = Scored(np.broadcast_to(np.tile(person, 2), (1, 2, 20)), None, np.tile(np.arange(10), 2), stages)
+    periods = np.repeat([0, 1], 10)
+    same = Scored(np.broadcast_to(np.tile(person, 2), (1, 2, 20)), None, np.tile(np.arange(10), 2), periods)
     other = same._replace(users=np.arange(20))
     ends = {}
     for name, data in {"same": same, "other": other}.items():
@@ -138,9 +142,9 @@ def test_difference_is_paired():
         (lambda: matrix.average(np.array([[1.0, np.nan], [1.0, 1.0]])), "r must be finite, got nan"),
         (lambda: matrix.fwt(R, np.ones(2)), r"start must have shape \(3,\), got \(2,\)"),
         (lambda: cells(scored()._replace(users=np.arange(3))), r"users must have shape \(11,\), got \(3,\)"),
-        (lambda: cells(scored(stages=(0,) * 10 + (2,))), "none in stage 1"),
+        (lambda: cells(scored(periods=(0,) * 10 + (2,))), "none in period 1"),
         (lambda: cells(scored()._replace(values=np.full((2, 3, 11), np.nan))), "must be finite"),
-        (lambda: difference_metrics(scored(), scored(users=tuple(range(11)))), "same users and stages"),
+        (lambda: difference_metrics(scored(), scored(users=tuple(range(11)))), "same users and periods"),
         (
             lambda: continual_metrics(Scored(np.ones((1, 4, 4)), None, np.arange(4), np.arange(4))),
             "users must be enough",

@@ -355,14 +355,3 @@ def test_a_capacity_below_one_is_refused(capacity):
 def test_items_of_another_kind_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         reservoir(3).insert(compiled(3)[1], change(items_of([1, 2])), jnp.arange(2), jnp.ones(2, bool), KEY)
-
-
-def test_renewing_changes_what_is_held_and_leaves_empty_slots_empty():
-    memory, empty = compiled(4)
-    state = put(memory, empty, [3, 5])
-    renewed = memory.renew(state, lambda items: {**items, "x": items["x"] + 10.0})
-    full = np.asarray(state.users) >= 0
-    np.testing.assert_array_equal(renewed.items["x"], np.where(full[:, None], np.asarray(state.items["x"]) + 10.0, 0.0))
-    np.testing.assert_array_equal(renewed.items["id"], state.items["id"])
-    np.testing.assert_array_equal(renewed.users, state.users)
-    assert int(renewed.seen) == 2

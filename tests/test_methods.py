@@ -261,7 +261,7 @@ def test_the_penalty_of_joint_training_is_of_the_parameters_as_they_are():
         ewc = {"learner": "joint", "memory": "none", "penalties": {"ewc": {"strength": 1.0}}}
         config = spec.check(spec.merged(runs.quick(), ewc | runs.dotted(changes)))
         parts = spec.components(config)
-        learner = building.learner(config, parts.model, spec.STRATEGIES["continual"], None)
+        learner = building.learner(parts.arms["continual"].config, parts.model, None)
         data = parts.stream.family.data((0, 0), 0, 0)
         draw = lambda index: parts.stream.family.sample(data, index, 6, jax.random.fold_in(keys.root(0), index))
         params = started(parts.model)

@@ -24,7 +24,7 @@ NO_EFFECT = {  # options that nothing read in the default config: left out, and 
     **{f"continual.ewc_{key}": "penalties ('anchor',)" for key in ("strength", "decay", "draws", "exact")},
 }
 
-SMALL = '''"""A run of ours: python train.py --config=ours.py --config.learner.inner_steps=3 --config.steps=50
+SMALL = '''"""Ours: --config=ours.py --config.learner.inner_steps=3 --config.steps=50 --config.strategies=naive,static
 
 also --config.learner.keep=if_it_helps, or --config.continual.penalty="('ewc',)" --config.clip_norm=0.0.
 """
@@ -38,6 +38,8 @@ def get_config():
     config = experiment.config_for("linear_gaussian", "linear")
     config.name = "ours, é"
     config.seeds = 2
+    config.strategies = ("naive",)
+    config.data.stages = 4
     config.data.update(drift="sudden", full=1.0, from_start=0.5)
     config.update(steps=60, users=8, schedule="cosine", warmup=5)  # short
     config.learner.inner_steps = 3
@@ -72,7 +74,16 @@ def test_a_small_file_runs_and_says_the_same():
     text, left = migrate.migrated(SMALL)
     config = spec.check(config_of(text))
     old = {
-        **{"seeds": 2, "data.drift": "sudden", "data.full": 1.0, "data.from_start": 0.5, "steps": 60, "users": 8},
+        **{
+            "strategies": ("naive",),
+            "data.stages": 4,
+            "seeds": 2,
+            "data.drift": "sudden",
+            "data.full": 1.0,
+            "data.from_start": 0.5,
+            "steps": 60,
+            "users": 8,
+        },
         **{"schedule": "cosine", "warmup": 5, "learner.inner_steps": 3, "learner.inner_rate": 0.2},
         **{"learner.rates": "log", "learner.keep": "if_it_moves", "learner.least_move": 0.1},
         **{"learner.aggregator": "clipped", "learner.clip": 1.0, "learner.adapts": "all"},
@@ -83,7 +94,7 @@ def test_a_small_file_runs_and_says_the_same():
     }
     assert dict(tree.leaves(config)) == dict(tree.leaves(spec.from_plain(migrate.migrated_values(old))))
     assert left == []
-    assert "--config.inner.steps=3 --config.outer_steps=50" in text
+    assert "--config.inner.steps=3 --config.outer_steps=50 --config.arms=fine_tune,frozen" in text
     assert "--config.gate=cross_validated, or --config.penalties=ewc --config.clip_norm=None." in text
     assert "  # short\n" in text and "# é: bytes are not characters" in text
     assert "experiment" not in text and "written" not in text

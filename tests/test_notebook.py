@@ -49,7 +49,8 @@ def test_adaptation_curves_run_on_a_finished_run(small_run, tmp_path):
     summary = json.loads((Path(small_run) / "summary.json").read_text())
     text = text_of(notebook["cells"])
     assert f"{summary['headline']['adapted']['mean']:.3f} after" in text
-    assert f"{summary['hurt_fraction']:.1%} of users are worse than unadapted" in text
+    better, worse = (summary["shares"]["start"][part]["mean"] for part in ("better", "worse"))
+    assert f"by more than 0.05, {better:.1%} of users are better adapted and {worse:.1%} are worse" in text
     assert "on later examples, step by step: " in text and "personal parameters moved by" in text
     assert "moved by 0.000" not in text
     assert "Warning" not in text

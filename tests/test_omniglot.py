@@ -4,8 +4,6 @@ import importlib.util
 import io
 import json
 import pathlib
-import subprocess
-import sys
 import zipfile
 
 import jax
@@ -19,11 +17,12 @@ from metapers.members import build, filled, registry
 from metapers.run.load import opened
 from metapers.run.training import train
 from metapers.scoring.scorer import scorer
-from metapers.spec import components, config_for, merged
+from metapers.spec import choose, components, config_for, merged
 from metapers.spec.tree import binding
 from metapers.tasks import omniglot_origins
 from metapers.tasks.omniglot import omniglot
 from metapers.tasks.omniglot_origins import Characters, characters_from_folder, characters_from_tfds
+from tests import runs
 
 # label: alphabet, number in it; the labels of the second part come first, as nothing says that they do not
 PARTS = {
@@ -164,9 +163,9 @@ def test_reading_tfds_does_not_import_tensorflow(tmp_path):
         f"found = characters_from_tfds({str(tmp_path)!r});"
         "print(json.dumps([found.images.shape, 'tensorflow' in sys.modules]))"
     )
-    root = pathlib.Path(__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == [[5, EACH, 28, 28, 1], False]
+    code, out, err = runs.call("-c", program)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1]) == [[5, EACH, 28, 28, 1], False]
 
 
 def test_what_tfds_lacks_is_named(tmp_path, monkeypatch):
@@ -290,7 +289,8 @@ def test_a_run_goes_on_where_its_drawings_were_moved_and_not_with_others(tmp_pat
     config = config_for("omniglot", "conv4")
     config.data.update(path=str(folders(tmp_path / "here")), size=16, classes=(2, 1, 1), ways=2, episodes=2)
     config.evaluation.update(metric="accuracy", shots=(2,), headline_shots=2, steps=(0,), headline_steps=0)
-    config.update(strategies=("naive",), outer_steps=1, meta_batch=1, chunk=1, bank=False, tensorboard=False)
+    choose(config, "arms", "fine_tune")
+    config.update(outer_steps=1, meta_batch=1, chunk=1, bank=False, tensorboard=False)
     config.model.filters = 2
     config = merged(config, {"learner": "joint"})  # the least to compile
     train(config, tmp_path / "run")

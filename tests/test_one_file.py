@@ -32,9 +32,9 @@ def commands(tmp_path_factory):
         yield Commands(server, folder)
 
 
-DATA = {"stages": 2, "users_per_stage": 24, "examples": 8, "support": 4, "query": 4}
+DATA = {"periods": 2, "users_per_period": 24, "examples": 8, "support": 4, "query": 4}
 TINY = {
-    "strategies": ("continual",),
+    "arms": ("continual",),
     "outer_steps": 6,
     "chunk": 2,
     "meta_batch": 4,
@@ -92,7 +92,7 @@ def plugins(kinds: tuple[str, ...]) -> list[str]:
 def killed(commands: Commands, kinds: tuple[str, ...], folder: Path) -> bool:
     """Whether a training was killed after its first checkpoint and before its end."""
     process, until = commands.begin(*train(kinds, folder)), time.monotonic() + 300
-    while not list((folder / "strategies" / "continual" / "checkpoints").glob("[0-9]*")):
+    while not list((folder / "arms" / "continual" / "checkpoints").glob("[0-9]*")):
         os.kill(process, 0)  # it still runs
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -110,11 +110,11 @@ def test_a_member_of_another_package_is_trained_killed_resumed_and_evaluated(kin
     assert killed(commands, kinds, cut)
     code, out, err = commands(*train(kinds, cut))
     assert code == 0, err
-    assert "continual: resumed stage 0 at step " in out
+    assert "continual: resumed period 0 at step " in out
     found = runs.numbers(cut)
     assert runs.same_bits(found, runs.numbers(whole)) == []
     assert json.loads((cut / "config.json").read_text())["plugins"] == plugins(kinds)
-    lineage = store.read_record(cut / "strategies" / "continual" / "versions")["lineage"]
+    lineage = store.read_record(cut / "arms" / "continual" / "versions")["lineage"]
     assert lineage["plugins"] == plugins(kinds)
     last = {name.removeprefix("continual/1/"): leaf[0] for name, leaf in found.items() if "continual/1/" in name}
     for kind in kinds:
@@ -149,7 +149,7 @@ REFUSED = "error: plugins must be installed or allowed, got {0!r}; --allow-plugi
 
 
 def of_penalty(last: dict[str, np.ndarray]) -> None:
-    """The anchor is where the stage ended, and the state carries the strength."""
+    """The anchor is where the period ended, and the state carries the strength."""
     (where,) = (name.removesuffix("values/strength") for name in last if name.endswith("/penalty/values/strength"))
     assert last[f"{where}values/strength"] == np.float32(0.1) and last[f"{where}state/active"]
     anchor = {name: leaf for name, leaf in last.items() if name.startswith(f"{where}state/anchor/")}
@@ -160,15 +160,15 @@ def of_penalty(last: dict[str, np.ndarray]) -> None:
 
 
 def of_memory(last: dict[str, np.ndarray]) -> None:
-    """Two batches of four tasks of each stage, in order."""
-    assert last["state/memory/items/notes/stage"].tolist() == [0] * 8 + [1] * 8
+    """Two batches of four tasks of each period, in order."""
+    assert last["state/memory/items/notes/period"].tolist() == [0] * 8 + [1] * 8
     np.testing.assert_array_equal(last["state/memory/users"], last["state/memory/items/user"])
     assert last["state/memory/place"] == 0
 
 
 def of_inner_loop(last: dict[str, np.ndarray]) -> None:
     """The bank keeps users after one step, as the headline is evaluated: 0.05 from the start."""
-    here = last["bank/stage"] == 1
+    here = last["bank/period"] == 1
     moved = np.linalg.norm(last["bank/personal/weights"][here] - last["params/personal/weights"], axis=-1)
     assert here.sum() > 10
     np.testing.assert_allclose(moved, 0.05, rtol=1e-4)
@@ -248,16 +248,16 @@ def test_a_plug_in_that_cannot_be_imported_is_named(commands):
     )
 
 
-def test_an_installed_plug_in_needs_no_permission(tmp_path, monkeypatch):
+@together
+def test_an_installed_plug_in_needs_no_permission(commands, tmp_path):
     info = package(tmp_path) / "acme-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text("[metapers.members]\nmedian = acme.baseline\nl1 = acme.penalty\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     given = ["--config=synthetic", "--config.penalties=l1", "--config.penalties.l1.strength=0.1"]
-    code, out, err = runs.call("-m", "metapers", "inspect-config", *given)
+    code, out, err = commands("metapers", "inspect-config", *given, path=[str(tmp_path)])
     assert code == 0 and "\npenalties.l1.strength = 0.1\nplugins = ('acme.penalty',)\n" in out, err
-    code, out, err = runs.call("-m", "metapers", "list", "--markdown")
+    code, out, err = commands("metapers", "list", "--markdown", path=[str(tmp_path)])
     assert code == 0 and "\n### baseline `user_median`\n" in out, err
 
 
@@ -281,7 +281,7 @@ def test_the_page_lists_what_each_kind_may_need(monkeypatch):
         "penalty": lambda: building.penalty(config, model, inner.none()),
         "memory": lambda: building.memory(config),
         "inner_loop": lambda: inner_loops.inner_loop(config, model),
-        "learner": lambda: building.learner(config, model, spec.STRATEGIES["naive"], None),
+        "learner": lambda: building.learner(config, model, None),
         "model": lambda: building.model(config, {"width": 2}),
         "source": lambda: building.stream(config),
     }

@@ -59,9 +59,9 @@ def test_the_ring_holds_the_newest_items_and_forgets_a_user():
         (22.0, 24.0),
         (23.0, 24.0),
     }
-    state = jax.jit(lambda state: memory.renew(memory.forget(state, jnp.int32(22)), lambda items: items + 1))(state)
-    assert state.items.tolist() == [0.0, 24.0, 25.0] and state.users.tolist() == [-1, 23, 24]
-    assert sorted(sample(state, 3, keys.root(2))[0].tolist()) == [0.0, 24.0, 25.0]
+    state = jax.jit(memory.forget)(state, jnp.int32(22))
+    assert state.items.tolist() == [0.0, 23.0, 24.0] and state.users.tolist() == [-1, 23, 24]
+    assert sorted(sample(state, 3, keys.root(2))[0].tolist()) == [0.0, 23.0, 24.0]
 
 
 def distance(params: Params, batch: Batch, key: Any) -> jax.Array:
@@ -121,22 +121,25 @@ def test_the_model_scales_features_for_all_users_and_weighs_them_for_one():
 
 def test_a_square_wave_is_on_for_half_of_the_day_and_moves_by_the_drift():
     make = registered("source").module.square_wave
-    stream = make(stages=2, users=200, examples=40, drift=0.25, noise=0.0, seed=3, fold=0, support=4, query=4)
-    for stage in (0, 1):
-        cohort = stream.held_out("test", stage)
+    stream = make(periods=2, users=200, examples=40, drift=0.25, noise=0.0, seed=3, fold=0, support=4, query=4)
+    for period in (0, 1):
+        cohort = stream.held_out("test", period)
         assert set(np.unique(cohort.targets)) == {-1.0, 1.0}
         turn = np.arctan2(cohort.inputs[:, 0], cohort.inputs[:, 1])
         for low, high in zip(cohort.offsets[:-1], cohort.offsets[1:]):
             signs = cohort.targets[low:high][np.argsort(turn[low:high])]
             assert np.sum(signs != np.roll(signs, 1)) <= 2  # on once, off once
         middle = np.angle(np.sum(cohort.targets * np.exp(1j * turn))) / (2 * np.pi)
-        assert middle - 0.25 == pytest.approx(0.25 * stage, abs=0.06)  # a wave is on from its start to half a day later
+        assert middle - 0.25 == pytest.approx(
+            0.25 * period, abs=0.06
+        )  # a wave is on from its start to half a day later
 
 
 def test_the_median_of_the_support_is_shrunk_to_that_of_all():
     def cohort(values, offsets) -> Cohort:
         users = np.arange(len(offsets) - 1, dtype=np.int32)
-        return Cohort(np.zeros((len(values), 1)), np.array(values), np.array(offsets), users, users, users > 0)
+        each = np.zeros(len(values), np.int32)
+        return Cohort(np.zeros((len(values), 1)), np.array(values), np.array(offsets), users, users, users > 0, each)
 
     fitted = registered("baseline").module.user_median(cohort([0.0, 2.0, 10.0], [0, 3]), shrink=1.0)
     new = cohort([1.0, 3.0, 100.0, 7.0, 8.0], [0, 4, 5])

@@ -43,10 +43,8 @@ def found(loop, loss_fn, support, query, params, key=None):
 @pytest.mark.parametrize(
     ("options", "key"),
     [
-        ({}, None),
         ({}, KEY),
         ({"first_order": True}, None),
-        ({"pseudo_count": 2.0}, None),
         ({"proximal_weight": 1.5, "pseudo_count": 1.0}, KEY),
         ({"write": mean_then_zero}, KEY),
     ],

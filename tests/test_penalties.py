@@ -62,7 +62,7 @@ def ends(penalty):
 
 
 def ended(penalty, params, tasks, mask=None, state=None):
-    """The state after a stage, by default the first one and with all users."""
+    """The state after a period, by default the first one and with all users."""
     mask = np.ones(tasks.user.shape, bool) if mask is None else mask
     return ends(penalty)(penalty.init(params) if state is None else state, params, tasks, mask)
 
@@ -96,7 +96,7 @@ every = pytest.mark.parametrize("penalty", MEMBERS.values(), ids=MEMBERS.keys())
 HERE, THERE = weights(0.5, -1.0), weights(2.5, -2.0)
 
 
-def one_stage(penalty, params=HERE, inputs=INPUTS):
+def one_period(penalty, params=HERE, inputs=INPUTS):
     return ended(penalty, params, tasks_of(inputs))
 
 
@@ -104,15 +104,15 @@ def one_stage(penalty, params=HERE, inputs=INPUTS):
 
 
 @every
-def test_zero_with_zero_gradient_before_the_first_stage_ended(penalty):
+def test_zero_with_zero_gradient_before_the_first_period_ended(penalty):
     value, grads = slope_of(penalty)(penalty.init(HERE), THERE)
     assert float(value) == 0 and not np.any(grads.shared["w"])
 
 
 @alive
-def test_alive_after_the_first_stage(penalty):
-    at, grads_at = slope_of(penalty)(one_stage(penalty), HERE)
-    away, grads_away = slope_of(penalty)(one_stage(penalty), THERE)
+def test_alive_after_the_first_period(penalty):
+    at, grads_at = slope_of(penalty)(one_period(penalty), HERE)
+    away, grads_away = slope_of(penalty)(one_period(penalty), THERE)
     assert float(at) == 0 and not np.any(grads_at.shared["w"])
     assert float(away) > 0.1
     assert np.all(np.sign(grads_away.shared["w"]) == [1, -1])  # descent leads back to the anchor
@@ -120,7 +120,7 @@ def test_alive_after_the_first_stage(penalty):
 
 @every
 def test_all_five_functions_keep_the_state_and_give_scalars(penalty):
-    state = one_stage(penalty)
+    state = one_period(penalty)
     assert jax.tree.structure(state) == jax.tree.structure(penalty.init(HERE))
     task = jax.tree.map(lambda x: x[0], tasks_of(INPUTS))
     assert float(penalty.on_task(state, HERE, THERE, task, KEY)) == 0
@@ -131,7 +131,7 @@ def test_all_five_functions_keep_the_state_and_give_scalars(penalty):
 
 def test_none_is_zero_everywhere_and_at_every_time():
     penalty = none()
-    value, grads = slope_of(penalty)(one_stage(penalty), THERE)
+    value, grads = slope_of(penalty)(one_period(penalty), THERE)
     assert float(value) == 0 and not np.any(grads.shared["w"])
 
 
@@ -165,7 +165,7 @@ def test_anchor_is_the_formula_over_shared_personal_and_inner():
 
 
 def test_exact_fisher_of_a_linear_model_is_twice_the_mean_square_of_its_inputs():
-    np.testing.assert_allclose(one_stage(linear_ewc()).importance.shared["w"], FISHER, rtol=1e-12)
+    np.testing.assert_allclose(one_period(linear_ewc()).importance.shared["w"], FISHER, rtol=1e-12)
 
 
 def test_exact_fisher_of_softmax_regression_is_the_closed_form():
@@ -181,7 +181,7 @@ def test_exact_fisher_of_softmax_regression_is_the_closed_form():
 
 def test_it_is_the_mean_of_squares_never_the_square_of_the_mean():
     opposite = jnp.array([[[1.0], [-1.0]]])  # their mean is zero, their squares are not
-    state = one_stage(linear_ewc(draws=1), weights(0.7), opposite)
+    state = one_period(linear_ewc(draws=1), weights(0.7), opposite)
     np.testing.assert_allclose(state.importance.shared["w"], [2.0])
 
 
@@ -196,7 +196,7 @@ def sampled_and_exact(objective, w, draws):
     importance = []
     for options in ({"exact": False, "draws": draws}, {"draws": 1}):
         penalty = ewc(objective, linear, STILL, 1.0, **options)
-        importance.append(one_stage(penalty, Params({"w": w}, {}, {})).importance.shared["w"])
+        importance.append(one_period(penalty, Params({"w": w}, {}, {})).importance.shared["w"])
     return [np.asarray(x) for x in importance]
 
 
@@ -279,14 +279,14 @@ def test_a_model_that_looks_across_rows_gets_each_examples_whole_score():
     np.testing.assert_allclose(state.importance.shared["w"], [2 * 9.0])
 
 
-# -- ewc: over the stages ------------------------------------------------------------------------------------------
+# -- ewc: over the periods ------------------------------------------------------------------------------------------
 
 
 def test_the_penalty_is_the_parabola_of_a_quadratic():
     # one-hot inputs, each seen once: the rise of the expected loss is mean_i (dw_i)^2, exactly the penalty
     inputs = jnp.eye(2)[None]
     penalty = linear_ewc(1.0)
-    state = one_stage(penalty, HERE, inputs)
+    state = one_period(penalty, HERE, inputs)
     for t in (-1.0, 0.5, 2.0):
         moved = weights(0.5 + t, -1.0 - 3 * t)
         rise = np.mean((np.asarray(moved.shared["w"]) - np.asarray(HERE.shared["w"])) ** 2)
@@ -295,7 +295,7 @@ def test_the_penalty_is_the_parabola_of_a_quadratic():
 
 def test_value_is_the_formula():
     penalty = linear_ewc(3.0)
-    value, grads = slope_of(penalty)(one_stage(penalty), THERE)
+    value, grads = slope_of(penalty)(one_period(penalty), THERE)
     np.testing.assert_allclose(value, 1.5 * np.sum(FISHER * np.array([2.0, -1.0]) ** 2), rtol=1e-12)
     np.testing.assert_allclose(grads.shared["w"], 3 * FISHER * np.array([2.0, -1.0]), rtol=1e-12)
 
@@ -303,14 +303,14 @@ def test_value_is_the_formula():
 @pytest.mark.parametrize("decay", [0.0, 0.25, 1.0])
 def test_importance_accumulates_with_decay_and_the_anchor_moves(decay):
     penalty = linear_ewc(decay=decay)
-    second = ended(penalty, THERE, tasks_of(INPUTS), state=one_stage(penalty))
+    second = ended(penalty, THERE, tasks_of(INPUTS), state=one_period(penalty))
     np.testing.assert_allclose(second.importance.shared["w"], FISHER * (1 + decay), rtol=1e-12)
     assert float(penalty.value(second, THERE)) == 0 < float(penalty.value(second, HERE))
 
 
-def test_two_identical_stages_weigh_exactly_twice():
+def test_two_identical_periods_weigh_exactly_twice():
     penalty = linear_ewc()
-    state = one_stage(penalty)
+    state = one_period(penalty)
     second = ended(penalty, HERE, tasks_of(INPUTS), state=state)
     np.testing.assert_array_equal(second.importance.shared["w"], 2 * state.importance.shared["w"])
     assert float(penalty.value(second, THERE)) == 2 * float(penalty.value(state, THERE))
@@ -340,7 +340,7 @@ def test_what_stands_behind_masks_changes_nothing(exact):
     assert np.all(np.asarray(clean) > 0)
 
 
-def test_a_stage_without_users_adds_no_importance():
+def test_a_period_without_users_adds_no_importance():
     state = ended(linear_ewc(), HERE, tasks_of(INPUTS), np.zeros(3, bool))
     np.testing.assert_array_equal(state.importance.shared["w"], np.zeros(2))
 
@@ -348,9 +348,9 @@ def test_a_stage_without_users_adds_no_importance():
 def test_sum_of_is_the_sum():
     parts = (anchor(3.0), linear_ewc(0.5), none())
     penalty = sum_of(*parts)
-    state = one_stage(penalty)
+    state = one_period(penalty)
     assert isinstance(state, tuple) and len(state) == 3
-    values = [float(p.value(one_stage(p), THERE)) for p in parts]
+    values = [float(p.value(one_period(p), THERE)) for p in parts]
     np.testing.assert_allclose(penalty.value(state, THERE), sum(values), rtol=1e-12)
     np.testing.assert_allclose(values, [7.5, 0.25 * np.sum(FISHER * [4.0, 1.0]), 0.0], rtol=1e-12)
 
@@ -431,7 +431,7 @@ def test_exact_needs_an_objective_with_labels():
     objective = Objective(base.loss, base.sample, base.scores)
     with pytest.raises(ValueError, match="exact must be False for an objective without labels"):
         ewc(objective, linear, STILL, 1.0)
-    state = one_stage(ewc(objective, linear, STILL, 1.0, exact=False))
+    state = one_period(ewc(objective, linear, STILL, 1.0, exact=False))
     assert np.all(np.asarray(state.importance.shared["w"]) > 0)
 
 

@@ -109,7 +109,8 @@ def test_residuals_and_features_are_those_of_the_model():
     }
     head = params.shared["head"] | {"mean": jax.random.normal(jax.random.key(1), params.shared["head"]["mean"].shape)}
     params = params._replace(shared=params.shared | {"head": head})
-    cohort = Cohort(inputs, np.array([3.0, 4.0, 5.0]), np.array([0, 3]), *(np.zeros(1, int) for _ in range(3)))
+    sizes = (1, 1, 1, 3)
+    cohort = Cohort(inputs, np.array([3.0, 4.0, 5.0]), np.array([0, 3]), *(np.zeros(size, int) for size in sizes))
     phi, errors, prior = price.seen(model.apply, jax.tree.map(np.asarray, params), cohort)
     # a user whose weights are known: the features say how the prediction moves
     support = jnp.ones(3, bool)

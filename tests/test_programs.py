@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metapers import placement, spec, workdir
-from metapers.run import loop, search, setup, training
+from metapers.run import bank_rows, loop, search, setup, training
 from metapers.run.training import train
 from metapers.scoring import scorer as scoring
 from metapers.spec.building import learner as build_learner
@@ -19,24 +19,24 @@ quick = functools.partial(runs.quick, penalties={"anchor": {"strength": 0.01}})
 
 
 class Watch:
-    """Counts what a run traces, compiles and calls, stage by stage."""
+    """Counts what a run traces, compiles and calls, period by period."""
 
     def __init__(self, monkeypatch):
         self.programs: list[loop.Program] = []
         self.traces: list[int] = []  # of the outer step of each program
         self.calls = 0
-        self.by_stage: dict[tuple[str, int], int] = {}
-        build, run_stage, put = loop.program, training.one_stage, training._put
+        self.by_period: dict[tuple[str, int], int] = {}
+        build, run_period, put = loop.program, training.one_period, bank_rows._put
         monkeypatch.setattr(loop, "program", lambda *given, **options: self.watched(build, *given, **options))
-        monkeypatch.setattr(training, "_put", self.counted(put))
+        monkeypatch.setattr(bank_rows, "_put", self.counted(put))
 
-        def one_stage(run, name, now, before):
+        def one_period(run, name, now, before):
             begun = self.calls
-            kept = run_stage(run, name, now, before)
-            self.by_stage[name, now] = self.calls - begun
+            kept = run_period(run, name, now, before)
+            self.by_period[name, now] = self.calls - begun
             return kept
 
-        monkeypatch.setattr(training, "one_stage", one_stage)
+        monkeypatch.setattr(training, "one_period", one_period)
 
     def counted(self, function):
         def call(*arguments):
@@ -55,27 +55,29 @@ class Watch:
         compiled = build(learner._replace(update=update), *given, **options)
         self.programs.append(compiled)
         self.traces.append(0)
-        names = ("init", "renew", "chunk", "consolidate")
+        names = ("init", "chunk", "consolidate")
         return compiled._replace(**{name: self.counted(getattr(compiled, name)) for name in names})
 
     def compiled(self, name):
         return [getattr(one, name)._cache_size() for one in self.programs]
 
 
-def test_a_kind_of_learner_compiles_once_for_the_whole_stream_and_a_stage_is_few_dispatches(monkeypatch, tmp_path):
+def test_a_kind_of_learner_compiles_once_for_the_whole_stream_and_a_period_is_few_dispatches(monkeypatch, tmp_path):
     watch = Watch(monkeypatch)
-    config = quick(strategies=("static", "naive", "joint_so_far", "continual"), data__stages=3)
+    config = quick(arms=("frozen", "fine_tune", "cumulative", "continual"), data__periods=3)
     config = spec.merged(config, {"bank": False, "evaluation.steps": (0,), "evaluation.headline_steps": 0})
     config = spec.merged(config, {"inner.first_order": True})  # the least to compile
     train(config, tmp_path)
-    # static, naive and joint_so_far are one program; continual, with its penalty and memory, and joint are others
+    # frozen, fine_tune and cumulative are one program; continual, with penalty and memory, and joint_model are others
     assert len(watch.programs) == 3 and watch.traces == [1, 1, 1]
-    assert watch.compiled("chunk") == watch.compiled("init") == watch.compiled("renew") == [1, 1, 1]
+    assert watch.compiled("chunk") == watch.compiled("init") == [1, 1, 1]
     assert max(watch.compiled("consolidate")) == 1
-    chunks = -(-config.outer_steps // config.chunk)
-    trained = {key: calls for key, calls in watch.by_stage.items() if key[0] != "static" or key[1] == 0}
+    made = spec.arms(spec.check(config))
+    trained = {key: calls for key, calls in watch.by_period.items() if key[0] != "frozen" or key[1] == 0}
     assert len(trained) == 1 + 3 + 3 + 3 + 3
-    assert all(chunks < calls <= chunks + 5 for calls in trained.values()), trained
+    for (name, now), calls in trained.items():
+        chunks = -(-made[name].steps(now) // config.chunk)
+        assert chunks <= calls <= chunks + 5, (name, now, calls, chunks)
 
 
 def test_a_search_over_values_that_the_state_carries_compiles_one_outer_step(monkeypatch, tmp_path):
@@ -95,12 +97,12 @@ def lowered(**changes):
     """The outer step of a run as it is given to the compiler."""
     config = spec.check(quick(devices=1, **changes))
     made = setup.components(config)
-    learner = build_learner(config, made.model, spec.STRATEGIES["continual"], None)
+    learner = build_learner(made.arms["continual"].config, made.model, None)
     compiled = loop.program(learner, made.stream.family, users=config.meta_batch, chunk=config.chunk)
     data = made.stream.family.data((0, 0), 0, 0)
     first = jax.eval_shape(jax.vmap(made.model.init), scoring.roots(made))
     state = jax.eval_shape(compiled.init, first, data)  # values do not reach the compiler
-    numbers = placement.place((np.int32(0), np.int32(0), np.int32(config.outer_steps)), None, by_seed=False)
+    numbers = placement.place((np.int32(0), np.int32(config.outer_steps)), None, by_seed=False)
     return compiled.chunk.lower(state, scoring.roots(made), data, *numbers).as_text()
 
 

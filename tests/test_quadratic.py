@@ -13,14 +13,14 @@ SIZES = {"support": 3, "query": 4}
 
 def test_population():
     means = np.array([[5.0, 0.0], [0.0, -5.0]])
-    stream = quadratic(stages=2, users_per_stage=800, means=means, spread=0.5, noise=0.2, **SIZES)
+    stream = quadratic(periods=2, users_per_period=800, means=means, spread=0.5, noise=0.2, **SIZES)
     assert stream.held_out("test", 0).targets.shape[1:] == (2,) and not stream.held_out("test", 0).inputs.any()
-    for stage in range(2):
-        part = stream.held_out("test", stage)
+    for period in range(2):
+        part = stream.held_out("test", period)
         users = part.targets.reshape(-1, 12, 2)
         assert len(users) > 100
         centres = users.mean(axis=1)
-        np.testing.assert_allclose(centres.mean(axis=0), means[stage], atol=5 * 0.5 / np.sqrt(len(users)))
+        np.testing.assert_allclose(centres.mean(axis=0), means[period], atol=5 * 0.5 / np.sqrt(len(users)))
         np.testing.assert_allclose(centres.std(axis=0), 0.5, rtol=0.25)
         np.testing.assert_allclose((users - centres[:, None]).std(), 0.2 * np.sqrt(11 / 12), rtol=0.05)
 
@@ -50,16 +50,16 @@ def test_documented_formulas_hold_on_a_drawn_task():
 
 def test_oracle_is_the_posterior_mean_by_integration():
     means = [[2.0], [-1.0]]
-    stream = quadratic(dim=1, stages=2, users_per_stage=40, means=np.array(means), spread=0.7, noise=0.4, **SIZES)
+    stream = quadratic(dim=1, periods=2, users_per_period=40, means=np.array(means), spread=0.7, noise=0.4, **SIZES)
     assert stream.oracle is not None
     grid = np.linspace(-8, 8, 4001)
-    for stage in (0, 1):
-        cohort = stream.held_out("test", stage)
+    for period in (0, 1):
+        cohort = stream.held_out("test", period)
         for shots in (0, 1, 3):
             got = stream.oracle(cohort, shots, 3)
             for low in cohort.offsets[:-1]:
                 misfit = np.sum((grid - cohort.targets[low : low + shots]) ** 2, axis=0) / 0.4**2
-                density = np.exp(-0.5 * ((grid - means[stage][0]) ** 2 / 0.7**2 + misfit))
+                density = np.exp(-0.5 * ((grid - means[period][0]) ** 2 / 0.7**2 + misfit))
                 np.testing.assert_allclose(got[low : low + 12, 0], density @ grid / density.sum(), atol=1e-9)
     life = stream.held_out("test", None)
     np.testing.assert_array_equal(

@@ -18,7 +18,7 @@ PLUS_PLUS = {
     "learner.second_order_from": 5,
     "schedule": "cosine",
 }
-JOINT = ("naive", "joint")
+JOINT = ("fine_tune", "joint_model")
 UNTRAINED = "no derivative reaches"
 NO_PATH = "inner steps"
 
@@ -109,14 +109,14 @@ def models(inputs: str, targets: str) -> list[str]:
               ({}, (5, 10), ("evaluation.shots", (5, 10), "at most data.ways * data.shots = 5")))),
         (("omniglot", "conv4"), {"data.shots": 2, "evaluation.shots": (4, 10), "evaluation.headline_shots": 10},
          "evaluation.shots", (4, 10), "multiples of data.ways = 5", "the same number of each class"),
-        # strategies
-        *((pair, {"strategies": JOINT} | changes, "strategies", JOINT, "without 'joint' here", "no such baseline")
+        # arms
+        *((pair, {"arms": JOINT} | changes, "arms", JOINT, "without 'joint_model' here", "no such model")
           for pair, changes in ((("omniglot", "conv4"), {"evaluation.shots": (5,), "evaluation.headline_shots": 5}),
                                 (("wisdm", "solved"), CLOSED), (("wisdm", "mlp"), {"learner": "joint"}))),
-        (("wisdm", "mlp"), {"strategies": ()}, "strategies", (), "names of strategies, at least one, each once", ""),
-        (("wisdm", "mlp"), {"strategies": ("naive", "static", "naive")}, "strategies", ("naive", "static", "naive"),
-         "names of strategies, at least one, each once", ""),
-        (("wisdm", "mlp"), {"strategies": ("naiv",)}, "strategies", "naiv", "one of ", "did you mean 'naive'?"),
+        (("wisdm", "mlp"), {"arms": ()}, "arms", (), "names of arms, at least one", ""),
+        (("wisdm", "mlp"), {"arms": ("fine_tune", "frozen", "fine_tune")}, "arms", ("fine_tune", "frozen", "fine_tune"),
+         "names that are given once", ""),
+        (("wisdm", "mlp"), {"arms": ("fine_tun",)}, "arms", "fine_tun", "one of ", "did you mean 'fine_tune'?"),
         # evaluation
         *((("wisdm", "mlp"), {f"evaluation.{key}": listed}, f"evaluation.{key}", listed,
            "increasing whole numbers, at least one", "")
@@ -145,10 +145,10 @@ def test_choices_that_contradict_each_other_are_refused(pair, changes, key, valu
         (("wisdm", "solved"), CLOSED | {"gate": "cross_validated", "model.head": "neighbours"}),
         (("wisdm", "solved"), CLOSED | {"gate": "learned"}),
         (("wisdm", "solved"), CLOSED | {"gate": "min_shift", "gate.least": 0.1, "learner": "joint"}),
-        (("sinusoid", "solved"), CLOSED | {"model.head": "bayes", "strategies": JOINT}),
+        (("sinusoid", "solved"), CLOSED | {"model.head": "bayes", "arms": JOINT}),
         (("movielens", "bayes_recommender"), CLOSED | {"learner.rmse_epsilon": 0.05}),
         (("movielens", "rating_gru"), {"data.history": 1}),
-        (("wisdm", "mlp"), {"strategies": JOINT, "model.adapts": "head + biases"}),
+        (("wisdm", "mlp"), {"arms": JOINT, "model.adapts": "head + biases"}),
         (("omniglot", "conv4"), {"data.shots": 2, "evaluation.shots": (5, 10), "evaluation.headline_shots": 10,
                                  "gate": "cross_validated"}),
     ],
@@ -199,14 +199,14 @@ def test_a_choice_of_one_config_is_refused_with_the_objective_that_conflicts(mon
         (("sinusoid", "mlp"), {"data.amplitude": (1.0,)}, "data.amplitude must be a range (low, high) with low < high"),
         (("linear_gaussian", "linear"), {"data.length_power": 1000.0},
          "data.length_power must be <= 162.7 with the longest"),
-        (("linear_gaussian", "linear"), {"data.users_per_stage": 5, "data.stages": 1},
-         "data must be split so that each stage has users to evaluate on, got 'no validation user in the stream'; more "
-         "users in each stage, fewer stages"),
-        (("linear_gaussian", "linear"), {"data.users_per_stage": 8, "data.stages": 2},
-         "data must be split so that each stage has users to evaluate on, got 'no test user in stage 1 of 2'; more "
-         "users in each stage, fewer stages or another data.fold"),
+        (("linear_gaussian", "linear"), {"data.users_per_period": 5, "data.periods": 1},
+         "data must be split so that each period has users to evaluate on, got 'no validation user in the stream'; "
+         "more users in each period, fewer periods"),
+        (("linear_gaussian", "linear"), {"data.users_per_period": 8, "data.periods": 2},
+         "data must be split so that each period has users to evaluate on, got 'no test user in period 1 of 2'; more "
+         "users in each period, fewer periods or another data.fold"),
         (("linear_gaussian", "linear"), {"memory.capacity": 10**9},
-         "strategies: the state of 'continual' must be at most "),
+         "arms: the state of 'continual' must be at most "),
         (("linear_gaussian", "linear"), {"profile": "/dev/null/trace"}, "[Errno 20] profile must be a folder that can "
          "be made: '/dev/null/trace'"),
     ],
@@ -237,4 +237,4 @@ def test_a_period_of_movielens_without_ratings_is_refused():
     config = spec.merged(spec.config_for("movielens", "recommender"), {"data.boundaries": ("2050-01-01",)})
     error = refused(building.stream, config)
     assert (error.key, error.value) == ("data.boundaries", ("2050-01-01",))
-    assert error.hint == "stage 1 of 2 (from 2050-01-01T00:00:00 to the end) holds none"
+    assert error.hint == "period 1 of 2 (from 2050-01-01T00:00:00 to the end) holds none"

@@ -15,7 +15,7 @@ import pytest
 from metapers import spec
 from metapers.evaluation import summary as summaries
 from metapers.members import plugin_of, registry
-from metapers.report import drawing, page, pictures, points, stages, tables, words, write_report
+from metapers.report import drawing, page, periods, pictures, points, tables, words, write_report
 from metapers.scores import mean_interval
 from metapers.scores.bootstrap import ends
 from metapers.scoring.records import SCHEMA, user_hash
@@ -23,10 +23,17 @@ from metapers.scoring.records import SCHEMA, user_hash
 pytestmark = pytest.mark.xdist_group("report")
 
 SHOTS, STEPS, USERS, SEEDS = (1, 4, 16), (0, 1, 5), 30, 2
-STRATEGIES = ("static", "naive", "joint_so_far", "continual")
+ARMS = ("frozen", "fine_tune", "cumulative", "continual")
 BASELINES = tuple(name for name in registry("baseline") if plugin_of("baseline", name) is None)
 VOID = {"meta", "br", "link", "img", "input", "hr"}
-OFFSETS = {"static": 0.3, "naive": 0.2, "joint_so_far": 0.05, "continual": 0.0, "joint": 0.2}
+OFFSETS = {
+    "frozen": 0.3,
+    "fine_tune": 0.2,
+    "cumulative": 0.05,
+    "upper_bound": 0.02,
+    "continual": 0.0,
+    "joint_model": 0.2,
+}
 OFFSETS |= {
     "global_mean": 0.8,
     "user_mean": 0.7,
@@ -40,25 +47,27 @@ OFFSETS |= {
 }
 
 
-def block(rng, strategy, split, fold, trained, evaluated, users, *, start="fresh", level=1.0):
-    """Rows of one strategy and version on some users; a loss that falls with shots and steps."""
-    plain = strategy in (*BASELINES, "oracle")
+def block(rng, arm, split, fold, trained, evaluated, users, *, start="fresh", level=1.0):
+    """Rows of one arm and version on some users; a loss that falls with shots and steps."""
+    plain = arm in (*BASELINES, "oracle")
     steps, seeds = ((0,), (0,)) if plain else (STEPS, tuple(range(SEEDS)))
     place = list(itertools.product(range(len(users)), seeds, SHOTS, steps))
     own = level + 0.1 * rng.standard_normal(len(users))
     values = [
-        own[user] + OFFSETS.get(strategy, 0.85) - (0.02 * step * shots**0.25 if not plain else 0) + 0.01 * seed
+        own[user] + OFFSETS.get(arm, 0.85) - (0.02 * step * shots**0.25 if not plain else 0) + 0.01 * seed
         for user, seed, shots, step in place
     ]
     user, seed, shot, step = zip(*place, strict=True)
     count = len(place)
     columns = {
-        "strategy": [strategy] * count,
+        "arm": [arm] * count,
         "split": [split] * count,
         "seed": seed,
         "fold": [fold] * count,
-        "trained_stage": [trained] * count,
-        "evaluated_stage": [evaluated] * count,
+        "version": [trained] * count,
+        "boundary": [trained] * count,
+        "seen_until": [trained] * count,
+        "period": [evaluated] * count,
         "user": [users[i] for i in user],
         "returning": [start == "banked"] * count,
         "start": [start] * count,
@@ -72,39 +81,42 @@ def block(rng, strategy, split, fold, trained, evaluated, users, *, start="fresh
     return pa.table(columns, schema=SCHEMA)
 
 
-def records(*, stages, oracle, folds, strategies, bias):
+def records(*, periods, oracle, folds, arms, bias):
     """A whole run's records, or several folds'; ``bias``: how much worse item_user_bias is than continual adapted."""
     rng, found = np.random.default_rng(0), []
-    more = np.random.default_rng(1)  # another baseline leaves the strategies as they are
+    more = np.random.default_rng(1)  # another baseline leaves the arms as they are
     OFFSETS["item_user_bias"] = bias - 0.2
     for fold, split in itertools.product(folds, ("validation", "test")):
         users = sorted(user_hash(f"{split}-{fold}-{i}") for i in range(USERS))
-        of_stage = [users[stage::stages] for stage in range(stages)]
-        where = [(-1, users), *enumerate(of_stage)]
+        of_period = [users[period::periods] for period in range(periods)]
+        where = [(-1, users), *enumerate(of_period)]
         for evaluated, chosen in where:
-            for name in strategies:
-                for trained in range(-1, stages):
+            for name in arms:
+                for trained in (-1, periods - 1) if name == "upper_bound" else range(-1, periods):
                     worse = 1.3 if trained < 0 else 1.0 + 0.02 * abs(trained - evaluated) * (evaluated >= 0)
                     found.append(block(rng, name, split, fold, trained, evaluated, chosen, level=worse))
-            others = ("joint", *BASELINES, *(["oracle"] if oracle else []))
-            found += [block(more, name, split, fold, stages - 1, evaluated, chosen) for name in others]
-        for stage, name in itertools.product(range(1, stages), strategies):
-            found.append(block(rng, name, split, fold, stage, stage, of_stage[stage][:4], start="banked", level=0.8))
+            others = ("joint_model", *BASELINES, *(["oracle"] if oracle else []))
+            found += [block(more, name, split, fold, periods - 1, evaluated, chosen) for name in others]
+        for period, name in itertools.product(range(1, periods), [one for one in arms if one != "upper_bound"]):
+            found.append(
+                block(rng, name, split, fold, period, period, of_period[period][:4], start="banked", level=0.8)
+            )
     return pa.concat_tables(found)
 
 
-def told(*, stages=3, oracle=True, folds=(0,), strategies=STRATEGIES, bias=0.1):
+def told(*, periods=3, oracle=True, folds=(0,), arms=ARMS, bias=0.1):
     """The test records, the summary and the config of such a run."""
-    table = records(stages=stages, oracle=oracle, folds=folds, strategies=strategies, bias=bias)
+    table = records(periods=periods, oracle=oracle, folds=folds, arms=arms, bias=bias)
     config = spec.config_for("movielens", "linear")
-    config.seeds, config.strategies = SEEDS, strategies
+    config.seeds = SEEDS
+    spec.choose(config, "arms", arms)
     config.evaluation.shots, config.evaluation.steps, config.evaluation.bootstrap = SHOTS, STEPS, 200
-    counts = [{"users": 10 + stage, "examples": 1234 + stage} for stage in range(stages)]
+    counts = [{"users": 10 + period, "examples": 1234 + period} for period in range(periods)]
     about = {"source": "films", "version": "7", "sha256": "ab" * 32, "license": "<b>&"}
-    about |= {"boundaries": [86400.0 * (i + 1) for i in range(stages - 1)]}
+    about |= {"boundaries": [86400.0 * (i + 1) for i in range(periods - 1)]}
     about |= {"splits": dict.fromkeys(("train", "validation", "test"), counts)}
     provenance = [about | {"fold": fold} for fold in folds]
-    summary = summaries.summarise(table, config, provenance=provenance, seconds={"train": 12.34}, stages=stages)
+    summary = summaries.summarise(table, config, provenance=provenance, seconds={"train": 12.34}, periods=periods)
     return summary, table.filter(pa.array(np.asarray(table["split"]) == "test")), spec.plain(config)
 
 
@@ -170,6 +182,17 @@ def check_pictures(folder, expected):
         assert pixels.shape[1] > 800, name
 
 
+SHARES = {
+    "start": {
+        "better": {"mean": 0.5, "low": 0.4, "high": 0.6},
+        "same": {"mean": 0.169, "low": 0.1, "high": 0.2},
+        "worse": {"mean": 0.331, "low": 0.25, "high": 0.41},
+        "tolerance": 0.05,
+        "noise": 0.1,
+        "users": 30,
+    }
+}
+BUDGET = {"outer_steps": 7, "user_tasks": 1234, "gradient_evaluations": 2468, "state_bytes": 99000, "seconds": 3.5}
 ALWAYS = ["adaptation_shots", "adaptation_steps", "matrix", "users"]
 
 
@@ -178,7 +201,7 @@ def test_page_is_one_well_formed_file_with_all_its_parts(report):
     check_pictures(report.folder, [*ALWAYS, "bank", "forgetting", "regret"])
     anchors = re.findall(r'<section id="(\w+)">', report.html)
     assert anchors[:4] == ["headline", "curves", "users", "matrix"]
-    assert anchors[4:] == ["forgetting", "continual", "bank", "regret", "strategies", "provenance", "seconds", "config"]
+    assert anchors[4:] == ["forgetting", "continual", "bank", "regret", "arms", "provenance", "seconds", "config"]
     assert report.html.count("<svg viewBox") == 7
     sheet = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*\s*\}", "", report.html.split("<style>")[1].split("</style>")[0])
     assert sheet.count("{") == sheet.count("}") and "display: none" not in sheet  # print's rules are print's alone
@@ -193,7 +216,7 @@ def test_page_is_one_well_formed_file_with_all_its_parts(report):
 
 def test_page_holds_the_numbers_of_the_summary(report):
     text, head = check_page(report.html), report.summary["headline"]
-    rows = [head["adapted"], *head["baselines"].values(), *head["strategies"].values()]
+    rows = [head["adapted"], *head["baselines"].values(), *head["arms"].values()]
     for row in rows:
         for key in ("mean", "low", "high", "worst_decile", "start"):
             assert key not in row or f"{row[key]:.4f}" in text, (key, row)
@@ -214,17 +237,18 @@ def test_page_holds_the_numbers_of_the_summary(report):
 @pytest.mark.parametrize(
     "options, missing",
     [
-        ({"oracle": False, "strategies": ("naive", "continual"), "stages": 2}, {"regret"}),
-        ({"stages": 1}, {"forgetting", "bank"}),
-        ({"strategies": ("naive",), "stages": 2}, set()),
-        ({"strategies": ("naive",), "stages": 2, "folds": (0, 1)}, set()),
+        ({"oracle": False, "arms": ("fine_tune", "continual"), "periods": 2}, {"regret"}),
+        ({"periods": 1}, {"forgetting", "bank"}),
+        ({"arms": ("fine_tune",), "periods": 2}, set()),
+        ({"arms": ("fine_tune",), "periods": 2, "folds": (0, 1)}, set()),
+        ({"arms": {"fine_tune": {}, "er": {"penalties": ()}, "zebra": {"memory": "none"}}, "periods": 2}, set()),
     ],
-    ids=["no oracle", "one stage", "one strategy", "one strategy, two folds"],
+    ids=["no oracle", "one period", "one arm", "one arm, two folds", "arms of other names"],
 )
 def test_page_without_a_part_and_of_several_folds(tmp_path, options, missing):
     text = check_page(made(tmp_path, **options).html)
     check_pictures(tmp_path, [*ALWAYS, *({"bank", "forgetting", "regret"} - missing)])
-    assert "nan" not in text.lower().split()
+    assert "nan" not in text.lower().split() and all(name in text for name in options.get("arms", ()))
     folds = options.get("folds", (0,))
     assert len(folds) == 1 or all(f"Fold {fold}" in text for fold in folds)
     named = "folds 0, 1" if len(folds) > 1 else "fold 0"
@@ -259,9 +283,9 @@ def test_a_failed_write_leaves_the_old_page_and_pictures(report, tmp_path, monke
 
 
 def test_records_with_a_hole_are_refused(report, tmp_path):
-    names = np.asarray(report.table["strategy"]) == "continual"
-    lives = np.asarray(report.table["evaluated_stage"]) == -1
-    last = np.asarray(report.table["trained_stage"]) == 2
+    names = np.asarray(report.table["arm"]) == "continual"
+    lives = np.asarray(report.table["period"]) == -1
+    last = np.asarray(report.table["version"]) == 2
     keep = np.ones(len(names), bool)
     keep[np.flatnonzero(names & lives & last)[0]] = False
     with pytest.raises(ValueError, match=r"each of \(2, 30, 3, 3\).* got 539 rows"):
@@ -271,8 +295,10 @@ def test_records_with_a_hole_are_refused(report, tmp_path):
 def test_every_field_of_the_summary_is_in_its_schema(report):
     text = (pathlib.Path(__file__).resolve().parents[1] / "docs" / "summary.md").read_text()
     head = report.summary["headline"]
-    fields = {*report.summary, *head, *head["baselines"], *head["baselines"]["joint"], *report.summary["gap"]}
-    fields |= {*report.summary["continual"]["naive"], *report.summary["seconds"], *report.summary["users"]}
+    fields = {*report.summary, *head, *head["baselines"], *head["baselines"]["joint_model"], *report.summary["gap"]}
+    fields |= {*report.summary["gap"]["to"]["cumulative"], *report.summary["shares"]["start"], *BUDGET}
+    fields |= {*report.summary["banked"][0]} - {"banked_0", "banked_5", "fresh_0", "fresh_5"}
+    fields |= {*report.summary["continual"]["fine_tune"], *report.summary["seconds"], *report.summary["users"]}
     assert sorted(name for name in fields if f"`{name}`" not in text and f'"{name}"' not in text) == []
 
 
@@ -289,19 +315,22 @@ def test_verdict_claims_no_more_than_the_interval(report, low, high, difference,
     head = {**report.summary["headline"]}
     row = {"mean": 1.0, "difference": difference, "difference_low": low, "difference_high": high}
     head["baselines"] = {"unadapted": {**row, "mean": 1.5}, "item_user_bias": row, "oracle": {**row, "mean": 0.1}}
-    lead = words.verdict({**report.summary, "headline": head, "hurt_fraction": 0.331}, report.config)[0]
+    lead, who, *_ = words.verdict({**report.summary, "headline": head, "shares": SHARES}, report.config)
     assert says in lead and never not in lead.split(";")[0]
     assert "includes zero" in lead if low < 0 < high else "excludes zero" in lead
     assert "After 5 inner steps on 16 ratings, continual reaches" in lead
-    assert lead.endswith("33 % of users are hurt by adapting.")
+    assert who == (
+        "Against the unadapted start, 50 % [40 %, 60 %] of 30 users are better by more than 0.05, and "
+        "33 % [25 %, 41 %] are worse by more than that."
+    )
 
 
 def test_verdict_of_a_share_counts_up(report):
     head = {**report.summary["headline"], "metric": "accuracy", "larger_is_better": True}
     row = {"mean": 0.6, "difference": 0.05, "difference_low": 0.02, "difference_high": 0.08}
-    head["baselines"] = {"unadapted": {**row, "mean": 0.3}, "joint": row}
-    lead, second, *_ = words.verdict({**report.summary, "headline": head}, report.config)
-    assert "accuracy" in lead and "0.050 above joint" in lead and "worse" not in lead
+    head["baselines"] = {"unadapted": {**row, "mean": 0.3}, "joint_model": row}
+    lead, _, second, *_ = words.verdict({**report.summary, "headline": head}, report.config)
+    assert "accuracy" in lead and "0.050 above joint_model" in lead and "worse" not in lead
     assert "adapting is better" in second
 
 
@@ -324,23 +353,26 @@ def test_a_clear_loss_is_called_one():
 
 def test_verdict_of_a_tie_with_naive_is_no_gain(report):
     tie = {"mean": 0.01, "low": -0.01, "high": 0.03}
-    gap = {"closed": 0.4, "gain_over_naive": tie, "forgetting_first_less_naive": tie, "to_close": tie}
+    to = {"cumulative": {"closed": 0.4, "to_close": tie}, "upper_bound": {"closed": 0.3, "to_close": tie}}
+    gap = {"arm": "continual", "gain_over_fine_tune": tie, "forgetting_first_less_fine_tune": tie, "to": to}
     said = " ".join(words.verdict({**report.summary, "gap": gap}, report.config))
-    assert "cannot be told from naive" in said and "better than" not in said and "40 %" not in said
-    clear = {**gap, "gain_over_naive": {"mean": 0.01, "low": 0.005, "high": 0.02}}
+    assert "cannot be told from fine_tune" in said and "better than" not in said and "40 %" not in said
+    clear = {**gap, "gain_over_fine_tune": {"mean": 0.01, "low": 0.005, "high": 0.02}}
     said = " ".join(words.verdict({**report.summary, "gap": clear}, report.config))
-    assert "is better than naive" in said and "40 % of the way" in said
-    assert "40 % of the gap closed" in words.gap({"gap": clear})
-    none = {**clear, "closed": None}
+    assert "is better than fine_tune" in said
+    assert "40 % of the way to cumulative, 30 % of the way to upper_bound." in said
+    assert "cumulative +0.0100 [−0.0100, +0.0300]: 40 % of it closed" in words.gap({"gap": clear})
+    none = {**clear, "to": {"cumulative": {"closed": None, "to_close": tie}}}
     assert "of the way" not in " ".join(words.verdict({**report.summary, "gap": none}, report.config))
     assert "there is no gap to close" in words.gap({"gap": none})
 
 
 def test_a_gap_that_is_there_is_closed_by_its_share(report):
     gap, average = report.summary["gap"], {name: row["average"] for name, row in report.summary["continual"].items()}
-    way = average["joint_so_far"] - average["naive"]
-    assert gap["to_close"]["low"] > 0 and gap["to_close"]["mean"] == pytest.approx(way)
-    assert gap["closed"] == pytest.approx((average["continual"] - average["naive"]) / way)
+    way = average["cumulative"] - average["fine_tune"]
+    (to,) = gap["to"].values()
+    assert to["to_close"]["low"] > 0 and to["to_close"]["mean"] == pytest.approx(way)
+    assert to["closed"] == pytest.approx((average["continual"] - average["fine_tune"]) / way)
 
 
 def test_curves_are_the_means_and_intervals_of_the_summary(report):
@@ -349,13 +381,17 @@ def test_curves_are_the_means_and_intervals_of_the_summary(report):
     assert np.allclose(
         [band.mean[2, 2], band.low[2, 2], band.high[2, 2]], [head["adapted"][k] for k in ("mean", "low", "high")]
     )
-    start = found.bands["naive"].mean[2, 0]
-    assert np.isclose(start, head["strategies"]["naive"]["start"])
+    start = found.bands["fine_tune"].mean[2, 0]
+    assert np.isclose(start, head["arms"]["fine_tune"]["start"])
     gains = points.gains(found, report.summary, "continual", 0)
     assert gains.shape == (SEEDS * USERS,) and np.allclose(gains, 0.02 * 5 * 16**0.25)
-    assert np.isclose((gains < 0).mean(), report.summary["hurt_fraction"])
+    shares = report.summary["shares"]
+    assert shares["start"]["better"]["mean"] == 1.0 and shares["start"]["worse"]["mean"] == 0.0
     against = points.gains(found, report.summary, "item_user_bias", 0)
     assert np.isclose(-against.mean(), head["baselines"]["item_user_bias"]["difference"])
+    of_user = against.reshape(SEEDS, USERS).mean(axis=0)
+    for part, share in (("better", of_user > 0.05), ("worse", of_user < -0.05), ("same", abs(of_user) <= 0.05)):
+        assert np.isclose(shares["item_user_bias"][part]["mean"], share.mean())
 
 
 def test_bands_do_not_depend_on_how_draws_are_cut(monkeypatch):
@@ -429,6 +465,6 @@ def test_the_outermost_users_stand_at_the_edge_and_nobody_is_left_out(report):
 
 def test_the_bank_has_a_legend(report):
     found = points.read(report.table, report.summary, 200)
-    (legend,) = drawn_by(stages.bank, found.banked, report.summary, report.config).legends
+    (legend,) = drawn_by(periods.bank, found.banked, report.summary, report.config).legends
     told = [text.get_text() for text in legend.get_texts()]
     assert told == ["from the user's row of the bank", "from the fresh start", "the bank helped", "it did not"]

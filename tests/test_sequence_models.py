@@ -194,7 +194,7 @@ def test_sequence_models_learn_alike_on_one_device_and_on_two(name):
     part = base.Batch(jnp.asarray(ids[..., :-1]), jnp.asarray(ids[..., 1:]), jnp.ones((4, 2), bool))
     start = drawn(model)
     users = jnp.arange(4, dtype=jnp.int32)
-    tasks, mask = base.Task(part, part, users, {"stage": jnp.zeros_like(users)}), jnp.ones(4, bool)
+    tasks, mask = base.Task(part, part, users, {"period": jnp.zeros_like(users)}), jnp.ones(4, bool)
     mesh = jax.make_mesh((2,), ("users",), axis_types=(AxisType.Auto,))
     found = []
     for aggregator in (aggregate.mean(), aggregate.sharded(aggregate.mean(), mesh)):

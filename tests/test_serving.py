@@ -32,9 +32,11 @@ def support_and_query(stream, cohort, user, shots=4, horizon=4):
     return rows[:take], rows[start:]
 
 
-@pytest.mark.parametrize(("strategy", "version", "seed"), [("continual", -1, 0), ("naive", 1, 1), ("joint", -1, 1)])
-def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, strategy, version, seed):
-    served = loaded(small_run, strategy=strategy, version=version, seed=seed)
+@pytest.mark.parametrize(
+    ("arm", "version", "seed"), [("continual", -1, 0), ("fine_tune", 1, 1), ("joint_model", -1, 1)]
+)
+def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, arm, version, seed):
+    served = loaded(small_run, arm=arm, version=version, seed=seed)
     stream = served.stream()
     cohort = stream.held_out("test", None)
     for user in range(3):
@@ -46,9 +48,9 @@ def test_adapted_predictions_have_the_errors_of_the_records(small_run, judged, s
             rmse = np.sqrt(np.mean(np.square(outputs - cohort.targets[query])))
             row = only(
                 judged,
-                strategy=strategy,
-                trained_stage=2 if version == -1 else version,
-                evaluated_stage=-1,
+                arm=arm,
+                version=2 if version == -1 else version,
+                period=-1,
                 seed=seed,
                 shots=4,
                 steps=steps,
@@ -150,11 +152,11 @@ def test_a_joint_run_is_served_at_the_chosen_rate_and_before_at_that_of_its_reco
     config = load.opened(small_run)
     joint = spec.merged(config, {"learner": "joint", "gate": "cross_validated"})
     monkeypatch.setattr("metapers.serving.served.opened", lambda folder, plugins: joint)
-    rates_of = lambda: jax.tree.leaves(serving.load(small_run, strategy="naive").params.inner)
-    monkeypatch.setattr("metapers.serving.served.tuned", lambda folder: {"naive": 0.25, "joint": 0.5})
+    rates_of = lambda: jax.tree.leaves(serving.load(small_run, arm="fine_tune").params.inner)
+    monkeypatch.setattr("metapers.serving.served.tuned", lambda folder: {"fine_tune": 0.25, "joint_model": 0.5})
     assert (rates := rates_of()) and all((leaf == 0.25).all() for leaf in rates)
     monkeypatch.setattr("metapers.serving.served.tuned", lambda folder: {})
-    with pytest.warns(RuntimeWarning, match="'naive' was trained without an inner loop, and no rate"):
+    with pytest.warns(RuntimeWarning, match="'fine_tune' was trained without an inner loop, and no rate"):
         assert (rates := rates_of()) and all((leaf == joint.inner.rates.rate).all() for leaf in rates)
     assert joint.inner.rates.rate != CAUTIOUS
     monkeypatch.setattr(
@@ -171,23 +173,34 @@ def only(rows, **where):
     return found[0]
 
 
-def test_a_returning_user_starts_from_the_row_of_the_bank(small_run, judged):
-    served, before = (loaded(small_run, "continual", version) for version in (2, 1))
+def test_the_bank_has_the_rows_of_training_users_alone(small_run):
+    served = loaded(small_run, "continual", 2)
+    stream, stamps = served.stream(), served.bank["period"]
+    training = np.zeros(len(stamps), bool)
+    training[stream.training(2).users] = True
+    assert (stamps[training] == 2).all() and (stamps[~training] == -1).all() and 0 < training.sum() < len(stamps)
+
+
+def test_a_returning_user_starts_from_the_stored_row(small_run, judged):
+    served = loaded(small_run, "continual", 2)
     stream = served.stream()
     cohort = stream.held_out("test", 2)
     user = int(np.flatnonzero(cohort.returning)[0])
     row = cohort.users[user]
-    assert before.bank["stage"][row] in (0, 1) and served.bank["stage"][row] == 2
-    start = jax.tree.map(lambda leaf: leaf[row], before.bank["personal"])
+    last = max(period for period in (0, 1) if row in stream.held_out("test", period).users)
+    there = stream.held_out("test", last)
+    seen, _ = support_and_query(stream, there, int(np.flatnonzero(there.users == row)[0]))
+    path = loaded(small_run, "continual", last).adapt(there.inputs[seen], there.targets[seen])
+    start = jax.tree.map(lambda leaf: leaf[2], path)  # what that period left of the user
     support, query = support_and_query(stream, cohort, user)
     path = served.adapt(cohort.inputs[support], cohort.targets[support], start=start)
     jax.tree.map(lambda leaf, first: np.testing.assert_array_equal(leaf[0], first), path, start)
     outputs = np.asarray(served.predict(cohort.inputs[query], jax.tree.map(lambda leaf: leaf[2], path)))
     value = only(
         judged,
-        strategy="continual",
-        trained_stage=2,
-        evaluated_stage=2,
+        arm="continual",
+        version=2,
+        period=2,
         seed=0,
         shots=4,
         steps=2,
@@ -199,8 +212,9 @@ def test_a_returning_user_starts_from_the_row_of_the_bank(small_run, judged):
 
 
 def test_what_is_loaded_says_where_it_comes_from(small_run):
-    served = loaded(small_run, "naive", 0)
-    assert served.lineage["strategy"] == "naive" and served.lineage["stage"] == 0
+    served = loaded(small_run, "fine_tune", 0)
+    assert served.lineage["arm"] == "fine_tune"
+    assert [served.lineage[name] for name in ("version", "boundary", "seen_until")] == [0, 0, 0]
     assert jax.tree.leaves(served.params)[0].ndim == jax.tree.leaves(served.model.init(jax.random.key(0)))[0].ndim
     outputs = served.predict(np.zeros((3, served.lineage["sizes"]["width"])))
     assert outputs.shape == (3,)
@@ -209,7 +223,7 @@ def test_what_is_loaded_says_where_it_comes_from(small_run):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"strategy": "continul"}, ValueError, "did you mean 'continual'"),
+        ({"arm": "continul"}, ValueError, "did you mean 'continual'"),
         ({"seed": 2}, ValueError, "seed must be between 0 and 1, got 2"),
         ({"version": 5}, FileNotFoundError, r"number 5 is not among \[0, 1, 2\]"),
     ],

@@ -37,7 +37,7 @@ def test_the_command_of_a_case_is_one_that_train_takes(name):
     assert command[1] == "train.py" and command[2] == f"--config={shrunken.file_of(changes)}"
     config, given = made(name), dict(shrunken.values(changes))
     assert [f"--config.{key}={text}" for key, text in given.items()] == command[4:]
-    assert config.outer_steps == 60 and config.chunk == 2 and config.strategies == ("continual",)
+    assert config.outer_steps == 60 and config.chunk == 2 and [*config.arms] == ["continual"]
     kind, _, rest = name.partition(" ")
     if kind in KINDS and rest.partition(",")[0] in registry(kind):
         assert (kind, rest.partition(",")[0]) in chosen(config)
@@ -86,7 +86,7 @@ HELD = {
     "blocks": {"user_block": 4},
     "over devices": {"seeds": 1},
     "sgd": {"optimizer.param.name": "sgd", "optimizer.personal.name": "sgd"},
-    "mlp": {"model.name": "mlp", "data.name": "sinusoid", "data.stages": 2},
+    "mlp": {"model.name": "mlp", "data.name": "sinusoid", "data.periods": 2},
 }
 
 

@@ -49,18 +49,18 @@ def test_held_out_users_have_the_stated_population_and_stay_the_same():
         check_population(cohort.inputs.reshape(500, 15), cohort.targets.reshape(500, 15), 0.1, 5.0)
         np.testing.assert_array_equal(cohort.inputs, sinusoid(support=6, query=9, users=500).held_out(split, 0).inputs)
         assert [stream.users[row].split("-")[1] for row in cohort.users] == [split] * 500
-        assert not cohort.returning.any() and not cohort.stages.any()
+        assert not cohort.returning.any() and not cohort.periods.any()
     assert not np.isin(stream.held_out("test", 0).targets, stream.held_out("validation", 0).targets).any()
     assert not np.isin(stream.training(0).targets, stream.held_out("test", 0).targets).any()
 
 
-def test_stages_shift_the_amplitude():
-    stream = sinusoid(support=6, query=9, users=40, stages=3, shift=10.0, amplitude=(1.0, 2.0))
-    for stage in range(3):
-        cohort = stream.held_out("test", stage)
+def test_periods_shift_the_amplitude():
+    stream = sinusoid(support=6, query=9, users=40, periods=3, shift=10.0, amplitude=(1.0, 2.0))
+    for period in range(3):
+        cohort = stream.held_out("test", period)
         amplitude, _ = fitted(cohort.inputs.reshape(40, 15), cohort.targets.reshape(40, 15))
-        assert (amplitude >= 1 + 10 * stage).all() and (amplitude <= 2 + 10 * stage).all()
-        assert cohort.stages.tolist() == [stage] * 40
+        assert (amplitude >= 1 + 10 * period).all() and (amplitude <= 2 + 10 * period).all()
+        assert cohort.periods.tolist() == [period] * 40
     traces = []
 
     @jax.jit
@@ -71,21 +71,21 @@ def test_stages_shift_the_amplitude():
     for window in [(0, 0), (1, 1), (2, 2), (0, 2)]:
         tasks = run(stream.family.data(window, 0, 1), keys.root(1))
         amplitude, _ = fitted(tasks.query.inputs[..., 0], tasks.query.targets)
-        np.testing.assert_array_equal(amplitude // 10, tasks.notes["stage"])
-        assert set(np.asarray(tasks.notes["stage"]).tolist()) == set(range(window[0], window[1] + 1))
+        np.testing.assert_array_equal(amplitude // 10, tasks.notes["period"])
+        assert set(np.asarray(tasks.notes["period"]).tolist()) == set(range(window[0], window[1] + 1))
     assert len(traces) == 1
 
 
 def test_lives_training_and_provenance():
-    stream = sinusoid(users=4, stages=2, examples=7)
+    stream = sinusoid(users=4, periods=2, examples=7)
     life = stream.held_out("test", None)
-    assert life.offsets.tolist() == list(range(0, 57, 7)) and life.stages.tolist() == [-1] * 8
+    assert life.offsets.tolist() == list(range(0, 57, 7)) and life.periods.tolist() == [-1] * 8
     np.testing.assert_array_equal(life.inputs[28:], stream.held_out("test", 1).inputs)
     assert stream.held_out("test", 1).offsets.tolist() == [0, 7, 14, 21, 28]
     assert len(stream.training(0).users) == 4 and len(stream.training(None).users) == 8
     assert json.loads(json.dumps(stream.provenance)) == stream.provenance
     assert stream.provenance["splits"]["test"] == [{"users": 4, "examples": 28}] * 2
-    assert sinusoid(users=4, stages=2, examples=7, seed=1).provenance["sha256"] != stream.provenance["sha256"]
+    assert sinusoid(users=4, periods=2, examples=7, seed=1).provenance["sha256"] != stream.provenance["sha256"]
 
 
 def test_noise_is_added_to_both():
@@ -113,5 +113,5 @@ def test_bad_arguments_are_named():
         stream.family.data((0, 1), 0, 1)
     with pytest.raises(ValueError, match="split must be one of"):
         stream.held_out("train", 0)
-    with pytest.raises(ValueError, match="stage must be between 0 and 0, got 1"):
+    with pytest.raises(ValueError, match="period must be between 0 and 0, got 1"):
         stream.held_out("test", 1)

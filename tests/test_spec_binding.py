@@ -121,7 +121,7 @@ def test_a_run_of_an_older_version_is_opened_served_and_goes_on(small_run, tmp_p
     (folder / "config.json").write_text(json.dumps(saved))
     assert leaves(opened(folder)) == leaves(runs.small())
     assert resume.check_compatible(runs.small(), folder) == []
-    assert serving.load(folder, "naive").config.gate.name == "none"
+    assert serving.load(folder, "fine_tune").config.gate.name == "none"
     with pytest.raises(ValueError, match="inner.unroll: 1 -> 2"):
         resume.check_compatible(runs.small(inner__unroll=2), folder)
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from metapers import members, spec
 from metapers.members import registry
-from metapers.options import NONE, Choice, ConfigError, Option
+from metapers.options import NONE, Arms, Choice, ConfigError, Option
 from metapers.spec.root import ROOT
 from metapers.spec.tree import put
 from tests.test_config import refused
@@ -25,7 +25,7 @@ def choices(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Ch
     for key, one in schema.items():
         if isinstance(one, Choice):
             yield f"{path}{key}", one
-        elif not isinstance(one, Option):
+        elif not isinstance(one, (Option, Arms)):
             yield from choices(one, f"{path}{key}.")
 
 
@@ -67,7 +67,7 @@ def every_option() -> Iterator[tuple[str, Option | Choice, dict[str, Any]]]:
         for key, one in schema.items():
             if isinstance(one, (Option, Choice)):
                 yield f"{path}{key}", one, {}
-            else:
+            elif not isinstance(one, Arms):
                 yield from of_root(one, f"{path}{key}.")
 
     yield from of_root(ROOT)

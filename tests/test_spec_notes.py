@@ -28,7 +28,7 @@ def notes(changes, pair=None):
         ({"learner": "joint", "inner.backward": "mixed"}, "inner.backward", "'mixed'", "learner 'joint'"),
         ({"learner": "joint", "inner.first_order": True}, "inner.first_order", True, "learner 'joint'"),
         ({"learner": "joint", "inner.rates": "lslr"}, "inner.rates.name", "'lslr'", "learner 'joint'"),
-        ({"strategies": ("joint",), "inner.rates": "lslr"}, "inner.rates.name", "'lslr'", "learner 'joint'"),
+        ({"arms": ("joint_model",), "inner.rates": "lslr"}, "inner.rates.name", "'lslr'", "learner 'joint'"),
     ],
 )
 def test_a_value_that_nothing_reads_is_named_with_the_reason(changes, key, value, why):
@@ -59,14 +59,18 @@ def test_a_choice_without_effect_is_named(pair, changes, expected):
     assert notes(changes, pair) == [expected]
 
 
-def test_penalties_and_a_memory_are_named_where_no_strategy_remembers():
-    off = {"strategies": ("naive", "static"), "memory": "none"}
+def test_penalties_and_a_memory_are_named_where_no_arm_remembers():
+    off = {"arms": ("fine_tune", "frozen"), "memory": "none"}
     assert notes(off) == []
     (note,) = notes(off | {"penalties": {"anchor": {"strength": 1.0}}})
-    assert note.startswith("penalties has no effect: no strategy of ('naive', 'static', 'joint') remembers")
+    assert note == "penalties has no effect: no arm of ('frozen', 'fine_tune', 'joint_model') has it"
     (note,) = notes(off | {"memory": "reservoir", "memory.capacity": 7})
     assert note.startswith("memory has no effect: ")
-    assert notes(off | {"strategies": ("continual",), "penalties": {"anchor": {"strength": 1.0}}}) == []
+    assert (
+        notes(off | {"memory": "reservoir", "memory.capacity": 7, "arms": {"er": {"memory": {"replay_batch": 3}}}})
+        == []
+    )
+    assert notes(off | {"arms": ("continual",), "penalties": {"anchor": {"strength": 1.0}}}) == []
 
 
 class Stop(Exception):
@@ -79,7 +83,7 @@ def stop(*given):
 
 def test_training_logs_every_value_that_nothing_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "learn_stream", stop)
-    config = runs.quick(strategies=("naive",), penalties={"anchor": {"strength": 1.0}}, learner="joint", gate="learned")
+    config = runs.quick(arms=("fine_tune",), penalties={"anchor": {"strength": 1.0}}, learner="joint", gate="learned")
     want = spec.unused(spec.check(config))
     assert len(want) == 3
     with pytest.raises(Stop):

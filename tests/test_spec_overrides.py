@@ -86,8 +86,11 @@ def test_a_choice_and_its_options_are_merged_in_any_order():
         ({"bank": 1}, "bank", 1, ""),
         ({"inner.rates.rate": "fast"}, "inner.rates.rate", "fast", ""),
         ({"inner.rates.rate": float("nan")}, "inner.rates.rate", pytest.approx(float("nan"), nan_ok=True), ""),
-        ({"strategies": "naive"}, "strategies", "naive", ""),
-        ({"strategies": (1,)}, "strategies", (1,), ""),
+        ({"arms": 3}, "arms", 3, ""),
+        ({"arms": {"er": 3}}, "arms.er", 3, "set one of its keys, as arms.er.trains_on"),
+        ({"arms": {"e r": {}}}, "arms", "e r", "an arm names a folder"),
+        ({"arms": ("fine_tune", "fine_tune")}, "arms", ("fine_tune", "fine_tune"), ""),
+        ({"arms": (1,)}, "arms", (1,), ""),
         ({"evaluation.shots": (1, "a")}, "evaluation.shots", (1, "a"), ""),
         ({"start_from": ""}, "start_from", "", "None leaves it out"),
         ({"penalties": ("ewc", "ewc")}, "penalties", ("ewc", "ewc"), ""),
@@ -151,10 +154,9 @@ def test_a_choice_and_its_options_stand_in_one_command_in_any_order():
         (["--config.evaluation.shots=1,4"], "evaluation.shots", (1, 4)),
         (["--config.evaluation.shots=(1, 4)"], "evaluation.shots", (1, 4)),
         (["--config.evaluation.shots=[1, 4]"], "evaluation.shots", (1, 4)),
-        (["--config.strategies=naive"], "strategies", ("naive",)),
-        (["--config.strategies=naive, static"], "strategies", ("naive", "static")),
-        (["--config.strategies=('naive',)"], "strategies", ("naive",)),
-        (["--config.strategies="], "strategies", ()),
+        (["--config.arms="], "arms", {}),
+        (["--config.arms=none"], "arms", {}),
+        (["--config.arms={'er': {'memory': {'capacity': 3}}}"], "arms.er.memory.capacity", 3),
         (["--config.inner=none"], "inner.name", "none"),
         (["--config.inner=None"], "inner.name", "none"),
         (["--config.inner='optimized'"], "inner.name", "optimized"),
@@ -231,7 +233,7 @@ def test_a_dict_without_a_name_is_one_of_options_of_the_chosen_member():
         (["--config.evaluation=rmse"], "evaluation", "set one of its keys, as evaluation.metric"),
         (["--config.evaluation=3"], "evaluation", ""),
         (["--config.optimizer=sgd"], "optimizer", "set one of its keys, as optimizer.param"),
-        (["--config.strategies=naive", "--config.strategies=static"], "strategies", ""),
+        (["--config.arms=fine_tune", "--config.arms=frozen"], "arms", ""),
         (["--config.penalties=ewc", "--config.penalties=anchor"], "penalties", ""),
         (["--config.plugins=no_such_module"], "plugins", "No module named 'no_such_module'"),
     ],
@@ -241,8 +243,15 @@ def test_texts_that_are_no_value_are_refused_with_the_whole_key(words, key, hint
     assert error.key == key and error.hint == hint
 
 
+@pytest.mark.parametrize("text", ["fine_tune, frozen", "('fine_tune', 'frozen')", "[frozen,fine_tune]"])
+def test_arms_are_chosen_by_names(text):
+    assert set(applied(f"--config.arms={text}").arms) == {"fine_tune", "frozen"}
+    for one in ("fine_tune", "('fine_tune',)"):
+        assert set(applied(f"--config.arms={one}").arms) == {"fine_tune"}
+
+
 def test_a_tuple_that_is_given_twice_is_refused_with_both_texts():
-    for key in ("strategies", "penalties"):
+    for key in ("arms", "penalties"):
         error = refused(applied, f"--config.{key}=a", f"--config.{key}=b")
         assert (error.key, error.value) == (key, ("a", "b")) and error.bound.startswith("given once")
 

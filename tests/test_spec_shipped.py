@@ -128,7 +128,7 @@ def test_omniglot_evaluates_each_method_after_the_steps_it_trains_with_where_the
         moves = omniglot(name).optimizer  # the start moves by plain steps, body and head alike
         assert [(moves[group].name, moves[group].rate) for group in ("param", "personal")] == [("sgd", rate)] * 2
     for name in ("neighbours", "joint"):  # one model for all, and no second one beside it
-        assert spec.strategies(omniglot(name)) == ["naive"]
+        assert [*spec.arms(omniglot(name))] == ["fine_tune"]
 
 
 OMNIGLOT_FORMS = ("20way", "pool", "means", "support", "20way-means", "20way-pool-means", "pool-short-means",

@@ -32,18 +32,18 @@ def version_with(params):
     return WarmStart(named(params.shared) | named(params.personal), "digest")
 
 
-def one_stage(**changes):
+def one_period(**changes):
     plain = {"learner": "joint", "devices": 1, "bank": False}  # the least to compile
     plain |= {"evaluation__steps": (0,), "evaluation__headline_steps": 0}
-    return runs.quick(strategies=("naive",), data__stages=1, **plain, **changes)
+    return runs.quick(arms=("fine_tune",), data__periods=1, **plain, **changes)
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """The version of a run of one stage."""
+    """The version of a run of one period."""
     folder = tmp_path_factory.mktemp("first")
-    train(one_stage(), folder)
-    return versions_of(folder, "naive") / "0"
+    train(one_period(), folder)
+    return versions_of(folder, "fine_tune") / "0"
 
 
 def test_a_network_takes_the_body_of_one_whose_head_is_solved_and_initialises_its_head():
@@ -74,11 +74,11 @@ def test_a_leaf_of_another_shape_is_initialised_and_a_version_without_any_is_ref
 
 def test_a_run_begins_where_another_ended_and_its_lineage_says_so(first, tmp_path):
     ended, record = store.load_version(first.parent, 0)[0]["params"], store.read_record(first.parent, 0)
-    config = one_stage(start_from=str(first), seed=5, outer_steps=3)
+    config = one_period(start_from=str(first), seed=5, outer_steps=3)
     initial = scoring.scorer(setup.components(config)).initial()
     assert runs.same_bits(runs.flat(initial.personal), runs.flat(ended["personal"])) == []
     train(config, tmp_path)
-    _, lineage = store.load_version(versions_of(tmp_path, "naive"), 0)
+    _, lineage = store.load_version(versions_of(tmp_path, "fine_tune"), 0)
     assert lineage["provenance"]["started_from"] == record["digest"]
     journal = (tmp_path / "journal.jsonl").read_text()
     assert f"parameters begin as in {first}; newly initialised: none" in journal
@@ -92,19 +92,19 @@ def test_a_run_begins_where_another_ended_and_its_lineage_says_so(first, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("stage", "stages", "own", "refused"), [(0, 5, 5, False), (1, 5, 5, True), (0, 1, 5, True), (4, 5, 1, False)]
+    ("period", "periods", "own", "refused"), [(0, 5, 5, False), (1, 5, 5, True), (0, 1, 5, True), (4, 5, 1, False)]
 )
-def test_a_version_of_a_later_period_is_refused(stage, stages, own, refused, first, monkeypatch):
+def test_a_version_of_a_later_period_is_refused(period, periods, own, refused, first, monkeypatch):
     tree, lineage = store.load_version(first.parent, 0)
-    read = lambda *given: (tree, lineage | {"stage": stage, "stages": stages})
+    read = lambda *given: (tree, lineage | {"seen_until": period, "periods": periods})
     monkeypatch.setattr(store, "load_version", read)
-    config = spec.merged(one_stage(start_from=str(first)), {"data.stages": own})
+    config = spec.merged(one_period(start_from=str(first)), {"data.periods": own})
     if not refused:
         assert warm_start.warm_start(config).leaves
         return
     with pytest.raises(ConfigError) as error:
         warm_start.warm_start(config)
-    assert error.value.key == "start_from" and error.value.value == f"a version of period {stage + 1} of {stages}"
+    assert error.value.key == "start_from" and error.value.value == f"a version of period {period + 1} of {periods}"
     assert error.value.bound == f"a version that has seen no more than the first of this run's {own} periods"
 
 
@@ -117,13 +117,13 @@ def test_a_start_that_is_no_version_is_refused_before_anything_is_written(where,
 
 
 def test_a_version_that_held_out_other_users_is_refused(first, monkeypatch):
-    config = one_stage(start_from=str(first), data__fold=1)
+    config = one_period(start_from=str(first), data__fold=1)
     with pytest.raises(ConfigError) as error:
         setup.components(config)
     told = error.value
     assert (told.key, told.value) == ("start_from", 0)
     assert told.bound == "a version that held out the same users, data.fold = 1"
-    assert warm_start.warm_start(one_stage(start_from=str(first))).leaves
+    assert warm_start.warm_start(one_period(start_from=str(first))).leaves
     another = spec.merged(spec.config_for("sinusoid", "mlp"), {"start_from": str(first)})
     assert warm_start.warm_start(another).leaves  # other people: none of them is held out here
 

@@ -67,7 +67,7 @@ def bits(tree: Any) -> list[tuple[str, Any, bytes]]:
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("versions")
     for number in (1, 2):
-        store.save_version(folder, number, state(number), {"stage": number})
+        store.save_version(folder, number, state(number), {"period": number})
     return folder
 
 
@@ -82,7 +82,7 @@ def data_file(version: Path) -> Path:
 
 def test_every_bit_comes_back(saved):
     tree, lineage = store.load_version(saved, 1, state())
-    assert bits(tree) == bits(state(1)) and lineage == {"stage": 1}
+    assert bits(tree) == bits(state(1)) and lineage == {"period": 1}
     assert jax.tree.structure(tree) == jax.tree.structure(state(1))
     kinds = [isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)]
     assert kinds == [isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state(1))]
@@ -98,7 +98,7 @@ def test_shapes_alone_are_enough_to_load(saved):
 
 def test_without_like_nested_dicts_and_the_last_version(saved):
     tree, lineage = store.load_version(saved)
-    assert lineage == {"stage": 2}
+    assert lineage == {"period": 2}
     assert set(tree) == {"params", "rest"} and set(tree["params"]["head"]) == {"w", "half"}
     assert isinstance(tree["params"]["embed"], np.ndarray)
     np.testing.assert_array_equal(tree["rest"]["adam"]["0"]["mu"]["embed"], np.zeros((7, 3)))
@@ -210,7 +210,7 @@ def test_two_hundred_flipped_bits(copied):
             assert str(path) in str(error), (path, bit, error)
             refused += 1
         else:
-            assert bits(tree) == truth and lineage == {"stage": 1}, (path, bit)
+            assert bits(tree) == truth and lineage == {"period": 1}, (path, bit)
     assert refused == 200 and len(hit) >= 8
     assert bits(store.load_version(copied, 1, like)[0]) == truth
 

@@ -35,7 +35,7 @@ _PROGRAMS: dict[tuple[Any, ...], Any] = {}
 
 def share(patched):
     """Lets searches that differ in the fold and in values that the state carries use the same compiled programs."""
-    build, program, scorer, kinds = search.build_learner, loop.program, scoring.scorer, {}
+    build, program, scorer, configs = search.build_learner, loop.program, scoring.scorer, {}
 
     def once(config, what, make):
         alike = spec.merged(config, {"data.fold": 0, "outer_steps": 4, "optimizer.personal.rate": 0.002})
@@ -44,15 +44,15 @@ def share(patched):
             _PROGRAMS[key] = make()
         return _PROGRAMS[key]
 
-    def learner_of(config, model, strategy, mesh):
-        made = build(config, model, strategy, mesh)
-        kinds[made] = config, (strategy.learner, strategy.remembers)
+    def learner_of(config, model, mesh):
+        made = build(config, model, mesh)
+        configs[made] = config
         return made
 
     def program_of(learner, family, *, chunk, **given):
-        config, kind = kinds[learner]
         make = functools.partial(program, learner, family, chunk=chunk, **given)
-        return make() if chunk == 1 else once(config, (kind, chunk, given["mesh"]), make)  # 1: its init, of own values
+        # 1: its init, of own values
+        return make() if chunk == 1 else once(configs[learner], (chunk, given["mesh"]), make)
 
     def scorer_of(components):
         made = once(components.config, "scorer", lambda: scorer(components))
@@ -119,9 +119,9 @@ def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, mon
         patched.setattr(loop, "program", counted)
         patched.setattr(search, "learned", lambda *given: found.append(learned(*given)) or found[-1])
         best = search.run(config, ["optimizer.personal.rate=0.02,0.2", "inner.rates.rate=0.05,0.3"], tmp_path)
-    assert len(set(chunks)) == 1 and len(chunks) == 2 * 2  # two stages of two chunks for all four
+    assert len(set(chunks)) == 1 and len(chunks) == 2 * 2  # two periods of two chunks for all four
     told = json.loads((tmp_path / "sweep.json").read_text())
-    assert len(told["rows"]) == 4 and told["strategy"] == "continual"
+    assert len(told["rows"]) == 4 and told["arm"] == "continual"
     assert [row["rmse"] for row in told["rows"]] == sorted(row["rmse"] for row in told["rows"])
     assert len({row["rmse"] for row in told["rows"]}) == 4
     assert best == {key: told["rows"][0][key] for key in ("optimizer.personal.rate", "inner.rates.rate")}
@@ -137,7 +137,7 @@ def test_members_of_one_program_are_what_training_them_alone_gives(tmp_path, mon
         one for one in runs.validation(tmp_path / "alone")["validation-continual-1.parquet"] if one["metric"] == "rmse"
     ]
     for key, steps in (("rmse", 1), ("rmse_start", 0)):
-        lives = [one for one in told if (one["evaluated_stage"], one["steps"]) == (-1, steps)]
+        lives = [one for one in told if (one["period"], one["steps"]) == (-1, steps)]
         values = [np.mean([one["value"] for one in lives if one["seed"] == seed]) for seed in range(2)]
         np.testing.assert_allclose(row[key], np.mean(values), rtol=1e-9)
         if steps:
@@ -179,8 +179,8 @@ def test_members_of_other_shapes_are_trained_one_by_one_and_the_same_sweep_goes_
 
 def test_a_signal_ends_a_sweep_and_what_ended_is_kept(tmp_path):
     arguments = ["--config=configs/synthetic.py", f"--workdir={tmp_path}", "--sweep=inner.steps=1,2,3"]
-    arguments += ["--config.outer_steps=200000", "--config.chunk=10", "--config.seeds=1", "--config.data.stages=1"]
-    arguments += ["--config.strategies=naive,"]
+    arguments += ["--config.outer_steps=200000", "--config.chunk=10", "--config.seeds=1", "--config.data.periods=1"]
+    arguments += ["--config.arms=fine_tune,"]
     with runs.child("train.py", *arguments) as process:
         try:
             told = iter(process.stdout.readline, "")
@@ -244,9 +244,12 @@ def test_scores_that_are_not_finite_are_as_divergence(tmp_path, monkeypatch, sha
     assert [row["rmse"] is None for row in rows_of(tmp_path)] == [False, True]
 
 
-def test_keys_that_the_strategy_does_not_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="strategy 'naive' reads, got 'memory.capacity', of continual alone"):
-        search.run(options(strategies=("naive",)), ["memory.capacity=8,16"], tmp_path)
+def test_keys_that_the_arm_does_not_read_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="arm 'fine_tune' reads, got 'memory.capacity', which does not change it"):
+        search.run(options(arms=("fine_tune",)), ["memory.capacity=8,16"], tmp_path)
+    own = options(arms={"er": {"memory": {"capacity": 4}}, "zebra": {"memory": {"capacity": 4}}})
+    with pytest.raises(ValueError, match="arm 'zebra' reads, got 'arms.er.memory.capacity', which does not change it"):
+        search.run(own, ["memory.replay_batch=2,3", "arms.er.memory.capacity=8,16"], tmp_path)
 
 
 def test_text_with_a_bracket_is_text():
@@ -274,7 +277,7 @@ def test_a_sweep_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     [
         ("shipped:", candidates.Candidate("shipped")),
         ("wide: meta_batch=64", candidates.Candidate("wide", {"meta_batch": "64"})),
-        ("a: config=gradient, strategy=naive", candidates.Candidate("a", {}, "naive", "gradient")),
+        ("a: config=gradient, arm=fine_tune", candidates.Candidate("a", {}, "fine_tune", "gradient")),
         (
             "b: penalties=ewc,anchor, penalties.ewc.strength=2, evaluation.steps=(0,1)",
             candidates.Candidate(
@@ -311,22 +314,22 @@ def test_a_candidate_is_scored_on_the_validation_users_of_every_fold(monkeypatch
     candidate = candidates.Candidate("short", {"outer_steps": "3"}, method="other")
     row = candidates.evaluate(candidate, get_config, (0, 3))
     assert trained == [(0, 3, "continual"), (3, 3, "continual")] and asked == ["other", "other", None]
-    whole = [one.values[one.stages == candidates.WHOLE] for one in found]
+    whole = [one.values[one.periods == candidates.WHOLE] for one in found]
     assert all(len(one) for one in whole) and len(whole[0]) != 0
     values = np.concatenate(whole)
     assert row.users == pytest.approx(values[:, 1].mean()) and row.users_start == pytest.approx(values[:, 0].mean())
     assert row.worse == pytest.approx(np.mean(values[:, 1] > values[:, 0] + 1e-6))
-    stages = [np.concatenate([one.values[one.stages == stage] for one in found])[:, 1].mean() for stage in range(2)]
-    assert row.stages == pytest.approx(np.mean(stages))
+    periods = [np.concatenate([one.values[one.periods == period] for one in found])[:, 1].mean() for period in range(2)]
+    assert row.periods == pytest.approx(np.mean(periods))
 
 
-def test_the_score_of_a_candidate_is_that_of_the_search_and_of_its_strategy(diverging, shared):
+def test_the_score_of_a_candidate_is_that_of_the_search_and_of_its_arm(diverging, shared):
     config, given = options(seeds=1), {"optimizer.personal.rate": "0.002"}
     row = candidates.evaluate(candidates.parse("slow: optimizer.personal.rate=0.002"), lambda _: config)
     kept = rows_of(diverging[0])[0]  # trained alone, once another had diverged beside it
     assert row.users == pytest.approx(kept["rmse"], rel=1e-9)
     assert row.users_start == pytest.approx(kept["rmse_start"], rel=1e-9)
-    assert row != candidates.evaluate(candidates.Candidate("static", given, strategy="static"), lambda _: config)
+    assert row != candidates.evaluate(candidates.Candidate("frozen", given, arm="frozen"), lambda _: config)
 
 
 def test_a_candidate_that_diverges(shared):

@@ -15,7 +15,7 @@ SIZES = {"support": 3, "query": 4}
 
 
 def make(**options):
-    given = {"drift": synthetic.none(), "stages": 3, "users_per_stage": 60, "examples": 12} | SIZES | options
+    given = {"drift": synthetic.none(), "periods": 3, "users_per_period": 60, "examples": 12} | SIZES | options
     return synthetic.linear_gaussian(**given)
 
 
@@ -51,19 +51,19 @@ def wants(cohort, dim, overlap):
 
 def test_oracle_knows_the_world_that_the_users_live_in():
     dim, overlap = 2, 0.4
-    world = {"drift": synthetic.sudden(3), "dim": dim, "overlap": overlap, "users_per_stage": 80, "returning": 0.2}
+    world = {"drift": synthetic.sudden(3), "dim": dim, "overlap": overlap, "users_per_period": 80, "returning": 0.2}
     bare = world | {"taste": 0.0, "noise": 1e-9}  # the same seed without noise lays the world bare
     stream = make(**world, taste=0.5, noise=0.3, minority=0.4, label_noise=0.3, label_noise_factor=3.0)
     assert stream.oracle is not None
-    for stage in range(3):
-        majority = wants(make(**bare).held_out("test", stage), dim, overlap)
-        mixed = wants(make(**bare, minority=0.4).held_out("test", stage), dim, overlap)
+    for period in range(3):
+        majority = wants(make(**bare).held_out("test", period), dim, overlap)
+        mixed = wants(make(**bare, minority=0.4).held_out("test", period), dim, overlap)
         away = np.linalg.norm(mixed - majority[0], axis=1)
         np.testing.assert_allclose(np.where(away > 1, 2.0, 0.0), away, atol=1e-6)
         assert 0 < np.mean(away > 1) < 1
         means = np.stack([majority[0], mixed[np.argmax(away)]])
         population = oracle.Population(np.array([0.6, 0.4]), means, 0.25 * np.eye(dim))
-        cohort = stream.held_out("test", stage)
+        cohort = stream.held_out("test", period)
         f = cohort.inputs[:, :dim] / np.sqrt(overlap)
         variance = np.where(cohort.inputs[:, -1] > 0, 0.9**2, 0.3**2)
         for shots in (0, 1, 4):
@@ -92,7 +92,7 @@ def ridge(cohort, shots, centre, scale, noise, dim, overlap):
 @pytest.mark.parametrize("shots", [0, 1, 5])
 def test_oracle_error_is_the_expected_posterior_variance(shots):
     noise, taste, dim, overlap = 0.3, 0.6, 3, 0.4
-    stream = make(users_per_stage=400, stages=1, noise=noise, taste=taste, dim=dim, overlap=overlap, returning=0.0)
+    stream = make(users_per_period=400, periods=1, noise=noise, taste=taste, dim=dim, overlap=overlap, returning=0.0)
     cohort = stream.training(None)
     assert stream.oracle is not None
     got = squared_errors(stream.oracle(cohort, shots, shots), cohort, shots)
@@ -110,7 +110,7 @@ def test_oracle_error_is_the_expected_posterior_variance(shots):
 def test_nothing_beats_the_oracle(shots):
     drift = synthetic.recurring()
     options = {"minority": 0.3, "minority_shift": 2.0, "label_noise": 0.3, "taste": 0.5, "noise": 0.3}
-    stream = make(drift=drift, stages=2, users_per_stage=500, returning=0.2, **options)
+    stream = make(drift=drift, periods=2, users_per_period=500, returning=0.2, **options)
     cohort = stream.training(None)
     assert stream.oracle is not None
     best = squared_errors(stream.oracle(cohort, shots, 4), cohort, 4)
@@ -145,7 +145,7 @@ def test_oracle_knows_only_the_shots_and_starts_afresh():
 
 
 def test_known_label_noise_counts_less():
-    stream = make(label_noise=0.4, label_noise_factor=10.0, users_per_stage=300, stages=1)
+    stream = make(label_noise=0.4, label_noise_factor=10.0, users_per_period=300, periods=1)
     cohort = stream.training(None)
     assert stream.oracle is not None
     flags = cohort.inputs[:, -1]
@@ -160,20 +160,20 @@ DRIFTS = [synthetic.sudden(3), synthetic.recurring(), synthetic.gradual(3)]
 
 
 @pytest.mark.parametrize("drift", DRIFTS, ids=["sudden", "recurring", "gradual"])
-def test_one_model_serves_all_stages_but_the_newest_stage_alone_spoils_the_others(drift):
-    stages = 2 if drift is DRIFTS[1] else 3
-    stream = make(drift=drift, stages=stages, users_per_stage=300, taste=0.2, returning=0.3)
+def test_one_model_serves_all_periods_but_the_newest_period_alone_spoils_the_others(drift):
+    periods = 2 if drift is DRIFTS[1] else 3
+    stream = make(drift=drift, periods=periods, users_per_period=300, taste=0.2, returning=0.3)
     cohort = stream.training(None)
-    data = stream.family.data((0, stages - 1), 0, 1)
-    stage = np.repeat(np.asarray(data["stage"]), np.asarray(data["length"]))
+    data = stream.family.data((0, periods - 1), 0, 1)
+    period = np.repeat(np.asarray(data["period"]), np.asarray(data["length"]))
     x, y = np.asarray(data["inputs"]), np.asarray(data["targets"])
     joint, naive = np.linalg.lstsq(cohort.inputs, cohort.targets, rcond=None)[0], np.zeros(x.shape[1])
-    for now in range(stages):  # fine-tuning to the end: the nearest weights that fit the newest stage
-        rows = stage == now
+    for now in range(periods):  # fine-tuning to the end: the nearest weights that fit the newest period
+        rows = period == now
         naive = naive + np.linalg.pinv(x[rows], rcond=1e-6) @ (y[rows] - x[rows] @ naive)
-        errors = [np.mean((y[stage == now] - x[stage == now] @ w) ** 2) for w in (joint, naive)]
-        assert errors[0] < 1.1 * errors[1]  # joint is as good as what is fitted to this stage alone
-    first = stage == 0
+        errors = [np.mean((y[period == now] - x[period == now] @ w) ** 2) for w in (joint, naive)]
+        assert errors[0] < 1.1 * errors[1]  # joint is as good as what is fitted to this period alone
+    first = period == 0
     forgotten, kept = (np.mean((y[first] - x[first] @ w) ** 2) for w in (naive, joint))
     assert forgotten > 3 * kept
 
@@ -187,13 +187,13 @@ def test_drifts_say_which_regime():
         "gradual": (synthetic.gradual(4), [[1, 0], [np.sqrt(3) / 2, 0.5], [0.5, np.sqrt(3) / 2], [0, 1]]),
     }
     for name, (drift, wanted) in table.items():
-        got = np.stack([drift(stage) for stage in range(4)])
+        got = np.stack([drift(period) for period in range(4)])
         np.testing.assert_allclose(got, wanted, atol=1e-15, err_msg=name)
         if name in ("sudden", "once", "recurring"):  # blocks of absent regimes are zero
-            stream = make(drift=drift, stages=4, dim=2)
-            for stage in range(4):
-                blocks = stream.held_out("test", stage).inputs.reshape(-1, 1 + got.shape[1], 2)
-                np.testing.assert_array_equal(np.abs(blocks).sum(axis=(0, 2))[1:] > 0, got[stage] > 0)
+            stream = make(drift=drift, periods=4, dim=2)
+            for period in range(4):
+                blocks = stream.held_out("test", period).inputs.reshape(-1, 1 + got.shape[1], 2)
+                np.testing.assert_array_equal(np.abs(blocks).sum(axis=(0, 2))[1:] > 0, got[period] > 0)
     with pytest.raises(ValueError, match="regimes and every must be >= 1, got 0 and 1"):
         synthetic.recurring(0)
 
@@ -204,30 +204,30 @@ def test_returning_users_keep_their_taste():
     wants = {}
     for row, low, high in zip(life.users, life.offsets[:-1], life.offsets[1:], strict=True):
         x = life.inputs[low:high].reshape(high - low, 4, 2)
-        for stage in np.unique(np.abs(x[:, 1:]).sum(axis=2).argmax(axis=1)):
-            mine = np.abs(x[:, 1:]).sum(axis=2).argmax(axis=1) == stage
+        for period in np.unique(np.abs(x[:, 1:]).sum(axis=2).argmax(axis=1)):
+            mine = np.abs(x[:, 1:]).sum(axis=2).argmax(axis=1) == period
             f = x[mine, 0] / np.sqrt(0.5)
-            wants[stage, row] = np.linalg.lstsq(f, life.targets[low:high][mine], rcond=None)[0]
-    both = [row for stage, row in wants if stage == 0 and (1, row) in wants]
+            wants[period, row] = np.linalg.lstsq(f, life.targets[low:high][mine], rcond=None)[0]
+    both = [row for period, row in wants if period == 0 and (1, row) in wants]
     assert len(both) > 5
-    for row in both[1:]:  # the world's part is the same for two users of a stage, so it drops out of a difference
-        apart = [wants[stage, row] - wants[stage, both[0]] for stage in (0, 1)]
+    for row in both[1:]:  # the world's part is the same for two users of a period, so it drops out of a difference
+        apart = [wants[period, row] - wants[period, both[0]] for period in (0, 1)]
         np.testing.assert_allclose(apart[0], apart[1], atol=1e-4)
         assert np.linalg.norm(apart[0]) > 1e-2
 
 
 def test_fractions_counts_and_provenance():
-    stream = make(users_per_stage=50, returning=0.4, minority=0.2)
+    stream = make(users_per_period=50, returning=0.4, minority=0.2)
     assert len(stream.users) == 50 + 30 + 30
     counts = stream.provenance["splits"]
-    for stage in range(3):
-        assert sum(counts[split][stage]["users"] for split in counts) == 50
+    for period in range(3):
+        assert sum(counts[split][period]["users"] for split in counts) == 50
     back = [stream.held_out(split, 2).returning for split in ("validation", "test")]
     assert not stream.held_out("test", 0).returning.any() and 0 < np.concatenate(back).mean() < 1
     assert json.loads(json.dumps(stream.provenance)) == stream.provenance
     assert stream.provenance["drift"] == [[1.0]] * 3 and stream.provenance["minority"] == 0.2
     assert make(seed=1).provenance["sha256"] != make(seed=0).provenance["sha256"] == make().provenance["sha256"]
-    minority = make(users_per_stage=2000, stages=1, minority=0.3, minority_shift=50.0, taste=0.1, examples=4)
+    minority = make(users_per_period=2000, periods=1, minority=0.3, minority_shift=50.0, taste=0.1, examples=4)
     life = minority.training(None)
     far = [np.abs(life.targets[a:b]).max() > 15 for a, b in zip(life.offsets[:-1], life.offsets[1:])]
     assert abs(np.mean(far) - 0.3) < 0.05
@@ -238,13 +238,13 @@ def test_tasks_come_out_of_the_family():
     sample = jax.jit(stream.family.sample, static_argnums=2)
     tasks, _ = sample(stream.family.data((1, 1), 0, 1), 0, 5, keys.root(0))
     assert tasks.support.inputs.shape == (5, 3, 16) and tasks.query.targets.shape == (5, 4)
-    assert tasks.support.inputs.dtype == jnp.zeros(()).dtype and set(np.asarray(tasks.notes["stage"])) == {1}
+    assert tasks.support.inputs.dtype == jnp.zeros(()).dtype and set(np.asarray(tasks.notes["period"])) == {1}
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("stages", 0, "stages must be >= 1, got 0"),
+        ("periods", 0, "periods must be >= 1, got 0"),
         ("dim", 0, "dim must be >= 1, got 0"),
         ("examples", 1, "examples must be >= 2, got 1"),
         ("returning", 1.0, "returning must be >= 0 and < 1, got 1.0"),
@@ -269,4 +269,4 @@ def test_a_config_names_the_drift(name):
         "sudden": synthetic.sudden(3),
         "recurring": synthetic.recurring(),
     }[name]
-    assert stream.provenance["drift"] == [expected(stage).tolist() for stage in range(3)]
+    assert stream.provenance["drift"] == [expected(period).tolist() for period in range(3)]

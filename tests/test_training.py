@@ -57,7 +57,7 @@ def test_one_seed_on_two_devices_spreads_its_users(whole):
 
 
 def test_finished_runs_are_left_as_they_are(whole, monkeypatch, compiled_once):
-    monkeypatch.setattr(training, "one_stage", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "one_period", lambda *_: pytest.fail("trained again"))
     train(quick(), whole[0])
     assert_same(whole[0], whole)
 
@@ -92,19 +92,44 @@ def test_an_interrupted_run_saves_and_resumes_bit_for_bit(after, whole, tmp_path
     assert_same(tmp_path, whole)
 
 
+def test_every_arm_counts_its_steps_from_its_beginning(tmp_path, monkeypatch, compiled_once):
+    """Random draws follow that count: no period draws again what an earlier one drew."""
+    begun, run, ended, build = [], loop.run, [], training.program
+
+    def watched(compiled, *given, period, start, stop, before=0):
+        begun.append((period, before + start, before + stop))
+        return run(compiled, *given, period=period, start=start, stop=stop, before=before)
+
+    def program(run, name):
+        learner, compiled = build(run, name)
+        consolidate = lambda *given: ended.append(int(given[-1])) or compiled.consolidate(*given)
+        return learner, compiled._replace(consolidate=consolidate)
+
+    monkeypatch.setattr(loop, "run", watched)
+    monkeypatch.setattr(training, "program", program)
+    config = quick(data__periods=2)
+    train(config, tmp_path)
+    arms = spec.arms(config)
+    first, second = ([arm.steps(now) for arm in arms.values()] for now in (0, 1))
+    assert begun == [
+        part for one, two in zip(first, second, strict=True) for part in ((0, 0, one), (1, one, one + two))
+    ]
+    assert ended == [config.outer_steps, 2 * config.outer_steps] and len(arms) == 2  # the joint model keeps nothing
+
+
 def test_a_resume_goes_on_from_the_newest_undamaged_checkpoint(whole, tmp_path, monkeypatch, capsys, compiled_once):
     with monkeypatch.context() as patched:
         patched.setattr(training, "interruptions", lambda: Signalled(3))
         with pytest.raises(resume.Interrupted):
             train(quick(), tmp_path)
-    checkpoints = tmp_path / "strategies" / "continual" / "checkpoints"
+    checkpoints = tmp_path / "arms" / "continual" / "checkpoints"
     steps = store.versions(checkpoints)
     assert len(steps) == 2
     newest = max((checkpoints / str(steps[-1])).rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     newest.write_bytes(newest.read_bytes()[:-1])
     capsys.readouterr()
     train(quick(), tmp_path)
-    assert f"resumed stage 0 at step {steps[0]} of 7" in capsys.readouterr().out
+    assert f"resumed period 0 at step {steps[0]} of 7" in capsys.readouterr().out
     assert_same(tmp_path, whole)
 
 
@@ -152,7 +177,7 @@ def test_a_run_of_metapers_0_1_is_refused_with_the_revision_that_can_finish_it(c
         call(tmp_path)
     assert "\n" not in str(error.value) and "migrate-config" in str(error.value)
     assert json.loads((tmp_path / "config.json").read_text()) == OLD
-    assert not (tmp_path / "provenance.json").exists() and not list(tmp_path.glob("strategies/*"))
+    assert not (tmp_path / "provenance.json").exists() and not list(tmp_path.glob("arms/*"))
 
 
 def refused(config, folder):
@@ -166,7 +191,7 @@ def refused(config, folder):
 @pytest.mark.parametrize(
     ("key", "value", "hint"),
     [
-        ("strategies", ("naiv",), "naive"),
+        ("arms", {"naive": {}}, "fine_tune"),
         ("model.name", "linea", "linear"),
         ("learner.name", "mamll", "maml"),
         ("inner.name", "gradien", "gradient"),
@@ -186,7 +211,7 @@ def test_unknown_members_and_numbers_out_of_range_are_refused_before_anything_is
     *sections, last = key.split(".")
     functools.reduce(lambda holder, name: holder[name], sections, config)[last] = value
     error = refused(config, tmp_path)
-    shown = value[0] if isinstance(value, tuple) else value
+    shown = next(iter(value)) if isinstance(value, dict) else value
     assert error.key == key and error.value in (value, shown)
     assert error.hint == (f"did you mean {hint!r}?" if hint else error.hint)
     assert error.bound.startswith({"outer_steps": "a whole number >= 1", "devices": "<= 2"}.get(key, "one of ["))
@@ -206,9 +231,9 @@ def test_a_diverged_run_stops_by_name_and_its_last_good_state_loads(tmp_path, mo
     def poisoned(*given):
         learner, compiled = program(*given)
 
-        def chunk(state, roots, data, now, step, last):
-            after, infos = compiled.chunk(state, roots, data, now, step, last)
-            bad = (np.asarray(now) == 1) & (np.asarray(step) == 3)
+        def chunk(state, roots, data, step, last):
+            after, infos = compiled.chunk(state, roots, data, step, last)
+            bad = np.asarray(step) == 7 + 3  # of the arm: step 3 of period 1
             finite = jnp.asarray(np.asarray(infos["finite"]) & ~(bad & (np.arange(3) == 2)))
             return after, infos | {"finite": finite}
 
@@ -217,20 +242,20 @@ def test_a_diverged_run_stops_by_name_and_its_last_good_state_loads(tmp_path, mo
     with monkeypatch.context() as patched, jax.transfer_guard("allow"):
         patched.setattr(training, "program", poisoned)
         patched.setattr(loop.jax, "transfer_guard", lambda _: io.StringIO())  # the poison reads on the host
-        with pytest.raises(loop.Diverged, match="continual: a loss is NaN or infinite at step 5 of stage 1, seed 0"):
+        with pytest.raises(loop.Diverged, match="continual: a loss is NaN or infinite at step 5 of period 1, seed 0"):
             train(quick(checkpoint_every=100), tmp_path)
-    checkpoints = tmp_path / "strategies" / "continual" / "checkpoints"
+    checkpoints = tmp_path / "arms" / "continual" / "checkpoints"
     assert store.latest_checkpoint(checkpoints) == 7 + 3
     tree, told = store.load_checkpoint(checkpoints, 10)
-    assert told == {"stage": 1, "step": 3} and store.versions(versions_of(tmp_path, "continual")) == [0]
+    assert told == {"period": 1, "step": 3, "scores": []} and store.versions(versions_of(tmp_path, "continual")) == [0]
     assert all(np.isfinite(leaf).all() for leaf in runs.flat(tree).values() if leaf.dtype.kind == "f")
 
 
-def test_an_absurd_rate_diverges_with_stage_and_step(tmp_path):
-    config = runs.quick(strategies=("naive",), devices=1, inner__rates__rate=1e200, inner__steps=3)
-    with pytest.raises(loop.Diverged, match=r"naive: a loss is NaN or infinite at step 0 of stage 0, seed 0"):
+def test_an_absurd_rate_diverges_with_period_and_step(tmp_path):
+    config = runs.quick(arms=("fine_tune",), devices=1, inner__rates__rate=1e200, inner__steps=3)
+    with pytest.raises(loop.Diverged, match=r"fine_tune: a loss is NaN or infinite at step 0 of period 0, seed 0"):
         train(config, tmp_path)
-    assert store.versions(versions_of(tmp_path, "naive")) == []
+    assert store.versions(versions_of(tmp_path, "fine_tune")) == []
 
 
 def test_a_second_trainer_is_refused_and_a_stale_lock_is_not_in_the_way(whole, compiled_once):
@@ -254,13 +279,13 @@ def test_signals_set_a_mark_and_handlers_come_back():
 def test_the_journal_holds_scalars_and_a_validation_curve(small_run):
     lines = runs.journal(small_run)
     assert {"start", "scalars", "note", "end"} <= {line["kind"] for line in lines}
-    curve = [line for line in lines if line["kind"] == "scalars" and line["name"] == "naive"]
+    curve = [line for line in lines if line["kind"] == "scalars" and line["name"] == "fine_tune"]
     assert [line["step"] for line in curve] == list(range(10, 121, 10))
     assert all("loss" in line and "grad_norm" in line for line in curve)
     judged = [line["step"] for line in curve if "validation/rmse" in line]
     assert judged == [20, 40, 60, 80, 100, 120]
     assert all(line["validation/rmse"] < line["validation/rmse_start"] for line in curve[-1:])
-    for name in ("static", "naive", "joint_so_far", "continual", "joint"):
+    for name in ("frozen", "fine_tune", "cumulative", "continual", "joint_model"):
         events = list((small_run / "tensorboard" / name).glob("events.out.tfevents.*"))
         assert events and all(b"validation/rmse" in path.read_bytes() for path in events)
 
@@ -275,7 +300,8 @@ def test_seconds_add_up_over_resumes(whole, compiled_once):
 def test_a_version_tells_where_it_comes_from(small_run):
     folder = versions_of(small_run, "continual")
     records = [store.read_record(folder, number) for number in store.versions(folder)]
-    assert [record["lineage"]["stage"] for record in records] == [0, 1, 2]
+    for name in ("version", "boundary", "seen_until"):
+        assert [record["lineage"][name] for record in records] == [0, 1, 2]
     told = records[2]["lineage"]
     assert told["parent"] == {"number": 1, "digest": records[1]["digest"]} and records[0]["lineage"]["parent"] is None
     assert told["seeds"] == [0, 1] and told["provenance"]["sha256"] and told["devices"]["count"] == 2

@@ -34,7 +34,7 @@ def same(a, b) -> bool:
 def test_an_empty_bank_gives_everyone_the_start():
     bank = users.empty(PARAMS, 3)
     assert bank.personal["w"].shape == (3, 2) and bank.personal["b"].shape == (3,)
-    assert bank.stage.tolist() == [-1, -1, -1] and bank.stage.dtype == jnp.int32
+    assert bank.period.tolist() == [-1, -1, -1] and bank.period.dtype == jnp.int32
     got, banked = read(bank, PARAMS, rows(0, 2, -1, 3))
     assert not banked.any() and got["w"].tolist() == [[9.0, 8.0]] * 4 and got["b"].tolist() == [7.0] * 4
     with pytest.raises(ValueError, match="rows must be >= 1, got 0"):
@@ -45,7 +45,7 @@ def test_an_empty_bank_gives_everyone_the_start():
 def test_what_is_written_is_read(compiled):
     put, get = (write, read) if compiled else (users.write, users.read)
     bank = put(users.empty(PARAMS, 4), rows(2, 0), personal(1, 2), jnp.asarray(5, jnp.int32), every(2))
-    assert bank.stage.tolist() == [5, -1, 5, -1]
+    assert bank.period.tolist() == [5, -1, 5, -1]
     assert bank.personal["w"].tolist() == [[2.0, -2.0], [0.0, 0.0], [1.0, -1.0], [0.0, 0.0]]
     got, banked = get(bank, PARAMS, rows(2, 1, 0, 2))
     assert banked.tolist() == [True, False, True, True]
@@ -69,7 +69,7 @@ def test_no_user_and_rows_beyond_are_never_banked():
 def test_a_masked_nan_stays_outside_and_one_row_alone_moves():
     bank = write(users.empty(PARAMS, 3), rows(0, 1, 2), personal(1, 2, 3), 0, every(3))
     after = write(bank, rows(0, 1), personal(jnp.nan, 5), rows(8, 9), jnp.array([False, True]))
-    assert after.personal["b"].tolist() == [10.0, 50.0, 30.0] and after.stage.tolist() == [0, 9, 0]
+    assert after.personal["b"].tolist() == [10.0, 50.0, 30.0] and after.period.tolist() == [0, 9, 0]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -77,7 +77,7 @@ def test_of_a_user_written_twice_the_last_unmasked_stays(compiled):
     put = write if compiled else users.write
     mask = jnp.array([True, True, True, False, True])
     bank = put(users.empty(PARAMS, 3), rows(1, 0, 1, 1, 2), personal(1, 2, 3, 4, 5), rows(1, 2, 3, 4, 5), mask)
-    assert bank.personal["b"].tolist() == [20.0, 30.0, 50.0] and bank.stage.tolist() == [2, 3, 5]
+    assert bank.personal["b"].tolist() == [20.0, 30.0, 50.0] and bank.period.tolist() == [2, 3, 5]
 
 
 def test_seeds_are_a_vmap_away():
@@ -100,7 +100,7 @@ def test_seeds_are_a_vmap_away():
 def test_forgotten_means_zeros_and_a_fresh_start():
     full = write(users.empty(PARAMS, 3), rows(0, 1, 2), personal(1, 2, 3), 2, every(3))
     bank = forget(full, jnp.asarray(1, jnp.int32))
-    assert bank.stage.tolist() == [2, -1, 2] and bank.personal["w"].tolist() == [[1.0, -1.0], [0.0, 0.0], [3.0, -3.0]]
+    assert bank.period.tolist() == [2, -1, 2] and bank.personal["w"].tolist() == [[1.0, -1.0], [0.0, 0.0], [3.0, -3.0]]
     assert read(bank, PARAMS, rows(1))[0]["b"].tolist() == [7.0]
     assert same(forget(full, -1), full) and same(forget(full, 3), full)
     assert same(users.forget(full, 1), bank)  # interpreted, the row a plain number

@@ -41,7 +41,7 @@ except OSError as error: print(error.errno, error.filename)
 def test_open_makes_the_folder_and_opens_it_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = workdir.open_workdir("a/b")
-    assert made == tmp_path / "a" / "b" and sorted(os.listdir(made)) == ["records", "strategies"]
+    assert made == tmp_path / "a" / "b" and sorted(os.listdir(made)) == ["arms", "records"]
     (made / "records" / "x").write_text("kept")
     assert workdir.open_workdir(made) == made and (made / "records" / "x").read_text() == "kept"
 
@@ -60,7 +60,7 @@ def test_a_folder_that_may_not_be_written_is_named():
     try:
         (folder / "open").mkdir()
         (folder / "full" / "records").mkdir(parents=True)
-        (folder / "full" / "strategies").mkdir()
+        (folder / "full" / "arms").mkdir()
         (folder / "hidden").mkdir(mode=0o700)
         for path in (folder, folder / "full"):
             path.chmod(0o555)

@@ -77,11 +77,11 @@ def test_smaller_images_are_means_of_blocks(tmp_path, size):
     np.testing.assert_allclose(test.inputs[..., 0], means[[4, 3, 7]], atol=1e-6)
 
 
-def test_two_stages_are_the_two_series(tmp_path):
-    stream = small(hand_made(tmp_path), stages=2)
-    assert stream.stages == 2 and stream.provenance["series"] == [[0], [4]]
+def test_two_periods_are_the_two_series(tmp_path):
+    stream = small(hand_made(tmp_path), periods=2)
+    assert stream.periods == 2 and stream.provenance["series"] == [[0], [4]]
     assert small(tmp_path).provenance["series"] == [[0, 4]]
-    assert [stream.training(stage).targets.tolist() for stage in (0, 1)] == [[1, 2, 3], [1, 2, 3, 0, 4]]
+    assert [stream.training(period).targets.tolist() for period in (0, 1)] == [[1, 2, 3], [1, 2, 3, 0, 4]]
     assert len(stream.held_out("test", 0).users) == 1 and len(stream.held_out("test", 1).users) == 0
 
 
@@ -89,7 +89,7 @@ def test_two_stages_are_the_two_series(tmp_path):
     ("options", "message"),
     [
         ({"size": 10}, r"size must be one of \(28, 14, 7\), got 10"),
-        ({"stages": 3}, "stages must be 1 or 2, the number of NIST series, got 3"),
+        ({"periods": 3}, "periods must be 1 or 2, the number of NIST series, got 3"),
         ({"fold": 5}, "fold must be between 0 and 4, got 5"),
     ],
 )
@@ -188,6 +188,6 @@ def test_the_real_digits(shared_data):
     ]  # fmt: skip
     sizes = np.sort(np.concatenate([np.diff(life.offsets) for life in lives]))
     assert (sizes[0], sizes[269], sizes[-1]) == (19, 116, 131)
-    two = writers(folder, size=7, stages=2).provenance["splits"]
-    assert [sum(part[stage]["users"] for part in two.values()) for stage in (0, 1)] == [289, 250]
-    assert [sum(part[stage]["examples"] for part in two.values()) for stage in (0, 1)] == [30_950, 29_050]
+    two = writers(folder, size=7, periods=2).provenance["splits"]
+    assert [sum(part[period]["users"] for part in two.values()) for period in (0, 1)] == [289, 250]
+    assert [sum(part[period]["examples"] for part in two.values()) for period in (0, 1)] == [30_950, 29_050]

@@ -53,7 +53,7 @@ def test_steps_are_refused_below_zero():
 @functools.cache
 def waves():
     stream = tasks.linear_gaussian(
-        drift=synthetic.none(), stages=1, users_per_stage=60, examples=12, support=6, query=6, dim=2
+        drift=synthetic.none(), periods=1, users_per_period=60, examples=12, support=6, query=6, dim=2
     )
     return stream, models.bayes_mlp((4,)), scores.gaussian()
 

@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from metapers import trees
-from metapers.aggregate.sums import pad
+from metapers.aggregate.sums import in_order, pad
 from metapers.base import Aggregator, Array, Key, Params, Task, TaskLoss, Tree
 
 
 def blocks(aggregator: Aggregator, size: int) -> Aggregator:
     """``aggregator`` run on ``size`` users after another in a scan, its sums added: less memory, same result.
 
-    The users are padded with masked ones to a multiple of ``size``; losses and aux come back for the n given.
+    The users are padded with masked ones to a multiple of ``size``; losses and aux come back for the n given. Where the
+    aggregator needs the tasks of a user together, they stand in order of users.
 
     Raises ValueError if ``size`` is below 1.
     """
@@ -26,6 +27,9 @@ def blocks(aggregator: Aggregator, size: int) -> Aggregator:
         users = mask.shape[0]
         if users <= size:
             return aggregator.total(state, task_loss, params, tasks, mask, key)
+        order, back = in_order(tasks.user) if aggregator.whole_users else (None, None)
+        if order is not None:
+            tasks, mask = jax.tree.map(lambda x: x[order], (tasks, mask))
         tasks, mask = pad(tasks, mask, size)
         stacked = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (tasks, mask))
 
@@ -35,12 +39,13 @@ def blocks(aggregator: Aggregator, size: int) -> Aggregator:
 
         def step(carry: Tree, block: tuple[Task, Array]) -> tuple[Tree, tuple[Array, Tree]]:
             sums, out = one(block)
-            return trees.add(carry, sums), out
+            return trees.add(carry, sums) if aggregator.merge is None else aggregator.merge(carry, sums), out
 
         shapes, _ = jax.eval_shape(one, jax.tree.map(lambda x: x[0], stacked))
         # under shard_map a carry must start as "varying over devices" as the sums it meets: the mask is
         start = jax.tree.map(lambda s: jnp.where(mask[0], jnp.zeros(s.shape, s.dtype), 0), shapes)
         sums, out = jax.lax.scan(step, start, stacked)
-        return sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:users], out)
+        out = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:users], out)
+        return sums, out if back is None else jax.tree.map(lambda x: x[back], out)
 
-    return Aggregator(aggregator.init, total, aggregator.finish)
+    return aggregator._replace(total=total)

@@ -32,7 +32,7 @@ def mean() -> Aggregator:
         grads, (losses, aux) = jax.grad(summed, has_aux=True)(params)
         return {"grads": grads, "count": users_in(mask, losses)}, (losses, aux)
 
-    def finish(state: Tree, sums: Tree, key: Key) -> tuple[Tree, Params, dict]:
+    def finish(state: Tree, sums: Tree, key: Key, *, expected: int) -> tuple[Tree, Params, dict]:
         return state, divide(sums["grads"], sums["count"]), {}
 
     return Aggregator(init, total, finish)

@@ -1,10 +1,14 @@
 """Users split over the devices of a mesh: each device sums its own, only the sums travel."""
 
+import functools
+from typing import Any, cast
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from metapers.aggregate.sums import pad
+from metapers.aggregate.sums import in_order, pad
 from metapers.base import Aggregator, Array, Key, Params, Task, TaskLoss, Tree
 
 
@@ -25,6 +29,9 @@ def sharded(aggregator: Aggregator, mesh: Mesh, axis: str = "users") -> Aggregat
         state: Tree, task_loss: TaskLoss, params: Params, tasks: Task, mask: Array, key: Key
     ) -> tuple[Tree, tuple[Array, Tree]]:
         users = mask.shape[0]
+        order, back = in_order(tasks.user) if aggregator.whole_users else (None, None)
+        if order is not None:
+            tasks, mask = jax.tree.map(lambda x: x[order], (tasks, mask))
         tasks, mask = pad(tasks, mask, mesh.shape[axis])
 
         def local(state: Tree, params: Params, tasks: Task, mask: Array, key: Key) -> tuple[Tree, tuple[Array, Tree]]:
@@ -32,10 +39,19 @@ def sharded(aggregator: Aggregator, mesh: Mesh, axis: str = "users") -> Aggregat
             # would double it; with respect to params that vary by device it stays local.
             params = jax.tree.map(lambda x: jax.lax.pcast(x, axis, to="varying"), params)
             sums, out = aggregator.total(state, task_loss, params, tasks, mask, key)
-            return jax.lax.psum(sums, axis), out
+            return (jax.lax.psum(sums, axis) if aggregator.merge is None else merged(sums)), out
+
+        def merged(sums: Tree) -> Tree:
+            place, parts = jax.lax.axis_index(axis), mesh.shape[axis]
+            # a sum of one-hot rows, which is the same on all devices
+            apart = jax.tree.map(lambda x: jnp.zeros((parts, *x.shape), x.dtype).at[place].set(x), sums)
+            rows = jax.lax.psum(apart, axis)
+            each = [jax.tree.map(lambda x, part=part: x[part], rows) for part in range(parts)]
+            return functools.reduce(cast(Any, aggregator.merge), each)
 
         spread = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(), P(axis), P(axis), P()), out_specs=(P(), P(axis)))
         sums, out = spread(state, params, tasks, mask, key)
-        return sums, jax.tree.map(lambda x: x[:users], out)
+        out = jax.tree.map(lambda x: x[:users], out)
+        return sums, out if back is None else jax.tree.map(lambda x: x[back], out)
 
-    return Aggregator(aggregator.init, total, aggregator.finish)
+    return aggregator._replace(total=total)

@@ -11,9 +11,13 @@ from metapers.baselines.item_recent_bias import ITEM_RECENT_BIAS
 from metapers.baselines.item_recent_bias import item_recent_bias as item_recent_bias
 from metapers.baselines.item_user_bias import ITEM_USER_BIAS
 from metapers.baselines.item_user_bias import item_user_bias as item_user_bias
+from metapers.baselines.nearest import NEAREST
+from metapers.baselines.nearest import nearest as nearest
 from metapers.baselines.predictor import Chosen as Chosen
 from metapers.baselines.predictor import Predictor as Predictor
 from metapers.baselines.predictor import choose as choose
+from metapers.baselines.ridge_residual import RIDGE_RESIDUAL
+from metapers.baselines.ridge_residual import ridge_residual as ridge_residual
 from metapers.baselines.user_ewma import USER_EWMA
 from metapers.baselines.user_ewma import user_ewma as user_ewma
 from metapers.baselines.user_last import USER_LAST
@@ -28,6 +32,8 @@ MEMBERS.add(
     user_mean=USER_MEAN,
     user_last=USER_LAST,
     user_ewma=USER_EWMA,
+    ridge_residual=RIDGE_RESIDUAL,
+    nearest=NEAREST,
     item_user_bias=ITEM_USER_BIAS,
     item_recent_bias=ITEM_RECENT_BIAS,
     class_prior=CLASS_PRIOR,

@@ -82,7 +82,7 @@ def _items(cohort: Cohort) -> np.ndarray:
 
 def _owners(cohort: Cohort) -> np.ndarray:
     sizes = np.diff(cohort.offsets)
-    _, person = np.unique(cohort.users, return_inverse=True)  # a user of several stages has one offset
+    _, person = np.unique(cohort.users, return_inverse=True)  # a user of several periods has one offset
     return np.repeat(person, sizes)
 
 
@@ -93,8 +93,10 @@ def _applies(training: Cohort) -> bool:
 ITEM_USER_BIAS = Member(
     item_user_bias,
     options={
-        "item": Option(4.0, above=0.0, grid=(2.0, 3.0, 4.0, 5.0), doc="pseudo-counts of an item's offset"),
-        "user": Option(10.0, above=0.0, grid=(8.0, 10.0, 12.0, 15.0), doc="pseudo-counts of a user's offset"),
+        "item": Option(4.0, above=0.0, grid=(1.0, 2.0, 3.0, 5.0, 8.0, 12.0), doc="pseudo-counts of an item's offset"),
+        "user": Option(
+            10.0, above=0.0, grid=(0.1, 2.0, 5.0, 8.0, 10.0, 12.0, 15.0, 25.0), doc="pseudo-counts of a user's offset"
+        ),
     },
     needs=("training",),
     paper="Koren 2010, section 2.1",

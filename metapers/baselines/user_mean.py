@@ -28,7 +28,9 @@ def user_mean(training: Cohort, *, shrink: float = 3.0) -> Predictor:
 USER_MEAN = Member(
     user_mean,
     options={
-        "shrink": Option(3.0, least=0.0, grid=(0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0), doc="pseudo-counts at the mean")
+        "shrink": Option(
+            3.0, least=0.0, grid=(0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0), doc="pseudo-counts at the mean"
+        )
     },
     needs=("training",),
     facts=has_numbers,

@@ -14,6 +14,7 @@ from metapers.members import load_plugins
 from metapers.options import ConfigError, nearest
 from metapers.spec import METHODS, Config, check
 from metapers.spec import overrides as spec_overrides
+from metapers.spec.old_keys import KEYS
 from metapers.spec.tree import leaves
 
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "configs"
@@ -175,13 +176,28 @@ def _sentence(error: Exception, file: pathlib.Path) -> str:
     near = re.search(r'Did you mean "(.+)" instead of "(.+)"', text)
     if near:
         return f"unknown config key {near[2]!r}; did you mean {near[1]!r}?{_line(error, file)}"
+    gone = re.match(r"'?Key \"(\w+)\" does not exist", text)
+    if gone:
+        return f"unknown config key {gone[1]!r}; {_present(gone[1])}{_line(error, file)}"
     first = (text.splitlines() or [""])[0]
     section = re.match(r"Could not override field '(\w+)'.* type <class '.*ConfigDict'>", first)
-    if section or first == "'str' object has no attribute 'items'":  # of ml_collections, where a dict is expected
+    if section or re.fullmatch(r"'\w+' object has no attribute 'items'", first):  # of ml_collections: no dict
         name = repr(section[1]) if section else "a section"
         first = f"{name} holds options: a dict, or spec.choose(config, section, name), sets it"
+        if section and section[1] == "arms":
+            first = "'arms' holds what each arm overrides: spec.choose(config, 'arms', names or a dict) sets it"
         return f"{first}{_line(error, file)}"
     return first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}{_line(error, file)}"
+
+
+def _present(name: str) -> str:
+    """What may be meant by the last part of a key that is not there.
+
+    >>> _present("strategies"), _present("stages")
+    ("did you mean 'arms'?", "did you mean 'data.periods'?")
+    """
+    now = [place.new[0].removesuffix(".name") for old, place in KEYS.items() if old.rpartition(".")[2] == name]
+    return f"did you mean {now[0]!r}?" if now else "spec.choose sets members and arms with their keys"
 
 
 def _line(error: Exception, file: pathlib.Path) -> str:

@@ -10,13 +10,13 @@ from metapers.options import ConfigError
 HELP = """Evaluates the versions of a workdir on held-out users: prints the table, writes records, pictures, the report.
 
   python eval.py --workdir=runs/mine
-  python eval.py --workdir=runs/mine --strategy=naive --version=2 --shots=1,4,16 --steps=0,1,5
+  python eval.py --workdir=runs/mine --arm=fine_tune --version=2 --shots=1,4,16 --steps=0,1,5
 """
 
 
 def _define(own: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "a workdir that train.py has written", flag_values=own)
-    flags.DEFINE_string("strategy", "", "one strategy; default: all of the run", flag_values=own)
+    flags.DEFINE_string("arm", "", "one arm; default: all of the run", flag_values=own)
     flags.DEFINE_integer("version", None, "one version's number, -1 the last; default: all", flag_values=own)
     flags.DEFINE_enum("split", "test", ["test", "validation"], "the users to evaluate on", flag_values=own)
     flags.DEFINE_list("steps", None, "inner steps to score after; default: the config's", flag_values=own)
@@ -30,7 +30,7 @@ def _body(call: Call) -> int:
     own, folder = call.flags, pathlib.Path(call.flags.workdir)
     found = evaluate_run(
         folder,
-        strategy=own.strategy or None,
+        arm=own.arm or None,
         version=own.version,
         split=own.split,
         steps=_numbers("steps", own.steps),

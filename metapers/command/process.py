@@ -1,6 +1,9 @@
 """One command as a process: flags in, one clear line out when something is wrong, a quiet terminal, a compile cache."""
 
 import asyncio
+import atexit
+import contextlib
+import gc
 import logging
 import os
 import pathlib
@@ -18,6 +21,9 @@ from absl import flags
 import metapers
 from metapers.command import arguments
 from metapers.command.arguments import UsageError, Words
+
+MOST_CACHED = 2 * 1024**3
+"""Bytes of compiled programs that stay on disk."""
 
 
 class Command(NamedTuple):
@@ -143,6 +149,7 @@ def _failed(error: Exception, command: Command, again: str) -> int:
 
 
 def _quiet() -> None:
+    atexit.register(gc.freeze)  # nothing is collected one by one where the process ends: a second less
     for name in ("absl", "jax", "orbax"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("asyncio", "concurrent.futures"):  # threads of a save that failed; the failure itself is reported
@@ -173,11 +180,50 @@ def _from_threads(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _cache() -> None:
-    """A persistent compilation cache, so that the second start does not compile again."""
+    """A persistent compilation cache, so that the second start does not compile again.
+
+    It is the user's own folder of at most ``MOST_CACHED`` bytes. Compiled programs are code, so a folder that others
+    can write is not used.
+    """
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "metapers" / "xla"))
+        folder = home / "metapers" / "xla"
+        if not _is_private(folder):
+            print(f"note: others can write {folder}, or it cannot be made: programs are compiled anew", flush=True)
+            return
+        trim(folder, MOST_CACHED)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _is_private(folder: pathlib.Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_uid == os.getuid() and folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+        return folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def trim(folder: pathlib.Path, most: int) -> None:
+    """Removes the files of a folder that were written first, until at most ``most`` bytes are left.
+
+    Args:
+      folder: holds files alone.
+      most: bytes.
+    """
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may remove it at the same time
+            found.append((path.stat().st_mtime, path.stat().st_size, path))
+    left = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if left <= most:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+        left -= size

@@ -1,4 +1,4 @@
-"""``metapers train``: trains every strategy of a config, or searches over values of its keys."""
+"""``metapers train``: trains every arm of a config, or searches over values of its keys."""
 
 import pathlib
 import shlex
@@ -8,7 +8,7 @@ from absl import flags
 from metapers.command import arguments
 from metapers.command.process import Call, Command
 
-HELP = """Trains every strategy of a config, stage by stage, into a workdir.
+HELP = """Trains every arm of a config, period by period, into a workdir.
 
   python train.py --config=configs/movielens.py --workdir=runs/mine
   python train.py --config=configs/movielens.py --workdir=runs/mine --config.inner.steps=3

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from metapers.baselines import Chosen
 from metapers.members import registry
 from metapers.options import Option
+from metapers.scoring.baselines import Fitted
 
 
 def of(value: float, tried: Sequence[float], *, bound: float | None = None) -> dict[str, Any]:
@@ -29,14 +29,18 @@ def of(value: float, tried: Sequence[float], *, bound: float | None = None) -> d
     return {"value": value, "tried": list(tried), "edge": edge}
 
 
-def of_baselines(fitted: Mapping[str, Chosen]) -> dict[str, dict[str, Any]]:
-    """The choices of every baseline that has some, by the baseline's name and the option's."""
+def of_baselines(fitted: Mapping[str, Fitted]) -> dict[str, dict[str, Any]]:
+    """The choices of every baseline that has some, by the baseline's name and the option's.
+
+    "shrink" was chosen for the table of whole lives, "shrink by period" for the table of periods.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name, one in fitted.items():
         for key, option in registry("baseline")[name].options.items():
-            if isinstance(option, Option) and key in one.settings:
-                choice = of(one.settings[key], option.grid, bound=option.least)
-                found.setdefault(name, {})[key] = choice
+            for settings, where in ((one.lives.settings, ""), (one.periods.settings, " by period")):
+                if isinstance(option, Option) and key in settings:
+                    choice = of(settings[key], option.grid, bound=option.least)
+                    found.setdefault(name, {})[f"{key}{where}"] = choice
     return found
 
 
@@ -54,3 +58,16 @@ def edges(chosen: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                     f"{name}: {key} {one['value']:g} is the {one['edge']} of the values tried ({tried}). "
                     "A value beyond it may be better."
                 )
+
+
+def worse_rows(summary: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each period in which returning users do worse from their stored row than from a fresh start."""
+    for row in summary["banked"]:
+        gain = row["gain"]
+        if gain["mean"] < 0:
+            ends = "excludes" if gain["high"] < 0 else "includes"
+            clear = f"its interval {ends} zero" if row["users"] > 1 else "one user has no interval"
+            yield (
+                f"period {row['period']}: the stored rows of {row['users']} returning users are worse than a fresh "
+                f"start by {-gain['mean']:.4f} on average ({clear})."
+            )

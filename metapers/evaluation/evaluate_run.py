@@ -13,25 +13,24 @@ import numpy as np
 import pyarrow as pa
 
 from metapers import held_out, store, workdir
-from metapers.base import Params
+from metapers.base import Params, Tree
 from metapers.evaluation import choices, printing, summary
 from metapers.journal import Meter, meter
-from metapers.options import ConfigError, nearest
 from metapers.run import lineage, resume, setup
 from metapers.run.load import load_params, opened, tuned
 from metapers.scoring import baselines, records
 from metapers.scoring import scorer as scoring
 from metapers.scoring.scorer import Scorer
-from metapers.spec import BASELINE, STRATEGIES, Config, strategies
+from metapers.spec import BASELINE, Components, Config, arms
+from metapers.spec.arms import arm_of
 from metapers.spec.inner_loops import tuning_grid
-from metapers.spec.strategies import trains_without_inner_loop
 from metapers.workdir import TUNED, versions_of
 
 
 def evaluate_run(
     folder: Path,
     *,
-    strategy: str | None = None,
+    arm: str | None = None,
     version: int | None = None,
     split: str = "test",
     steps: tuple[int, ...] = (),
@@ -41,36 +40,36 @@ def evaluate_run(
 ) -> dict | None:
     """Scores a run's versions and the baselines on ``split``; writes records and summary.json.
 
-    With ``strategy`` or ``version`` only those are scored, with ``steps`` or ``shots`` the grid is another than the
+    With ``arm`` or ``version`` only those are scored, with ``steps`` or ``shots`` the grid is another than the
     config's, and on the validation split nothing is summarised: such a look says its table, puts its records under
     ``looks/`` and returns None. Each use of the test split adds a line to ``test_uses.jsonl``.
 
     Raises:
       FileNotFoundError: if the folder holds no run, or not the version asked for, or a version is missing or what
         training wrote of the validation users with it.
-      ValueError: for an unknown strategy, shots or steps out of range, or other data than the run was started on.
+      ValueError: for an unknown arm, shots or steps out of range, or other data than the run was started on.
       CorruptVersion: if a version is not what was saved.
       WorkdirInUse: if another process trains or judges there.
     """
     began = time.monotonic()
     config = opened(folder, plugins)
-    found = existing(folder, config, strategy, version)
+    found = existing(folder, config, arm, version)
     for name, asked, least in (("shots", shots, 1), ("steps", steps, 0)):
         if min(asked, default=least) < least:
             raise ValueError(f"{name} must be >= {least}, got {min(asked)}")
-    part = strategy is not None or version is not None
+    part = arm is not None or version is not None
     look = part or bool(steps) or bool(shots) or split != "test"
     with workdir.lock(folder), lineage.compile_clock() as clock:
         lineage.say_reading(config)
         components = setup.components(config)
         resume.same_data(components, Path(folder))
         if not look:
-            whole(folder, found, components.stream.stages)
+            whole(folder, found, components)
         scorer = scoring.scorer(components, shots=shots, steps=steps)
-        log_use(folder, split, strategy, version)
+        log_use(folder, split, arm, version)
         table, chosen = scored(folder, scorer, found, split, part, keep=not (steps or shots))
         if look:
-            name = f"{split}-{strategy or 'all'}-{'all' if version is None else version}"
+            name = f"{split}-{arm or 'all'}-{'all' if version is None else version}"
             for kind, asked in (("shots", shots), ("steps", steps)):
                 name += f"-{kind}-{_listed(asked)}" if asked else ""
             records.write_records(Path(folder) / "looks" / f"{name}.parquet", table)
@@ -93,7 +92,7 @@ def scored(
 ) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
     """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part.
 
-    ``keep``: the rates that were chosen on a strategy's last stage are what serving tunes at from now on.
+    ``keep``: the rates that were chosen on an arm's last period are what serving tunes at from now on.
 
     Returns:
       The records, and what validation users chose: name -> option -> ``choices.of``.
@@ -103,12 +102,12 @@ def scored(
     with meter(total, title=f"evaluate on {split}", shown=scorer.components.config.progress) as progress:
         progress.waiting("compiling")
         rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
-        ended = [name for name in found if finished(folder, name, scorer.components.stream.stages)]
+        ended = [name for name in found if finished(folder, name, scorer.components.stream.periods)]
         if keep and ended:
             workdir.write_json(folder / TUNED, tuned(folder) | {name: rates[name] for name in ended if rates[name]})
         tables = []
         for name, numbers in found.items():
-            tables += of_strategy(folder, scorer, name, numbers, split, rates[name], progress)
+            tables += of_arm(folder, scorer, name, numbers, split, rates[name], progress)
         for name in names:
             tables.append(of_init(scorer, name, split, rates[name]))
             progress.advance(1, f"{name}, initialisation")
@@ -133,25 +132,38 @@ def summarised(
         config,
         provenance=[dict(stream.provenance)],
         seconds=seconds,
-        stages=stream.stages,
+        periods=stream.periods,
         transductive=scorer.transductive(),
         chosen=chosen,
+        budgets=budgets(folder, scorer),
     )
     workdir.write_json(folder / "summary.json", found)
     say(printing.text(found))
-    for line in choices.edges(found["chosen"]):
+    for line in (*choices.edges(found["chosen"]), *choices.worse_rows(found)):
         say(f"\n{line}")
     say(f"\nsummary: {Path(folder) / 'summary.json'}")
     return found
 
 
-def existing(folder: Path, config: Config, strategy: str | None, version: int | None) -> dict[str, list[int]]:
-    """The finished versions to judge by strategy, or FileNotFoundError naming what is missing."""
-    names = strategies(config)
-    if strategy:
-        if strategy not in names:
-            raise ConfigError("strategy", strategy, f"one of {names}", nearest(strategy, names))
-        names = [strategy]
+def budgets(folder: Path, scorer: Scorer) -> dict[str, dict[str, float]]:
+    """What the last version of each arm was trained with, and the seconds of all its periods."""
+    found = {}
+    for name in scorer.components.arms:
+        told = [store.read_record(versions_of(folder, name), number)["lineage"] for number in _numbers(folder, name)]
+        if told:
+            found[name] = told[-1]["budget"] | {"seconds": round(sum(one["seconds"] for one in told), 3)}
+    return found
+
+
+def _numbers(folder: Path, name: str) -> list[int]:
+    return store.versions(versions_of(folder, name))
+
+
+def existing(folder: Path, config: Config, arm: str | None, version: int | None) -> dict[str, list[int]]:
+    """The finished versions to judge by arm, or FileNotFoundError naming what is missing."""
+    names = list(arms(config))
+    if arm:
+        names = [arm_of(config, "arm", arm).name]
     found = {name: store.versions(versions_of(folder, name)) for name in names}
     for name, numbers in found.items():
         if not numbers:
@@ -159,85 +171,118 @@ def existing(folder: Path, config: Config, strategy: str | None, version: int | 
         if version is not None:
             chosen = numbers[-1] if version == -1 else version
             if chosen not in numbers:
-                if strategy:
+                if arm:
                     raise FileNotFoundError(f"version must be one of {numbers} of {name}, got {version}")
                 numbers.clear()
             else:
                 numbers[:] = [chosen]
     found = {name: numbers for name, numbers in found.items() if numbers}
     if not found:
-        raise FileNotFoundError(f"no strategy of {folder} has a version {version}")
+        raise FileNotFoundError(f"no arm of {folder} has a version {version}")
     return found
 
 
-def whole(folder: Path, found: dict[str, list[int]], stages: int) -> None:
-    """Refuses a run without a version for every stage, or one that has lost a version's validation records, which
+def whole(folder: Path, found: dict[str, list[int]], made: Components) -> None:
+    """Refuses a run without a version for every period, or one that has lost a version's validation records, which
     choose what the report shows."""
+    periods = made.stream.periods
     for name, numbers in found.items():
-        missing = sorted(set(range(stages)) - set(numbers))
+        wanted = {number for number in range(periods) if made.arms[name].saves(number, periods)}
+        missing = sorted(wanted - set(numbers))
         if missing:
             raise FileNotFoundError(
-                f"{versions_of(folder, name)} must hold versions 0 to {stages - 1}, got {numbers} without {missing}: "
-                f"train.py goes on there, or judge what there is (--strategy={name})"
+                f"{versions_of(folder, name)} must hold versions {sorted(wanted)}, got {numbers} without {missing}: "
+                f"train.py goes on there, or judge what there is (--arm={name})"
             )
         for number in numbers:
             path = Path(folder) / "records" / f"validation-{name}-{number}.parquet"
             if not path.is_file():
                 raise FileNotFoundError(
                     f"{path} is missing, which training writes with version {number} of {name}: "
-                    f"copy the run's whole folder, or judge a part of it (--strategy={name})"
+                    f"copy the run's whole folder, or judge a part of it (--arm={name})"
                 )
 
 
-def finished(folder: Path, name: str, stages: int) -> bool:
-    """Whether a strategy has its version of the last stage."""
-    return stages - 1 in store.versions(versions_of(folder, name))
+def finished(folder: Path, name: str, periods: int) -> bool:
+    """Whether an arm has its version of the last period."""
+    return periods - 1 in store.versions(versions_of(folder, name))
 
 
-def of_strategy(
+def of_arm(
     folder: Path, scorer: Scorer, name: str, numbers: list[int], split: str, rate: float | None, progress: Meter
 ) -> list[pa.Table]:
-    """Records of a strategy's versions: fresh starts everywhere, bank rows for those who return in its newest stage."""
-    tables = []
-    for number in numbers:
+    """Records of an arm's versions: fresh starts everywhere, stored rows for those who return in its newest period."""
+    tables, bank = [], Rows(scorer, name, split)
+    for number in store.versions(versions_of(folder, name)):
+        if number > numbers[-1]:
+            break
         params = load_params(folder, name, number)
-        cohort = scoring.everyone(scorer.components.stream, split, STRATEGIES[name].known(number))
-        tables.append(scorer.table(params, name, cohort, split=split, trained_stage=number, rate=rate))
-        if number > 0 and STRATEGIES[name].learner != "joint":
-            tables += of_bank(folder, scorer, name, number, params, split, rate)
-        progress.advance(1, f"{name}, version {number}")
+        if number in numbers:
+            cohort = scoring.everyone(scorer.components.stream, split)
+            tables.append(scorer.table(params, name, cohort, split=split, version=number, rate=rate))
+            tables += bank.returned(params, number, rate)
+            progress.advance(1, f"{name}, version {number}")
+        if number < numbers[-1]:
+            bank.adapt(params, number)
     return tables
 
 
-def of_bank(
-    folder: Path, scorer: Scorer, name: str, number: int, params: Params, split: str, rate: float | None
-) -> list[pa.Table]:
-    """Records of the users who return in a stage, started from the row that the version before it kept of them."""
-    if not scorer.components.config.bank:
-        return []
-    cohort = scorer.components.stream.held_out(split, number, STRATEGIES[name].known(number))
-    returning = np.flatnonzero(cohort.returning)
-    if number - 1 not in store.versions(versions_of(folder, name)) or not returning.size:
-        return []
-    cohort = held_out.take(cohort, returning)
-    tree, _ = store.load_version(versions_of(folder, name), number - 1)
-    rows = jax.tree.map(lambda leaf: leaf[:, cohort.users], tree["bank"]["personal"])
-    return [scorer.table(params, name, cohort, split=split, trained_stage=number, start=rows, rate=rate)]
+class Rows:
+    """The stored rows of an arm's held-out users: what adapting left of each in the last period they were there."""
+
+    def __init__(self, scorer: Scorer, name: str, split: str):
+        """
+        Args:
+          scorer: of the run.
+          name: the arm.
+          split: whose users.
+        """
+        self.scorer, self.name, self.split = scorer, name, split
+        stream = scorer.components.stream
+        self.wanted = scorer.components.config.bank and scorer.components.arms[name].adapts
+        self.users = np.unique(scoring.everyone(stream, split, lives=False).users)
+        self.there = np.zeros(len(self.users), bool)
+        self.personal: Tree = None  # leaves [seeds, users, ...]
+
+    def adapt(self, params: Params, period: int) -> None:
+        """Adapts the users of a period to their support there, by the version that the period left."""
+        cohort = self.scorer.components.stream.held_out(self.split, period)
+        if not self.wanted or not len(cohort.users):
+            return
+        found = self.scorer.adapted(params, self.name, cohort)
+        if self.personal is None:
+            count = len(self.users)
+            self.personal = jax.tree.map(lambda leaf: np.zeros((len(leaf), count, *leaf.shape[2:]), leaf.dtype), found)
+        place = np.searchsorted(self.users, cohort.users)
+        for kept, new in zip(jax.tree.leaves(self.personal), jax.tree.leaves(found), strict=True):
+            kept[:, place] = new
+        self.there[place] = True
+
+    def returned(self, params: Params, period: int, rate: float | None) -> list[pa.Table]:
+        """Records of the users who return in a period, started from their stored rows."""
+        cohort = self.scorer.components.stream.held_out(self.split, period)
+        place = np.searchsorted(self.users, cohort.users)
+        if not self.wanted or not self.there[place].any():
+            return []
+        cohort = held_out.take(cohort, np.flatnonzero(self.there[place]))
+        rows = jax.tree.map(lambda leaf: leaf[:, place[self.there[place]]], self.personal)
+        scored = self.scorer.table(params, self.name, cohort, split=self.split, version=period, start=rows, rate=rate)
+        return [scored]
 
 
 def of_init(scorer: Scorer, name: str, split: str, rate: float | None) -> pa.Table:
-    """Records of the initialisation, as trained stage -1: what forward transfer is measured from."""
-    cohort = scoring.everyone(scorer.components.stream, split, 0)
-    return scorer.table(scorer.initial(), name, cohort, split=split, trained_stage=-1, rate=rate)
+    """Records of the initialisation, as trained period -1: what forward transfer is measured from."""
+    cohort = scoring.everyone(scorer.components.stream, split)
+    return scorer.table(scorer.initial(), name, cohort, split=split, version=-1, rate=rate)
 
 
 def rates_to_try(scorer: Scorer, name: str) -> tuple[float, ...]:
-    """The rates, or weights, that a strategy without an inner loop may be tuned at; none for one that has its own."""
-    return tuning_grid(scorer.components.config) if trains_without_inner_loop(scorer.components.config, name) else ()
+    """The rates, or weights, that an arm without an inner loop may be tuned at; none for one that has its own."""
+    return () if scorer.components.arms[name].adapts else tuning_grid(scorer.components.config)
 
 
 def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None = None) -> float | None:
-    """The one of ``rates_to_try`` with the best score on validation users for the strategy's last version; None where
+    """The one of ``rates_to_try`` with the best score on validation users for the arm's last version; None where
     there is no choice. Each that was tried is one more done in ``progress``."""
     grid = rates_to_try(scorer, name)
     if not grid:
@@ -255,13 +300,13 @@ def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None 
 
 
 def validation_records(folder: Path) -> pa.Table:
-    """What training wrote of the validation users: the last version of each strategy chooses among baselines."""
+    """What training wrote of the validation users: the last version of each arm chooses among baselines."""
     files = sorted((Path(folder) / "records").glob("validation-*-[0-9]*.parquet"))
     return pa.concat_tables([records.read_file(path) for path in files])
 
 
-def log_use(folder: Path, split: str, strategy: str | None, version: int | None) -> None:
+def log_use(folder: Path, split: str, arm: str | None, version: int | None) -> None:
     """One more line in the ledger of looks at the test users."""
     if split == "test":
-        use = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "strategy": strategy, "version": version}
+        use = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "arm": arm, "version": version}
         workdir.append_line(Path(folder) / "test_uses.jsonl", json.dumps(use | {"revision": lineage.revision()}))

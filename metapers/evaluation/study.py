@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class Start(NamedTuple):
     """The version that a run begins with, and the run that leaves it."""
 
     run: "Run"
-    strategy: str
+    arm: str
     number: int
 
 
@@ -73,7 +73,7 @@ def finish(run: Run, *, root: Path | None = None, say: Callable[[str], None] | N
     overrides, before = run.overrides, 0.0
     if run.start is not None:
         before = finish(run.start.run, root=root, say=say).summary["seconds"]["train"]
-        version = versions_of(run.start.run.folder, run.start.strategy) / str(run.start.number)
+        version = versions_of(run.start.run.folder, run.start.arm) / str(run.start.number)
         overrides = (f"--config.start_from={version}", *overrides)
     began, done = time.monotonic(), run.folder / "summary.json"
     commands = [["train", f"--config={run.config}", f"--workdir={run.folder}", *overrides]]
@@ -104,8 +104,9 @@ def pooled(finished: Sequence[Finished]) -> Pooled:
         seconds={
             part: sum(one.summary["seconds"][part] for one in finished) for part in finished[0].summary["seconds"]
         },
-        stages=_stages(config),
+        periods=_periods(config),
         transductive=any(one.summary["transductive"] for one in finished),
+        budgets=_budgets([one.summary["budget"] for one in finished]),
     )
     if REFERENCE in found["headline"]["baselines"]:
         found |= without_validation_users(test, chosen, config, found)
@@ -127,13 +128,13 @@ def without_validation_users(test: pa.Table, chosen: pa.Table, config: Config, f
       "used": the number of test users who are left out; "unused": by baseline the mean difference over the others,
       adapted minus the baseline, with its interval.
     """
-    head, stages = found["headline"], _stages(config)
-    view = summary.View(test, head["metric"], head["shots"], head["steps"], stages, config.evaluation.bootstrap)
-    leader = {"strategy": head["strategy"], "steps": head["steps"], "trained_stage": stages - 1}
-    where = {"evaluated_stage": summary.LIFE, "start": "fresh"}
+    head, periods = found["headline"], _periods(config)
+    view = summary.View(test, head["metric"], head["shots"], head["steps"], periods, config.evaluation.bootstrap)
+    leader = {"arm": head["arm"], "steps": head["steps"], "version": periods - 1}
+    where = {"period": summary.LIFE, "start": "fresh"}
     users, ours = records.per_user(view.test, view.metric, **leader, **where)
     others = ~np.isin(users, chosen["user"].unique().to_numpy(zero_copy_only=False))
-    against = {REFERENCE: (REFERENCE, 0), "joint_fine_tuned": (BASELINE, head["steps"])}
+    against = {REFERENCE: (REFERENCE, 0), "joint_model_fine_tuned": (BASELINE, head["steps"])}
     gaps = {
         name: view.paired(ours[:, others], view.life(*key)[:, others])
         for name, key in against.items()
@@ -142,8 +143,17 @@ def without_validation_users(test: pa.Table, chosen: pa.Table, config: Config, f
     return {"used": int((~others).sum()), "unused": {name: gap._asdict() for name, gap in gaps.items()}}
 
 
-def _stages(config: Config) -> int:
-    return config.data.get("stages", 1)
+def _budgets(folds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """By arm, the mean over folds of what its last version was trained with."""
+    return {
+        name: {part: float(np.mean([one[name][part] for one in folds])) for part in folds[0][name]}
+        for name in folds[0]
+        if all(name in one for one in folds)
+    }
+
+
+def _periods(config: Config) -> int:
+    return config.data.get("periods", 1)
 
 
 def _print(text: str) -> None:

@@ -11,10 +11,11 @@ from metapers import scores
 from metapers.members import registry
 from metapers.scores import Interval, sign
 from metapers.scoring import records
-from metapers.spec import BASELINE, Config
+from metapers.spec import BASELINE, Config, arms, leading
 
-SCHEMA_VERSION = 1
-LIFE = -1  # the evaluated stage of a whole life
+LIFE = -1  # the evaluated period of a whole life
+BOUNDS = ("cumulative", "upper_bound")
+"""Arms that train on all periods so far: with the leader's number of user-tasks, and until they converge."""
 
 
 def summarise(
@@ -23,41 +24,45 @@ def summarise(
     *,
     provenance: Sequence[Mapping[str, Any]],
     seconds: Mapping[str, float],
-    stages: int,
+    periods: int,
     transductive: bool = False,
     chosen: Mapping[str, Mapping[str, Any]] | None = None,
+    budgets: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """The content of summary.json (docs/summary.md) from the records of one run, or of several folds pooled.
 
     ``table`` holds the test records and, for the choice of ``unadapted``, the validation records of the same runs.
     Every interval is 95 % over test users, resampled as whole persons; seeds are averaged first. ``chosen``: what
-    validation users chose (``evaluation.choices``).
+    validation users chose (``evaluation.choices``). ``budgets``: what each arm's last version was trained with.
     """
     head = config.evaluation
-    view = View(table, head.metric, head.headline_shots, head.headline_steps, stages, head.bootstrap)
-    present = [name for name in dict.fromkeys((*config.strategies, BASELINE)) if view.has(name)]
-    leader = "continual" if "continual" in present else present[0]
+    view = View(table, head.metric, head.headline_shots, head.headline_steps, periods, head.bootstrap)
+    present = [name for name in arms(config) if view.has(name)]
+    leader = leading(config) if leading(config) in present else present[0]
     adapted = view.life(leader, view.steps)
     continual = {name: view.continual(name, view.steps) for name in present if name != BASELINE}
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": records.SCHEMA_VERSION,
+        "as_of": config.as_of,
         "name": config.name,
         "headline": _headline(view, leader, adapted, present),
-        "hurt_fraction": _hurt(view, adapted, view.life(leader, 0)),
-        "hurt_fraction_against": {
-            name: _hurt(view, adapted, view.life(name, 0)) for name in ("item_user_bias",) if view.has(name)
+        "shares": {
+            name: _shares(table, view, leader, against, head.tolerance)
+            for name, against in (("start", leader), ("item_user_bias", "item_user_bias"))
+            if view.has(against)
         },
         "continual": {name: {key: value.mean for key, value in found.items()} for name, found in continual.items()},
         "continual_intervals": {
             name: {key: _interval(value) for key, value in found.items()} for name, found in continual.items()
         },
+        "budget": {name: dict(spent) for name, spent in (budgets or {}).items()},
         "continual_at_start": {
             name: {key: value.mean for key, value in view.continual(name, 0).items()} for name in continual
         },
-        "gap": _gap(view, continual),
+        "gap": _gap(view, leader, list(continual)),
         "definitions": scores.DEFINITIONS,
-        "matrix": {name: view.matrix(name).tolist() for name in continual},
-        "stages": _stages(view, present, stages),
+        "matrix": {name: view.matrix(name).tolist() for name in continual if view.complete(name)},
+        "periods": _periods(view, present, periods),
         "banked": _banked(view, leader),
         "regret": _regret(view, present),
         "short": view.short(leader),
@@ -73,32 +78,32 @@ def summarise(
 
 
 class View:
-    """Per-user scores by strategy from a table of records, at a fixed metric, shots and headline steps."""
+    """Per-user scores by arm from a table of records, at a fixed metric, shots and headline steps."""
 
-    def __init__(self, table: pa.Table, metric: str, shots: int, steps: int, stages: int, draws: int):
+    def __init__(self, table: pa.Table, metric: str, shots: int, steps: int, periods: int, draws: int):
         rows = table.filter((pc.field("metric") == metric) & (pc.field("shots") == shots))
         self.test = rows.filter(pc.field("split") == "test")
         self.validation = rows.filter(pc.field("split") == "validation")
-        self.metric, self.shots, self.steps, self.stages, self.draws = metric, shots, steps, stages, draws
-        self.names = set(self.test["strategy"].to_pylist())
+        self.metric, self.shots, self.steps, self.periods, self.draws = metric, shots, steps, periods, draws
+        self.names = set(self.test["arm"].to_pylist())
 
     def has(self, name: str) -> bool:
-        """Whether a strategy or baseline has test records."""
+        """Whether an arm or baseline has test records."""
         return name in self.names
 
     def life(self, name: str, steps: int) -> np.ndarray:
         """[seeds, users]: the last version's score on whole lives, users in the order of their hash."""
         return self.at(name, steps, LIFE)
 
-    def at(self, name: str, steps: int, stage: int) -> np.ndarray:
-        """[seeds, users]: the last version's score on a stage's users, from a fresh start."""
-        where = {"trained_stage": self.stages - 1, "evaluated_stage": stage, "start": "fresh"}
-        return records.per_user(self.test, self.metric, strategy=name, steps=steps, **where)[1]
+    def at(self, name: str, steps: int, period: int) -> np.ndarray:
+        """[seeds, users]: the last version's score on a period's users, from a fresh start."""
+        where = {"version": self.periods - 1, "period": period, "start": "fresh"}
+        return records.per_user(self.test, self.metric, arm=name, steps=steps, **where)[1]
 
     def validated(self, name: str, steps: int) -> float:
         """Mean of the last version's score on validation users' lives; in pooled folds a user stands several times."""
-        last = (pc.field("strategy") == name) & (pc.field("trained_stage") == self.stages - 1)
-        rows = self.validation.filter(last & (pc.field("steps") == steps) & (pc.field("evaluated_stage") == LIFE))
+        last = (pc.field("arm") == name) & (pc.field("version") == self.periods - 1)
+        rows = self.validation.filter(last & (pc.field("steps") == steps) & (pc.field("period") == LIFE))
         return float(np.mean(rows["value"].to_numpy()))
 
     def mean(self, values: np.ndarray) -> Interval:
@@ -109,40 +114,56 @@ class View:
         """Mean of a - b over the same users with its interval."""
         return scores.paired(a, b, draws=self.draws)
 
+    def complete(self, name: str) -> bool:
+        """Whether an arm left a version after every period."""
+        found = self.test.filter(pc.field("arm") == name)["version"].to_pylist()
+        return set(range(self.periods)) <= set(found)
+
     def scored(self, name: str, steps: int) -> scores.Scored:
-        """Signed scores of every version on every stage."""
-        return records.scored_of(self.test, strategy=name, metric=self.metric, shots=self.shots, steps=steps)
+        """Signed scores of every version on every period; an arm with one version has it in all rows."""
+        table = self.test if self.complete(name) else _repeated(self.test, name, self.periods)
+        return records.scored_of(table, arm=name, metric=self.metric, shots=self.shots, steps=steps)
 
     def continual(self, name: str, steps: int) -> dict[str, Interval]:
-        """The continual metrics of a strategy with intervals."""
-        return scores.continual_metrics(self.scored(name, steps), draws=self.draws)
+        """The continual metrics of an arm with intervals; ``average`` alone for an arm with its last version alone."""
+        found = scores.continual_metrics(self.scored(name, steps), draws=self.draws)
+        return found if self.complete(name) else {"average": found["average"]}
 
     def matrix(self, name: str) -> np.ndarray:
-        """The unsigned score [steps in (0, headline), trained stage, evaluated stage], mean over seeds and users."""
+        """The unsigned score [steps in (0, headline), trained period, evaluated period], mean over seeds and users."""
         cells = [
-            records.matrix_of(self.test, strategy=name, metric=self.metric, shots=self.shots, steps=steps)[0]
+            records.matrix_of(self.test, arm=name, metric=self.metric, shots=self.shots, steps=steps)[0]
             for steps in (0, self.steps)
         ]
         return sign(self.metric) * np.stack(cells).mean(axis=1)
 
     def short(self, name: str) -> int:
-        """Test users with fewer examples to adapt on than the headline's shots, all stages and lives together."""
-        last = (pc.field("strategy") == name) & (pc.field("trained_stage") == self.stages - 1)
+        """Test users with fewer examples to adapt on than the headline's shots, all periods and lives together."""
+        last = (pc.field("arm") == name) & (pc.field("version") == self.periods - 1)
         once = (pc.field("steps") == 0) & (pc.field("start") == "fresh")
-        return _users_and_stages(self.test.filter(last & once & (pc.field("n_support") < self.shots)))
+        return _users_and_periods(self.test.filter(last & once & (pc.field("n_support") < self.shots)))
+
+
+def _repeated(table: pa.Table, name: str, periods: int) -> pa.Table:
+    rows = table.filter((pc.field("arm") == name) & (pc.field("version") == periods - 1))
+    place = rows.schema.get_field_index("version")
+    return pa.concat_tables(
+        rows.set_column(place, "version", pa.repeat(pa.scalar(number, pa.int32()), rows.num_rows))
+        for number in range(periods)
+    )
 
 
 def _diverged(view: View, table: pa.Table, name: str) -> dict[str, int]:
-    """Test users and stages that were judged at their start, as adapting ran away in some seed (``inner.path``)."""
-    last = (pc.field("strategy") == name) & (pc.field("trained_stage") == view.stages - 1)
+    """Test users and periods that were judged at their start, as adapting ran away in some seed (``inner.path``)."""
+    last = (pc.field("arm") == name) & (pc.field("version") == view.periods - 1)
     lost = last & (pc.field("split") == "test") & (pc.field("metric") == records.DIVERGED) & (pc.field("value") > 0)
     headline = (pc.field("shots") == view.shots) & (pc.field("steps") == view.steps)
     found = table.filter(lost)
-    return {"headline": _users_and_stages(found.filter(headline)), "anywhere": _users_and_stages(found)}
+    return {"headline": _users_and_periods(found.filter(headline)), "anywhere": _users_and_periods(found)}
 
 
-def _users_and_stages(rows: pa.Table) -> int:
-    return len(set(zip(rows["user"].to_pylist(), rows["evaluated_stage"].to_pylist(), strict=True)))
+def _users_and_periods(rows: pa.Table) -> int:
+    return len(set(zip(rows["user"].to_pylist(), rows["period"].to_pylist(), strict=True)))
 
 
 def _headline(view: View, leader: str, adapted: np.ndarray, present: list[str]) -> dict[str, Any]:
@@ -152,7 +173,7 @@ def _headline(view: View, leader: str, adapted: np.ndarray, present: list[str]) 
     unadapted = view.life(unadapted_of, 0)
     others = {"unadapted": unadapted}
     if BASELINE in present:
-        others |= {"joint": view.life(BASELINE, 0), "joint_fine_tuned": view.life(BASELINE, view.steps)}
+        others |= {BASELINE: view.life(BASELINE, 0), "joint_model_fine_tuned": view.life(BASELINE, view.steps)}
     others |= {name: view.life(name, 0) for name in (*registry("baseline"), "oracle") if view.has(name)}
     table = {}
     for name, values in others.items():
@@ -160,7 +181,7 @@ def _headline(view: View, leader: str, adapted: np.ndarray, present: list[str]) 
         row = {"difference": gap.mean, "difference_low": gap.low, "difference_high": gap.high}
         table[name] = _interval(view.mean(values)) | row | {"worst_decile": _worst(view, values)}
     return {
-        "strategy": leader,
+        "arm": leader,
         "metric": view.metric,
         "larger_is_better": better > 0,
         "shots": view.shots,
@@ -169,7 +190,7 @@ def _headline(view: View, leader: str, adapted: np.ndarray, present: list[str]) 
         "over_seeds": _over_seeds(adapted),
         "unadapted": _interval(view.mean(unadapted)) | {"of": unadapted_of},
         "baselines": table,
-        "strategies": {
+        "arms": {
             name: _interval(view.mean(view.life(name, view.steps))) | {"start": float(view.life(name, 0).mean())}
             for name in present
         },
@@ -188,62 +209,98 @@ def _worst(view: View, values: np.ndarray) -> float:
     return scores.worst_decile(values.mean(axis=0), larger_is_better=sign(view.metric) > 0)
 
 
-def _hurt(view: View, adapted: np.ndarray, reference: np.ndarray) -> float:
-    larger = sign(view.metric) > 0
-    references = np.broadcast_to(reference, adapted.shape) if reference.shape[0] == 1 else reference
-    each = [scores.fraction_hurt(a, b, larger_is_better=larger) for a, b in zip(adapted, references, strict=True)]
-    return float(np.mean(each))
+def _shares(table: pa.Table, view: View, leader: str, against: str, tolerance: float) -> dict[str, Any]:
+    """Users who are clearly better, no different or clearly worse adapted than the start, or than a baseline."""
+    where = {"version": view.periods - 1, "period": LIFE, "start": "fresh", "split": "test", "shots": view.shots}
+    better = sign(view.metric)
+
+    def of(name: str, steps: int, metric: str) -> np.ndarray:
+        return better * records.per_user(table, metric, arm=name, steps=steps, **where)[1].mean(axis=0)
+
+    def gain(metric: str) -> np.ndarray:
+        return of(leader, view.steps, metric) - of(against, 0, metric)
+
+    rows = _of(table, arm=leader, metric=view.metric, steps=view.steps, **where)
+    halves = None
+    if records.HALVES[0] in set(table["metric"].unique().to_pylist()):
+        users, place = np.unique(rows["user"].to_numpy(), return_index=True)
+        two = rows["n_query"].to_numpy()[place] > 1
+        halves = np.where(two, np.stack([gain(name) for name in records.HALVES]), np.nan)
+    found = scores.shares(gain(view.metric), halves, tolerance=tolerance, draws=view.draws)
+    told = {name: _interval(getattr(found, name)) for name in ("better", "same", "worse")}
+    return told | {"tolerance": found.tolerance, "noise": found.noise, "users": found.users}
 
 
-def _gap(view: View, continual: Mapping[str, Mapping[str, Interval]]) -> dict[str, Any] | None:
-    """How much of the way from naive to joint_so_far in ``average`` continual goes, with its paired gain; the share is
-    None where the way is not there: where the paired interval of joint_so_far less naive does not lie above 0."""
-    if not {"naive", "joint_so_far", "continual"} <= continual.keys() or view.stages < 2:
+def _of(table: pa.Table, **where: Any) -> pa.Table:
+    keep = pc.field("arm") == where.pop("arm")
+    for name, value in where.items():
+        keep &= pc.field(name) == value
+    return table.filter(keep)
+
+
+def _gap(view: View, leader: str, names: list[str]) -> dict[str, Any] | None:
+    """The leader's paired gain over fine_tune in ``average``, and which share of the way to each bound that is.
+
+    The share is None where the way is not there: where the paired interval of the bound less fine_tune does not lie
+    above 0. ``upper_bound`` is trained until it converges, ``cumulative`` with the leader's number of user-tasks.
+    """
+    if "fine_tune" not in names or leader in ("fine_tune", *BOUNDS) or view.periods < 2:
         return None
-    ours, naive = view.scored("continual", view.steps), view.scored("naive", view.steps)
-    gain = scores.difference_metrics(ours, naive, draws=view.draws)
-    whole = scores.difference_metrics(view.scored("joint_so_far", view.steps), naive, draws=view.draws)["average"]
-    low, high = continual["naive"]["average"].mean, continual["joint_so_far"]["average"].mean
+    lower = view.scored("fine_tune", view.steps)
+    gain = scores.difference_metrics(view.scored(leader, view.steps), lower, draws=view.draws)
+    to = {}
+    for name in (name for name in BOUNDS if name in names):
+        way = scores.difference_metrics(view.scored(name, view.steps), lower, draws=view.draws)["average"]
+        share = gain["average"].mean / way.mean if way.low > 0 else None
+        to[name] = {"closed": share, "to_close": _interval(way)}
+    less = gain.get("forgetting_first") if view.complete(leader) and view.complete("fine_tune") else None
     return {
-        "closed": (continual["continual"]["average"].mean - low) / (high - low) if whole.low > 0 else None,
-        "to_close": _interval(whole),
-        "gain_over_naive": _interval(gain["average"]),
-        "forgetting_first_less_naive": _interval(gain["forgetting_first"]),
-        "joint_so_far_less_naive": high - low,
+        "arm": leader,
+        "gain_over_fine_tune": _interval(gain["average"]),
+        "forgetting_first_less_fine_tune": _interval(less) if less else None,
+        "to": to,
     }
 
 
-def _stages(view: View, present: list[str], stages: int) -> list[dict[str, float]]:
-    """The last version by stage: each strategy adapted, the leader at the start, the baselines."""
-    judged = sorted(set(view.test["evaluated_stage"].to_pylist()) - {LIFE})
+def _periods(view: View, present: list[str], periods: int) -> list[dict[str, float]]:
+    """The last version by period: each arm adapted, the leader at the start, the baselines."""
+    judged = sorted(set(view.test["period"].to_pylist()) - {LIFE})
     rows = []
-    for stage in judged:
-        row: dict[str, float] = {"stage": stage}
+    for period in judged:
+        row: dict[str, float] = {"period": period}
         for name in present:
-            row[name] = float(view.at(name, view.steps, stage).mean())
-            row[f"{name}_start"] = float(view.at(name, 0, stage).mean())
+            row[name] = float(view.at(name, view.steps, period).mean())
+            row[f"{name}_start"] = float(view.at(name, 0, period).mean())
         for name in (*registry("baseline"), "oracle"):
             if view.has(name):
-                row[name] = float(view.at(name, 0, stage).mean())
+                row[name] = float(view.at(name, 0, period).mean())
         rows.append(row)
     return rows
 
 
-def _banked(view: View, leader: str) -> list[dict[str, float]]:
-    """Users who returned, in each stage: from the row that the bank kept of them, and from a fresh start."""
-    rows = view.test.filter((pc.field("strategy") == leader) & (pc.field("start") == "banked"))
+def _banked(view: View, leader: str) -> list[dict[str, Any]]:
+    """Users who returned, in each period: from their stored row, and from a fresh start.
+
+    ``gain``: the paired improvement of the stored row over the fresh start after the headline's steps; below 0 the
+    stored row is worse.
+    """
+    rows = view.test.filter((pc.field("arm") == leader) & (pc.field("start") == "banked"))
     found = []
-    for stage in sorted(set(rows["evaluated_stage"].to_pylist())):
-        where = {"strategy": leader, "trained_stage": stage, "evaluated_stage": stage}
-        row: dict[str, float] = {"stage": stage}
+    for period in sorted(set(rows["period"].to_pylist())):
+        where = {"arm": leader, "version": period, "period": period}
+        row: dict[str, Any] = {"period": period}
         for steps in (0, view.steps):
             users, bank = records.per_user(rows, view.metric, steps=steps, **where)
             names, fresh = records.per_user(view.test, view.metric, steps=steps, start="fresh", **where)
-            here = np.isin(names, users)
-            row |= {f"banked_{steps}": float(bank.mean()), f"fresh_{steps}": float(fresh[:, here].mean())}
-            row["users"] = int(users.size)
+            fresh = fresh[:, np.isin(names, users)]
+            row |= {f"banked_{steps}": float(bank.mean()), f"fresh_{steps}": float(fresh.mean())}
+            row |= {"users": int(users.size), "gain": _interval(view.paired(*_signed(view, bank, fresh)))}
         found.append(row)
     return found
+
+
+def _signed(view: View, *values: np.ndarray) -> list[np.ndarray]:
+    return [sign(view.metric) * one for one in values]
 
 
 def _regret(view: View, present: list[str]) -> dict[str, dict[str, float]] | None:

@@ -11,10 +11,21 @@ import optax
 
 from metapers import base, keys, trees
 from metapers.base import Aggregator, Array, Batch, Draw, Key, Learner, Params, Penalty, Task, Tree
+from metapers.options import Option
 
 UserLoss = Callable[[Params, Task, Array, Key], tuple[Array, Array, Params]]
 """(params, task, step, key) -> (surrogate, loss, adapted): what is differentiated, what is told, the user's parameters;
 ``step``: outer steps taken so far."""
+
+
+RMSE_EPSILON = Option(
+    None,
+    type=float,
+    above=0.0,
+    not_with={"likelihood": "a negative log-likelihood can be negative and has no root"},
+    doc="a user's loss is sqrt(mean squared error + this); None: the mean",
+)
+"""The option of learners that can descend the root of a user's mean squared error."""
 
 
 class Phase(NamedTuple):
@@ -84,7 +95,7 @@ def descent(
         now = sum((_of_all_seeds(state.step) >= phase.start).astype(jnp.int32) for phase in phases[1:])
         turns = [partial(total, phase) for phase in phases]
         sums, (_, told) = jax.lax.switch(now, turns, state, tasks, mask, key)
-        kept, grads, info = aggregator.finish(state.aggregator, sums, keys.named(key, "finish"))
+        kept, grads, info = aggregator.finish(state.aggregator, sums, keys.named(key, "finish"), expected=mask.shape[0])
         before, plain, cost = state.params, grads, jnp.zeros_like(told["loss"], shape=())
         if penalty:
             cost, extra = jax.value_and_grad(penalty.value, argnums=1)(state.penalty, before)

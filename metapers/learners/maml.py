@@ -5,9 +5,8 @@ import optax
 
 from metapers import base, keys
 from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task
-from metapers.learners.descent import descent
+from metapers.learners.descent import RMSE_EPSILON, descent
 from metapers.members import Member
-from metapers.options import Option
 
 
 def maml(
@@ -54,15 +53,7 @@ def _member(
 
 MAML = Member(
     _member,
-    options={
-        "rmse_epsilon": Option(
-            None,
-            type=float,
-            above=0.0,
-            not_with={"likelihood": "a negative log-likelihood can be negative and has no root"},
-            doc="a user's loss is sqrt(mean squared error + this); None: the mean",
-        )
-    },
+    options={"rmse_epsilon": RMSE_EPSILON},
     needs=("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty"),
     paper="Finn, Abbeel, Levine 2017, arXiv:1703.03400",
     variants=({"rmse_epsilon": 0.1},),

@@ -1,6 +1,5 @@
-"""Rehearsal: tasks of earlier stages beside the new ones, whatever the learner."""
+"""Rehearsal: tasks of earlier periods beside the new ones, whatever the learner."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,22 +16,12 @@ class ReplayState(NamedTuple):
     memory: Tree
 
 
-def numbered(tasks: Task, twins: Array) -> Task:
-    """Tasks whose notes say which twin each is, ``replayed`` int32 [n]."""
-    return tasks._replace(notes={**tasks.notes, "replayed": twins})
-
-
-def fresh(tasks: Task) -> Task:
-    """Tasks with ``notes["replayed"]``: as it came, or 0 where it is missing."""
-    return tasks if "replayed" in tasks.notes else numbered(tasks, jnp.zeros(tasks.user.shape, jnp.int32))
-
-
 def replay(learner: Learner, memory: Memory, n: int, *, draws: int) -> Learner:
-    """``learner`` on each batch of new tasks and ``n`` more from ``memory``; filled when a stage ends.
+    """``learner`` on each batch of new tasks and ``n`` more from ``memory``; filled when a period ends.
 
-    The replayed tasks carry ``notes["replayed"]`` = 1 … n, the new ones 0, so that no two twins of a user share a
-    key. ``consolidate`` first consolidates the learner, then inserts ``draws`` batches of the stage that ended: a
-    stage is never rehearsed while it lasts. Info: the learner's, whose ``losses`` [new + n] begin with the new
+    All are numbered anew by user (``keys.numbered``), so that no two tasks of a user share a key. ``consolidate`` first
+    consolidates the learner, then inserts ``draws`` batches of the period that ended: a period is never rehearsed while
+    it lasts. Info: the learner's, whose ``losses`` [new + n] begin with the new
     tasks', and ``replayed``, how many tasks the memory gave. Chaudhry et al. 2019 (arXiv:1902.10486).
 
     Raises ValueError if ``n`` is below 0 or ``draws`` below 1.
@@ -43,7 +32,7 @@ def replay(learner: Learner, memory: Memory, n: int, *, draws: int) -> Learner:
         raise ValueError(f"draws must be >= 1, got {draws}")
 
     def init(params: Params, tasks: Task) -> ReplayState:
-        spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(fresh, tasks))
+        spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(keys.numbered, tasks))
         return ReplayState(learner.init(params, tasks), memory.init(spec))
 
     def update(state: ReplayState, tasks: Task, mask: Array, key: Key) -> tuple[ReplayState, dict]:
@@ -51,9 +40,9 @@ def replay(learner: Learner, memory: Memory, n: int, *, draws: int) -> Learner:
             inner, info = learner.update(state.learner, tasks, mask, key)
             return state._replace(learner=inner), {**info, "replayed": jnp.zeros((), jnp.int32)}
         old, live = memory.sample(state.memory, n, keys.named(key, "replay"))
-        old = numbered(old, jnp.arange(1, n + 1, dtype=jnp.int32))
-        tasks = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), fresh(tasks), old)
-        inner, info = learner.update(state.learner, tasks, jnp.concatenate([mask, live]), key)
+        old = old._replace(user=jnp.where(live, old.user, -1))  # of nobody, so that no user has more tasks for it
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), keys.numbered(tasks), old)
+        inner, info = learner.update(state.learner, keys.numbered(both), jnp.concatenate([mask, live]), key)
         return state._replace(learner=inner), {**info, "replayed": jnp.sum(live, dtype=jnp.int32)}
 
     def consolidate(state: ReplayState, draw: Draw, key: Key) -> ReplayState:
@@ -61,14 +50,11 @@ def replay(learner: Learner, memory: Memory, n: int, *, draws: int) -> Learner:
 
         def insert(i: Array, kept: Tree) -> Tree:
             tasks, mask = draw(i)
-            return memory.insert(kept, fresh(tasks), tasks.user, mask, keys.named(key, "insert", i))
+            return memory.insert(kept, keys.numbered(tasks), tasks.user, mask, keys.named(key, "insert", i))
 
         return ReplayState(inner, jax.lax.fori_loop(0, draws, insert, state.memory))
 
     def forget(state: ReplayState, user: Array) -> ReplayState:
         return ReplayState(learner.forget(state.learner, user), memory.forget(state.memory, user))
 
-    def renew(state: ReplayState, fn: Callable[[Task], Task]) -> ReplayState:
-        return ReplayState(learner.renew(state.learner, fn), memory.renew(state.memory, fn))
-
-    return Learner(init, update, consolidate, forget, lambda state: learner.params(state.learner), renew)
+    return Learner(init, update, consolidate, forget, lambda state: learner.params(state.learner))

@@ -1,6 +1,5 @@
 """Reservoir: a uniform sample, of fixed size, of everything that was ever inserted."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -85,10 +84,7 @@ def reservoir(capacity: int) -> Memory:
         seen = state.seen - (whole * removed + _share(rest, removed, jnp.maximum(count, 1)))
         return ReservoirState(hide(state.items, ~gone), jnp.where(gone, -1, state.users), seen)
 
-    def renew(state: ReservoirState, fn: Callable[[Tree], Tree]) -> ReservoirState:
-        return state._replace(items=hide(fn(state.items), state.users >= 0))
-
-    return Memory(init, insert, sample, forget, renew)
+    return Memory(init, insert, sample, forget)
 
 
 def _share(rest: Array, removed: Array, count: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Rates that rise linearly and fall along a cosine, anew in each stage."""
+"""Rates that rise linearly and fall along a cosine, anew in each period."""
 
 import jax.numpy as jnp
 import optax
@@ -8,10 +8,10 @@ from metapers.options import Option
 
 
 def cosine(outer_steps: int, warmup: int = 0) -> optax.Schedule:
-    """The share of the rate by outer step: up over ``warmup`` steps, down a cosine to 2 %, anew in each stage.
+    """The share of the rate by outer step: up over ``warmup`` steps, down a cosine to 2 %, anew in each period.
 
     Args:
-      outer_steps: outer steps in a stage.
+      outer_steps: outer steps in a period.
       warmup: outer steps of the rise; fewer than ``outer_steps``.
 
     Source: Loshchilov, Hutter 2017 (arXiv:1608.03983).
@@ -23,10 +23,10 @@ def cosine(outer_steps: int, warmup: int = 0) -> optax.Schedule:
 
 COSINE = Member(
     cosine,
-    options={"warmup": Option(0, least=0, doc="outer steps of the linear rise at the beginning of a stage")},
+    options={"warmup": Option(0, least=0, doc="outer steps of the linear rise at the beginning of a period")},
     needs=("outer_steps",),
     paper="Loshchilov, Hutter 2017, arXiv:1608.03983",
     variants=({"warmup": 2},),
     traits=("cosine",),
-    doc="rates rise linearly and fall along a cosine to 2 %, anew in each stage",
+    doc="rates rise linearly and fall along a cosine to 2 %, anew in each period",
 )

@@ -1,4 +1,4 @@
-"""Anchor: stay near the parameters with which the last stage ended."""
+"""Anchor: stay near the parameters with which the last period ended."""
 
 import math
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from metapers.penalties.none import none
 
 
 class AnchorState(NamedTuple):
-    """``anchor``: the parameters when the last stage ended; ``active``: bool, False until one has ended."""
+    """``anchor``: the parameters when the last period ended; ``active``: bool, False until one has ended."""
 
     anchor: Params
     active: Array
 
 
 def anchor(strength: float) -> Penalty:
-    """Ridge around the last stage's end: strength / 2 * sum (theta - anchor)^2 over shared, personal and inner.
+    """Ridge around the last period's end: strength / 2 * sum (theta - anchor)^2 over shared, personal and inner.
 
     0 before the first ``consolidate``, which moves the anchor to the parameters it is given. Raises ValueError for
     a ``strength`` that is negative or not finite. Source: the L2 baseline of Kirkpatrick et al., 2017

@@ -1,4 +1,4 @@
-"""EWC: stay near the last stage's parameters where the adapted model's likelihood depends on them."""
+"""EWC: stay near the last period's parameters where the adapted model's likelihood depends on them."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from metapers.penalties.none import none
 
 
 class EwcState(NamedTuple):
-    """``anchor``: the last stage's end; ``importance``: like the parameters, >= 0; ``active``: bool, after a stage."""
+    """``anchor``: the last period's end; ``importance``: like parameters, >= 0; ``active``: bool, after a period."""
 
     anchor: Params
     importance: Params
@@ -34,7 +34,7 @@ def ewc(
 ) -> Penalty:
     """Elastic weight consolidation: strength / 2 * sum_j importance_j (theta_j - anchor_j)^2.
 
-    When a stage ends, importance <- decay * importance + F and anchor <- theta, where
+    When a period ends, importance <- decay * importance + F and anchor <- theta, where
 
         F_j = mean over users, mean over query examples, E_y [ (d/d theta_j log p(y | x, adapted(theta)))^2 ].
 

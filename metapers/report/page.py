@@ -9,14 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from metapers._version import __version__
-from metapers.report import drawing, pictures, points, stages, tables, words
+from metapers.evaluation import choices
+from metapers.report import drawing, periods, pictures, points, tables, words
 from metapers.report.pictures import Picture
 from metapers.report.style import SHEET
 from metapers.report.tables import escaped
 from metapers.scoring import records
 from metapers.workdir import read_json
 
-SHOWN = ("source", "version", "sha256", "data_sha256", "fold", "stages", "users", "examples", "dropped_segments")
+SHOWN = ("source", "version", "sha256", "data_sha256", "fold", "periods", "users", "examples", "dropped_segments")
 Section = tuple[str, str, str]  # anchor, title, HTML
 
 
@@ -62,13 +63,13 @@ def report_of(folder: str | Path) -> Path:
 def _drawn(found: points.Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Picture]:
     drawn = [draw(found, summary, config) for draw in (pictures.over_steps, pictures.over_shots, pictures.users)]
     if summary["matrix"]:
-        drawn.append(stages.matrices(summary, config))
-        if len(summary["stages"]) > 1:
-            drawn.append(stages.forgetting(summary, config))
+        drawn.append(periods.matrices(summary, config))
+        if len(summary["periods"]) > 1:
+            drawn.append(periods.forgetting(summary, config))
     if found.banked:
-        drawn.append(stages.bank(found.banked, summary, config))
+        drawn.append(periods.bank(found.banked, summary, config))
     if summary["regret"]:
-        drawn.append(stages.regret(summary, config))
+        drawn.append(periods.regret(summary, config))
     return {picture.name: picture for picture in drawn}
 
 
@@ -88,23 +89,26 @@ def _results(
     sections = [
         ("headline", "Headline", _counted(summary, config) + tables.headline(summary)),
         ("curves", "Adaptation curves", pick("adaptation_steps", "adaptation_shots")),
-        ("users", "Who gains, who is hurt", _hurt(summary) + pick("users")),
+        ("users", "Which users gain, and which are worse than unadapted", _shares(summary) + pick("users")),
     ]
     if summary["matrix"]:
-        sections.append(("matrix", "Trained stage by evaluated stage", pick("matrix")))
+        sections.append(("matrix", "Trained period by evaluated period", pick("matrix")))
     if "forgetting" in figures:
-        sections.append(("forgetting", "Forgetting over stages", pick("forgetting")))
+        sections.append(("forgetting", "Forgetting over periods", pick("forgetting")))
     if summary["continual"]:
         sections.append(("continual", "Continual metrics", _metrics(summary)))
     if found.banked:
-        text = tables.banked(found.banked, summary)
+        text = "".join(f"<p>{escaped(line)}</p>" for line in choices.worse_rows(summary))
+        text += tables.banked(found.banked, summary)
         sections.append(("bank", "Users who return: banked or fresh", text + pick("bank")))
     if summary["regret"]:
         sections.append(
             ("regret", "Regret against the oracle", f'<div class="pair">{pick("regret")}{tables.regret(summary)}</div>')
         )
-    text = "<p class=note>The last version of each strategy on the users of each stage; strategies adapted.</p>"
-    sections.append(("strategies", "Strategies and stages", tables.strategies(summary) + text + tables.stages(summary)))
+    text = "<p class=note>The last version of each arm on the users of each period; arms adapted.</p>"
+    sections.append(
+        ("arms", "Arms and periods", tables.arms(summary) + text + tables.periods(summary) + tables.budget(summary))
+    )
     return sections
 
 
@@ -122,17 +126,16 @@ def _counted(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return f'<p class="note">{escaped(text)}</p>'
 
 
-def _hurt(summary: Mapping[str, Any]) -> str:
-    parts = [f"{words.share(summary['hurt_fraction'])} of users score worse adapted than at their own start"]
-    parts += [f"{words.share(value)} worse than {name}" for name, value in summary["hurt_fraction_against"].items()]
-    return f"<p>{escaped('; '.join(parts))}.</p>"
+def _shares(summary: Mapping[str, Any]) -> str:
+    parts = [words.shares(name, row) for name, row in summary["shares"].items()]
+    return "".join(f"<p>{escaped(part)}</p>" for part in parts)
 
 
 def _metrics(summary: Mapping[str, Any]) -> str:
     note = (
-        "Of the matrix R of adapted scores, R[i,t]: trained up to stage i, evaluated on stage t, stages counted from "
-        "1 to T. Larger is better: a loss enters as its negative. Intervals: 95 % over users, "
-        "each with all stages."
+        "Of the matrix R of adapted scores, R[i,t]: trained up to period i, evaluated on period t, periods counted "
+        "from 1 to T. Larger is better: a loss enters as its negative. Intervals: 95 % over users, "
+        "each with all periods."
     )
     gap = f"<p>{escaped(words.gap(summary))}</p>" if summary["gap"] else ""
     start = f"<details><summary>The same without inner steps</summary>{tables.continual_at_start(summary)}</details>"

@@ -12,10 +12,11 @@ COLOURS = {
     "faint": ("#8b969e", "#74818b"),
     "grid": ("#e1e6ea", "#2b333a"),
     "continual": ("#0b66b2", "#5cb1f6"),
-    "naive": ("#d1590a", "#ff8d42"),
-    "joint_so_far": ("#00866b", "#2fcaa0"),
-    "static": ("#a07800", "#e0b63a"),
-    "joint": ("#ad4d8a", "#e78fc5"),
+    "fine_tune": ("#d1590a", "#ff8d42"),
+    "cumulative": ("#00866b", "#2fcaa0"),
+    "upper_bound": ("#4f5a64", "#b5c0c9"),
+    "frozen": ("#a07800", "#e0b63a"),
+    "joint_model": ("#ad4d8a", "#e78fc5"),
     "other_1": ("#6b57b8", "#a897f0"),
     "other_2": ("#2d98a8", "#6fd3e0"),
     "gain": ("#3b86c6", "#4f9fde"),
@@ -30,12 +31,14 @@ COLOURS = {
 }
 DEPTHS = 7
 SHADES = ("#eef4f8", "#cfe1ec", "#9fc3d9", "#659dc0", "#33749f", "#164f78", "#072f4c")  # of a matrix: worse to better
-MARKERS = {"continual": "o", "naive": "s", "joint_so_far": "^", "static": "D", "joint": "v"}
+MARKERS = {"continual": "o", "fine_tune": "s", "cumulative": "^", "upper_bound": "P", "frozen": "D", "joint_model": "v"}
 DASHES = {
     "global_mean": (0, (1, 2.2)),
     "user_mean": (0, (5, 2, 1, 2)),
     "user_last": (0, (1, 1, 5, 1)),
     "user_ewma": (0, (3, 1, 1, 1, 1, 1)),
+    "ridge_residual": (0, (7, 2, 1, 2, 1, 2)),
+    "nearest": (0, (2, 2.6)),
     "item_user_bias": (0, (5, 2.2)),
     "item_recent_bias": (0, (3, 1.2)),
     "class_prior": (0, (1, 2.2)),  # of classes, so never in one picture with the means
@@ -63,8 +66,8 @@ def dashes(name: str) -> Any:
     return DASHES.get(name, (0, (2, 1.2)))
 
 
-def of_strategies(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each strategy: its own where it has one, else the next free."""
+def of_arms(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each arm: its own where it has one, else the next free."""
     free = iter(("other_1", "other_2", *("soft" for _ in names)))
     return {name: light(name if name in MARKERS else next(free)) for name in names}
 

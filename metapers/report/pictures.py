@@ -26,9 +26,9 @@ class Picture(NamedTuple):
 
 
 def over_steps(found: Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
-    """Score against inner steps: the leader by shots, and every strategy at the headline's shots."""
+    """Score against inner steps: the leader by shots, and every arm at the headline's shots."""
     head, what = summary["headline"], words.examples(config)
-    leader, shots = head["strategy"], head["shots"]
+    leader, shots = head["arm"], head["shots"]
     cube, band = found.cubes[leader], found.bands[leader]
     figure, axes = drawing.panels(WIDTH, HEIGHT, columns=2, sharey=True)
     left, right = axes[0]
@@ -37,20 +37,20 @@ def over_steps(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
         left.fill_between(cube.steps, band.low[row], band.high[row], color=colour, alpha=0.16, linewidth=0)
         left.plot(cube.steps, band.mean[row], color=colour, marker="o", markeredgecolor=light("paper"))
         ends[f"{count} {what if count != 1 else what[:-1]}"] = (band.mean[row, -1], colour)
-    names = _strategy_lines(right, found, leader, shots=shots)
+    names = _arm_lines(right, found, leader, shots=shots)
     for name in found.references:
         value = float(found.bands[name].mean[_place(found, name, shots), 0])
         right.axhline(value, color=light("soft"), linestyle=palette.dashes(name), linewidth=1.2)
         names[name] = (value, light("soft"))
     left.set(title=f"{leader}, by size of the support", ylabel=words.score_axis(summary, config))
-    right.set(title=f"All strategies, {shots} {what}")
+    right.set(title=f"All arms, {shots} {what}")
     for axis in (left, right):
         axis.set(xlabel="inner steps", xticks=cube.steps)
     _finish(figure, (left, right), (ends, names), found, head)
     caption = (
         f"Mean over {cube.users.size} test users (whole lives, last version, seeds averaged) against inner steps. "
         f"Bands: 95 % intervals over users, of {leader} only. Horizontal lines: what takes no steps, given the same "
-        f"{shots} {what}; joint with steps is the joint model fine-tuned on the support. An arrow marks a line that "
+        f"{shots} {what}; joint_model with steps is this model fine-tuned on the support. An arrow marks a line that "
         "leaves the picture."
     )
     return Picture("adaptation_steps", figure, caption, f"Score against inner steps for {leader} and the others")
@@ -59,7 +59,7 @@ def over_steps(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
 def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
     """Score against shots: the leader by steps, and everything at the headline's steps."""
     head, what = summary["headline"], words.examples(config)
-    leader, steps = head["strategy"], head["steps"]
+    leader, steps = head["arm"], head["steps"]
     cube, band = found.cubes[leader], found.bands[leader]
     figure, axes = drawing.panels(WIDTH, HEIGHT, columns=2, sharey=True)
     left, right = axes[0]
@@ -69,14 +69,14 @@ def over_shots(found: Found, summary: Mapping[str, Any], config: Mapping[str, An
         left.fill_between(cube.shots, low, high, color=colour, alpha=0.16, linewidth=0)
         left.plot(cube.shots, mean, color=colour, marker="o", markeredgecolor=light("paper"))
         ends[words.counted(count, "step") if count else "start"] = (mean[-1], colour)
-    names = _strategy_lines(right, found, leader, steps=steps)
+    names = _arm_lines(right, found, leader, steps=steps)
     for name in found.references:
         own = found.cubes[name].shots
         mean = found.bands[name].mean[:, 0]
         right.plot(own, mean, color=light("soft"), linestyle=palette.dashes(name), linewidth=1.2)
         names[name] = (float(mean[-1]), light("soft"))
     left.set(title=f"{leader}, by inner steps", ylabel=words.score_axis(summary, config))
-    right.set(title=f"All strategies, {words.counted(steps, 'inner step')}")
+    right.set(title=f"All arms, {words.counted(steps, 'inner step')}")
     for axis in (left, right):
         axis.set_xscale("log", base=2)
         axis.set(xlabel=f"support {what} (shots)", xticks=cube.shots)
@@ -96,12 +96,12 @@ def users(found: Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -
     head = summary["headline"]
     baseline = strongest(summary, tuple(registry("baseline")))
     figure, axes = drawing.panels(WIDTH, 3.9, columns=3 if baseline else 2)
-    own = gains(found, summary, head["strategy"], 0)
+    own = gains(found, summary, head["arm"], 0)
     _waterfall(axes[0, 0], own, "Adapting, against the own start")
     axes[0, 0].set_ylabel(f"gain in {words.score_axis(summary, config).split(',')[0]}, up is better")
     if baseline:
         _waterfall(axes[0, 1], gains(found, summary, baseline, 0), f"Adapted, against {baseline}")
-    cube = found.cubes[head["strategy"]]
+    cube = found.cubes[head["arm"]]
     before, after = (cube.at(head["shots"], steps).ravel() for steps in (0, head["steps"]))
     _before_after(axes[0, -1], before, after, own, head)
     count, seeds = cube.users.size, cube.values.shape[0]
@@ -116,12 +116,12 @@ def users(found: Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -
     return Picture("users", figure, caption, "Sorted gain of each user by adapting, and scores before and after")
 
 
-def _strategy_lines(
+def _arm_lines(
     axis: Axes, found: Found, leader: str, *, shots: int | None = None, steps: int | None = None
 ) -> dict[str, tuple[float, str]]:
-    colours = palette.of_strategies(found.strategies)
+    colours = palette.of_arms(found.arms)
     ends = {}
-    for name in found.strategies:
+    for name in found.arms:
         cube, band = found.cubes[name], found.bands[name]
         at = _place(found, name, shots), slice(None)
         x = cube.steps
@@ -149,18 +149,18 @@ def _finish(
     found: Found,
     head: Mapping[str, Any],
 ) -> None:
-    leader = found.bands[head["strategy"]]
-    starts = [float(found.bands[name].mean[:, 0].mean()) for name in found.strategies]
+    leader = found.bands[head["arm"]]
+    starts = [float(found.bands[name].mean[:, 0].mean()) for name in found.arms]
     others = {name: found.bands[name].mean.ravel() for name in found.references}
     nearest = min(others.values(), key=lambda values: abs(values - leader.mean.mean()).mean(), default=np.zeros(0))
     inside = [head["adapted"]["mean"], *starts, *nearest]
     wanted = [*leader.mean.ravel(), *leader.low.ravel(), *leader.high.ravel()]
-    wanted += [value for name in found.strategies for value in found.bands[name].mean.ravel()]
+    wanted += [value for name in found.arms for value in found.bands[name].mean.ravel()]
     wanted += [value for values in others.values() for value in values]
     axes[0].set_ylim(*drawing.limits(inside, wanted))
     for axis, ends in zip(axes, labels, strict=True):
         axis.margins(x=0.03)
-        drawing.label_ends(axis, ends, height=figure.get_figheight() - 1.1, bold=head["strategy"])
+        drawing.label_ends(axis, ends, height=figure.get_figheight() - 1.1, bold=head["arm"])
 
 
 def _place(found: Found, name: str, shots: int | None) -> int:

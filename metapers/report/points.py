@@ -1,4 +1,4 @@
-"""What the pictures show, as arrays: from records and the summary to curves, users and stages."""
+"""What the pictures show, as arrays: from records and the summary to curves, users and periods."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ _CELLS = 4_000_000  # resampling weights held at once
 
 
 class Cube(NamedTuple):
-    """The last version's scores of a strategy on whole lives."""
+    """The last version's scores of an arm on whole lives."""
 
     users: np.ndarray  # [users], hashes in order
     shots: np.ndarray
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
     cubes: dict[str, Cube]
     bands: dict[str, Band]
-    strategies: list[str]  # that take inner steps, the leader last so that it is drawn on top
+    arms: list[str]  # that take inner steps, the leader last so that it is drawn on top
     references: list[str]
     banked: list[dict[str, Any]]
 
@@ -48,25 +48,23 @@ def read(table: pa.Table, summary: Mapping[str, Any], draws: int) -> Found:
     """Curves of the last version, and of those who return the gain of their own row, at the summary's metric."""
     head = summary["headline"]
     rows = _only(table, metric=head["metric"], split="test")
-    rows = rows.select(
-        ["strategy", "seed", "trained_stage", "evaluated_stage", "user", "start", "shots", "steps", "value"]
-    )
-    last = pc.max(rows["trained_stage"]).as_py()  # pyright: ignore
-    lives = _only(rows, evaluated_stage=-1, trained_stage=last, start="fresh")
-    names = lives["strategy"].unique().to_pylist()
-    cubes = {name: cube(_only(lives, strategy=name)) for name in names}
-    known = [name for name in head["strategies"] if name in cubes and name != head["strategy"]]
+    rows = rows.select(["arm", "seed", "version", "period", "user", "start", "shots", "steps", "value"])
+    last = pc.max(rows["version"]).as_py()  # pyright: ignore
+    lives = _only(rows, period=-1, version=last, start="fresh")
+    names = lives["arm"].unique().to_pylist()
+    cubes = {name: cube(_only(lives, arm=name)) for name in names}
+    known = [name for name in head["arms"] if name in cubes and name != head["arm"]]
     return Found(
         cubes=cubes,
         bands={name: band(found, draws) for name, found in cubes.items()},
-        strategies=[*known, head["strategy"]],
+        arms=[*known, head["arm"]],
         references=[name for name in (*registry("baseline"), "oracle") if name in cubes],
-        banked=banked(_only(rows, strategy=head["strategy"], shots=head["shots"]), summary, draws),
+        banked=banked(_only(rows, arm=head["arm"], shots=head["shots"]), summary, draws),
     )
 
 
 def cube(rows: pa.Table) -> Cube:
-    """Rows of one strategy as an array; ValueError where a seed, user, shots or steps is missing or given twice."""
+    """Rows of one arm as an array; ValueError where a seed, user, shots or steps is missing or given twice."""
     axes, places = [], []
     for name in ("seed", "user", "shots", "steps"):
         coded = rows[name].combine_chunks().dictionary_encode()
@@ -108,8 +106,8 @@ def banked(rows: pa.Table, summary: Mapping[str, Any], draws: int) -> list[dict[
     steps = summary["headline"]["steps"]
     found = []
     for row in summary["banked"]:
-        stage = row["stage"]
-        here = _only(rows, trained_stage=stage, evaluated_stage=stage)
+        period = row["period"]
+        here = _only(rows, version=period, period=period)
         own, fresh = (cube(_only(here, start=start)) for start in ("banked", "fresh"))
         same = np.isin(fresh.users, own.users)
         more: dict[str, Any] = dict(row)
@@ -124,7 +122,7 @@ def banked(rows: pa.Table, summary: Mapping[str, Any], draws: int) -> list[dict[
 def gains(found: Found, summary: Mapping[str, Any], reference: str, steps: int) -> np.ndarray:
     """[seeds * users]: how much better the leader is than ``reference`` at ``steps``, for each user and seed."""
     head = summary["headline"]
-    ours = found.cubes[head["strategy"]].at(head["shots"], head["steps"])
+    ours = found.cubes[head["arm"]].at(head["shots"], head["steps"])
     theirs = found.cubes[reference].at(head["shots"], steps)
     difference = ours - theirs if head["larger_is_better"] else theirs - ours
     return difference.ravel()

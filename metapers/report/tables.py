@@ -42,7 +42,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     """The adapted score beside every comparison: means, intervals, paired differences, the worst tenth."""
     head = summary["headline"]
     metric = words.metric_name(head["metric"])
-    rows = {f"{head['strategy']}, adapted": head["adapted"], **head["baselines"]}
+    rows = {f"{head['arm']}, adapted": head["adapted"], **head["baselines"]}
     scale = forest_scale(list(rows.values()))
     lines = []
     for name, row in rows.items():
@@ -96,12 +96,12 @@ def forest(row: Mapping[str, float], scale: tuple[float, float], ours: float, *,
     )
 
 
-def strategies(summary: Mapping[str, Any]) -> str:
-    """Every strategy's last version on whole lives, at the start and adapted."""
+def arms(summary: Mapping[str, Any]) -> str:
+    """Every arm's last version on whole lives, at the start and adapted."""
     head = summary["headline"]
     lines = []
-    for name, row in head["strategies"].items():
-        meaning = words.meaning("joint_fine_tuned" if name == "joint" else name)
+    for name, row in head["arms"].items():
+        meaning = words.meaning("joint_model_fine_tuned" if name == "joint_model" else name)
         label = f'{escaped(name)}<span class="under">{escaped(meaning)}</span>'
         cells = [
             label,
@@ -110,13 +110,22 @@ def strategies(summary: Mapping[str, Any]) -> str:
             interval(row),
             number(row["mean"] - row["start"], sign=True),
         ]
-        lines.append(("ours" if name == head["strategy"] else "", cells))
+        lines.append(("ours" if name == head["arm"] else "", cells))
     columns = ["", "at the start", f"after {counted(head['steps'], 'step')}", "95 % interval", "adapted − start"]
     return table(columns, lines, kind="headline")
 
 
+def budget(summary: Mapping[str, Any]) -> str:
+    """What the last version of each arm was trained with."""
+    columns = ("outer_steps", "user_tasks", "gradient_evaluations", "state_bytes", "seconds")
+    rows = summary["budget"].items()
+    lines = [("", [escaped(name), *(f"{row[column]:,.0f}" for column in columns)]) for name, row in rows]
+    heads = ("outer steps", "user-tasks", "gradient evaluations", "bytes of one seed's state", "seconds, all periods")
+    return table(["trained with", *heads], lines) if lines else ""
+
+
 def continual(summary: Mapping[str, Any]) -> str:
-    """The continual metrics with intervals, a column for each strategy."""
+    """The continual metrics with intervals, a column for each arm."""
     found, names = summary["continual_intervals"], list(summary["continual_intervals"])
     metrics = [name for name in summary["definitions"] if any(name in found[each] for each in names)]
     lines = []
@@ -142,11 +151,11 @@ def continual_at_start(summary: Mapping[str, Any]) -> str:
 
 
 def banked(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str:
-    """Banked against fresh starts by stage, with paired intervals."""
+    """Banked against fresh starts by period, with paired intervals."""
     steps = summary["headline"]["steps"]
     lines = []
     for row in rows:
-        cells = [f"stage {row['stage']}", str(row["users"])]
+        cells = [f"period {row['period']}", str(row["users"])]
         for taken in (0, steps):
             gap = row[f"gap_{taken}"]
             cells += [number(row[f"{start}_{taken}"]) for start in ("banked", "fresh")]
@@ -163,18 +172,18 @@ def banked(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> str
 def regret(summary: Mapping[str, Any]) -> str:
     """Regret against the oracle with intervals."""
     rows = sorted(summary["regret"].items(), key=lambda item: item[1]["mean"])
-    ours = summary["headline"]["strategy"]
+    ours = summary["headline"]["arm"]
     lines = [
         ("ours" if name == ours else "", [escaped(name), number(row["mean"]), interval(row)]) for name, row in rows
     ]
     return table(["", "mean regret", "95 % interval"], lines, kind="headline")
 
 
-def stages(summary: Mapping[str, Any]) -> str:
-    """The last version on every stage: strategies adapted, what needs no steps as it is."""
-    rows = summary["stages"]
-    names = [name for name in rows[0] if name != "stage" and not name.endswith("_start")] if rows else []
-    lead = summary["headline"]["strategy"]
+def periods(summary: Mapping[str, Any]) -> str:
+    """The last version on every period: arms adapted, what needs no steps as it is."""
+    rows = summary["periods"]
+    names = [name for name in rows[0] if name != "period" and not name.endswith("_start")] if rows else []
+    lead = summary["headline"]["arm"]
     start = f"{lead}_start"
     columns = [start, lead, *(name for name in names if name != lead)]
     titles = [
@@ -182,27 +191,27 @@ def stages(summary: Mapping[str, Any]) -> str:
         f"{escaped(lead)}<br>adapted",
         *(escaped(name) for name in columns[2:]),
     ]
-    lines = [("", [f"stage {row['stage']}", *(number(row[name]) for name in columns)]) for row in rows]
+    lines = [("", [f"period {row['period']}", *(number(row[name]) for name in columns)]) for row in rows]
     return table(["", *titles], lines)
 
 
 def counts(provenance: Mapping[str, Any]) -> str:
-    """Users and examples of each stage and split, with the stages' dates where they have some."""
+    """Users and examples of each period and split, with the periods' dates where they have some."""
     splits = provenance["splits"]
     number_of = len(next(iter(splits.values())))
     periods = dates(provenance.get("boundaries", ()), number_of)
     lines = []
-    for stage in range(number_of):
-        cells = [f"stage {stage}", *([periods[stage]] if periods else [])]
+    for period in range(number_of):
+        cells = [f"period {period}", *([periods[period]] if periods else [])]
         for split in splits.values():
-            cells += [f"{split[stage]['users']:,}", f"{split[stage]['examples']:,}"]
+            cells += [f"{split[period]['users']:,}", f"{split[period]['examples']:,}"]
         lines.append(("", cells))
     heads = [f"{split}<br>{part}" for split in splits for part in ("users", "examples")]
     return table(["", *(["period"] if periods else []), *heads], lines, text=(0, 1) if periods else (0,))
 
 
 def dates(boundaries: Sequence[float], number_of: int) -> list[str]:
-    """The period of each stage from UNIX seconds between them; [] where there are none.
+    """The period of each period from UNIX seconds between them; [] where there are none.
 
     >>> dates([0.0], 2)
     ['until 1970-01-01', '1970-01-01 on']

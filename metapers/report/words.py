@@ -1,4 +1,4 @@
-"""The report in words: numbers as text, names of axes, what each strategy and metric is, the verdict."""
+"""The report in words: numbers as text, names of axes, what each arm and metric is, the verdict."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,27 +11,30 @@ from metapers.tasks.facts import SourceFacts
 
 METRICS = {"rmse": "RMSE", "mae": "MAE", "mse": "MSE", "nll": "NLL", "accuracy": "accuracy"}
 MEANINGS = {
-    "static": "trained on the first stage only",
-    "naive": "trained on each stage in turn",
-    "joint_so_far": "trained anew on all stages so far",
-    "continual": "each stage in turn, with memory and penalties",
-    "joint": "all stages at once, no inner loop, as trained",
-    "joint_fine_tuned": "the joint model, fine-tuned on the support",
+    "frozen": "trained on the first period only",
+    "fine_tune": "trained on each period in turn",
+    "cumulative": "trained anew on all periods so far, with as many user-tasks",
+    "upper_bound": "trained on all periods until validation users stop improving",
+    "continual": "each period in turn, with memory and penalties",
+    "joint_model": "all periods at once, no inner loop, as trained",
+    "joint_model_fine_tuned": "the joint model, fine-tuned on the support",
     "oracle": "the Bayes-optimal prediction; the truth is known",
 }
 EXPLAINED = {
-    "average": "what is kept at the end, all stages",
-    "learning": "just after each stage was learned",
+    "average": "the last version, all periods",
+    "past": "each version on the periods that it has seen",
+    "next": "each version on the period after it",
+    "learning": "just after each period was learned",
     "bwt": "change since then; below 0: forgetting",
-    "bti": "the same, over all T stages",
+    "bti": "the same, over all T periods",
     "forgetting_max": "lost from the best so far; above 0 is worse",
     "forgetting_first": "lost since learned; above 0 is worse",
-    "fwt": "head start on a stage not yet seen",
+    "fwt": "head start on a period not yet seen",
 }
 
 
 def meaning(name: str) -> str:
-    """What a strategy or a baseline is, in a few words; empty for a name that is neither."""
+    """What an arm or a baseline is, in a few words; empty for a name that is neither."""
     if name in registry("baseline"):
         return registry("baseline")[name].about()
     return MEANINGS.get(name, "")
@@ -101,15 +104,34 @@ def verdict(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     steps = counted(head["steps"], "inner step")
     what = examples(config) if head["shots"] != 1 else examples(config)[:-1]
     lead = (
-        f"After {steps} on {head['shots']} {what}, {head['strategy']} reaches "
+        f"After {steps} on {head['shots']} {what}, {head['arm']} reaches "
         f"{number(head['adapted']['mean'], places=3)} {metric} {interval(head['adapted'], places=3)}"
     )
     name = strongest(summary)
     if name:
         lead += f", {_against(summary, name)}"
-    hurt = summary["hurt_fraction"]
-    lead += f"; {share(hurt)} of users are hurt by adapting." if hurt > 0 else "; no user is hurt by adapting."
-    return [lead, *_adapting(summary, name), *_continual(summary), *_oracle(summary), *_caution(summary)]
+    return [
+        f"{lead}.",
+        shares("start", summary["shares"]["start"]),
+        *_adapting(summary, name),
+        *_continual(summary),
+        *_oracle(summary),
+        *_caution(summary),
+    ]
+
+
+def shares(name: str, row: Mapping[str, Any]) -> str:
+    """Which share of users adapting makes clearly better, and which clearly worse."""
+    against = "the unadapted start" if name == "start" else name
+    better, worse = (f"{share(one['mean'])} [{share(one['low'])}, {share(one['high'])}]" for one in _both(row))
+    return (
+        f"Against {against}, {better} of {row['users']} users are better by more than {row['tolerance']:g}, "
+        f"and {worse} are worse by more than that."
+    )
+
+
+def _both(row: Mapping[str, Any]) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    return row["better"], row["worse"]
 
 
 def _against(summary: Mapping[str, Any], name: str) -> str:
@@ -154,20 +176,19 @@ def _continual(summary: Mapping[str, Any]) -> list[str]:
     gap = summary["gap"]
     if not gap:
         return []
-    gain, better = gap["gain_over_naive"], "better than" if gap["gain_over_naive"]["mean"] > 0 else "worse than"
+    gain, name = gap["gain_over_fine_tune"], gap["arm"]
     clear = not gain["low"] <= 0 <= gain["high"]
-    said = f"is {better}" if clear else "cannot be told from"
+    said = f"is {'better' if gain['mean'] > 0 else 'worse'} than" if clear else "cannot be told from"
     text = (
-        f"Kept over all stages, continual {said} naive: paired gain {number(gain['mean'], sign=True, places=3)} "
+        f"Kept over all periods, {name} {said} fine_tune: paired gain {number(gain['mean'], sign=True, places=3)} "
         f"{interval(gain, sign=True, places=3)}"
     )
-    if clear and gain["mean"] > 0 and gap["closed"] is not None:
-        text += f", {share(gap['closed'])} of the way to joint_so_far"
-    return [text + "."]
+    ways = [f"{share(row['closed'])} of the way to {to}" for to, row in gap["to"].items() if row["closed"] is not None]
+    return [f"{', '.join([text, *(ways if clear and gain['mean'] > 0 else ())])}."]
 
 
 def _oracle(summary: Mapping[str, Any]) -> list[str]:
-    regret = (summary["regret"] or {}).get(summary["headline"]["strategy"])
+    regret = (summary["regret"] or {}).get(summary["headline"]["arm"])
     if regret is None:
         return []
     return [f"The Bayes-optimal prediction is {number(regret['mean'], places=3)} better {interval(regret, places=3)}."]
@@ -182,28 +203,29 @@ def _caution(summary: Mapping[str, Any]) -> list[str]:
         found.append(f"Over {seeds} seeds the 95 % interval (Student's t) is {interval(over, places=3)}.")
     if summary["transductive"]:
         found.append("Predictions are transductive: the model saw all queries of a user at once.")
-    found += choices.edges(summary.get("chosen", {}))
+    found += [*choices.edges(summary.get("chosen", {})), *choices.worse_rows(summary)]
     if summary["short"]:
         shots = summary["headline"]["shots"]
-        found.append(f"{summary['short']} users and stages had fewer than {shots} to adapt on.")
+        found.append(f"{summary['short']} users and periods had fewer than {shots} to adapt on.")
     lost = summary.get("diverged", {"anywhere": 0})
     if lost["anywhere"]:
         found.append(
-            f"Adapting diverged for {lost['headline']} users and stages at the headline and {lost['anywhere']} at some "
-            "shots and steps: these were judged at their start."
+            f"Adapting diverged for {lost['headline']} users and periods at the headline and {lost['anywhere']} at "
+            "some shots and steps: these were judged at their start."
         )
     return found
 
 
 def gap(summary: Mapping[str, Any]) -> str:
-    """How far continual and joint_so_far are from naive in what is kept, and in forgetting."""
+    """How far the run's arm and the bounds are from fine_tune in what is kept, and in forgetting."""
     found = summary["gap"]
-    there, gain, less = (
-        f"{number(found[name]['mean'], sign=True)} {interval(found[name], sign=True)}"
-        for name in ("to_close", "gain_over_naive", "forgetting_first_less_naive")
-    )
-    closed = "there is no gap to close" if found["closed"] is None else f"{share(found['closed'])} of the gap closed"
-    return (
-        f"From naive, in average: joint_so_far {there}, continual {gain}: {closed}; "
-        f"in forgetting_first: continual {less}."
-    )
+
+    def said(row: Mapping[str, float]) -> str:
+        return f"{number(row['mean'], sign=True)} {interval(row, sign=True)}"
+
+    text = f"Over fine_tune, in average: {found['arm']} {said(found['gain_over_fine_tune'])}"
+    for name, row in found["to"].items():
+        closed = "there is no gap to close" if row["closed"] is None else f"{share(row['closed'])} of it closed"
+        text += f"; {name} {said(row['to_close'])}: {closed}"
+    less = found["forgetting_first_less_fine_tune"]
+    return f"{text}. In forgetting_first: {said(less)}." if less else f"{text}."

@@ -1,1 +1,1 @@
-"""Training runs: the loop over stages, checkpoints and resume, versions and how they are loaded, search."""
+"""Training runs: the loop over periods, checkpoints and resume, versions and how they are loaded, search."""

@@ -13,13 +13,13 @@ from metapers.scores import sign
 from metapers.scoring import scorer as scoring
 from metapers.scoring.curves import NotFinite
 from metapers.scoring.records import DIVERGED
-from metapers.spec import Config, check, merged, overrides
+from metapers.spec import Config, check, leading, merged, overrides
 
 FAILED = (NotFinite, Diverged)
 """The errors of a candidate whose training or adaptation diverges."""
 
 WHOLE = -1
-"""The stage of a user's whole history."""
+"""The period of a user's whole history."""
 
 
 class Candidate(NamedTuple):
@@ -27,7 +27,7 @@ class Candidate(NamedTuple):
 
     name: str
     given: Mapping[str, str] = {}  # keys and texts, as on a command line
-    strategy: str | None = None  # None: continual, or else the config's first
+    arm: str | None = None  # None: continual, or else the config's first
     method: str | None = None  # of the config's file; None: the one that is asked for
 
 
@@ -35,14 +35,14 @@ class Scores(NamedTuple):
     """Validation users of one or more folds: the headline metric, mean over seeds."""
 
     values: np.ndarray  # [rows, 2], at the start and adapted
-    stages: np.ndarray  # [rows], the stage of each row; ``WHOLE`` for a whole history
+    periods: np.ndarray  # [rows], the period of each row; ``WHOLE`` for a whole history
 
 
 class Row(NamedTuple):
     """A candidate's means over validation users."""
 
-    stages: float  # adapted, mean over the stages
-    stages_start: float  # before adaptation
+    periods: float  # adapted, mean over the periods
+    periods_start: float  # before adaptation
     users: float  # adapted, whole histories
     users_start: float
     worse: float  # fraction of users who are worse adapted than at the start
@@ -51,10 +51,10 @@ class Row(NamedTuple):
 def parse(text: str) -> Candidate:
     """The candidate that a text describes: "name: key=value, …".
 
-    The keys ``strategy`` and ``config`` name another strategy, and another method of the config's file.
+    The keys ``arm`` and ``config`` name another arm, and another method of the config's file.
 
-    >>> parse("wide: meta_batch=64, evaluation.shots=(4,8), strategy=naive")
-    Candidate(name='wide', given={'meta_batch': '64', 'evaluation.shots': '(4,8)'}, strategy='naive', method=None)
+    >>> parse("wide: meta_batch=64, evaluation.shots=(4,8), arm=fine_tune")
+    Candidate(name='wide', given={'meta_batch': '64', 'evaluation.shots': '(4,8)'}, arm='fine_tune', method=None)
 
     Raises:
       ConfigError: for a part without "=".
@@ -67,7 +67,7 @@ def parse(text: str) -> Candidate:
             raise ConfigError("candidate", part.strip(), "'name: key=value, …'")
         if equals:
             given[key.strip()] = value.strip()
-    return Candidate(name.strip(), given, given.pop("strategy", None), given.pop("config", None))
+    return Candidate(name.strip(), given, given.pop("arm", None), given.pop("config", None))
 
 
 def evaluate(
@@ -86,8 +86,8 @@ def evaluate(
     """
     found = [on_fold(candidate, get_config(candidate.method), fold) for fold in folds]
     values = np.concatenate([one.values for one in found])
-    stages = np.concatenate([one.stages for one in found])
-    return row(Scores(values, stages), larger_is_better=sign(get_config(None).evaluation.metric) > 0)
+    periods = np.concatenate([one.periods for one in found])
+    return row(Scores(values, periods), larger_is_better=sign(get_config(None).evaluation.metric) > 0)
 
 
 def on_fold(candidate: Candidate, config: Config, fold: int | None = None) -> Scores:
@@ -105,29 +105,29 @@ def on_fold(candidate: Candidate, config: Config, fold: int | None = None) -> Sc
     head = config.evaluation
     fixed = {"evaluation.shots": (head.headline_shots,), "evaluation.steps": (0, head.headline_steps)}
     fixed |= {} if fold is None else {"data.fold": fold}
+    fixed |= {} if candidate.arm is None else {"arms": candidate.arm}
     config = check(overrides.apply(merged(config, fixed), list(candidate.given.items())))
-    usual = "continual" if "continual" in config.strategies else config.strategies[0]
-    strategy = candidate.strategy or usual
+    arm = leading(config)
     components = setup.components(config)
-    params = search.learned(components, [config], strategy)
-    cohort = scoring.everyone(components.stream, "validation", components.stream.stages - 1)
-    found = scoring.scorer(components).curves(params, strategy, cohort)
+    params = search.learned(components, [config], arm)
+    cohort = scoring.everyone(components.stream, "validation")
+    found = scoring.scorer(components).curves(params, arm, cohort)
     lost = found.scores.get(DIVERGED)
     if lost is not None:
         users = int(lost.any(axis=(0, 2, 3)).sum())
-        raise NotFinite(f"{users} of {len(cohort.stages)} users and stages diverged")
-    return Scores(found.scores[config.evaluation.metric][:, :, 0].mean(axis=0), cohort.stages)
+        raise NotFinite(f"{users} of {len(cohort.periods)} users and periods diverged")
+    return Scores(found.scores[config.evaluation.metric][:, :, 0].mean(axis=0), cohort.periods)
 
 
 def row(found: Scores, *, larger_is_better: bool) -> Row:
-    """The means of ``found``, each stage of the same weight.
+    """The means of ``found``, each period of the same weight.
 
     >>> values = np.array([[3.0, 1.0], [5.0, 5.0], [2.0, 1.0], [2.0, 3.0]])
     >>> row(Scores(values, np.array([0, 1, WHOLE, WHOLE])), larger_is_better=False)
-    Row(stages=3.0, stages_start=4.0, users=2.0, users_start=2.0, worse=0.5)
+    Row(periods=3.0, periods_start=4.0, users=2.0, users_start=2.0, worse=0.5)
     """
-    by_stage = [found.values[found.stages == stage].mean(axis=0) for stage in sorted(set(found.stages) - {WHOLE})]
-    whole = found.values[found.stages == WHOLE]
+    by_period = [found.values[found.periods == period].mean(axis=0) for period in sorted(set(found.periods) - {WHOLE})]
+    whole = found.values[found.periods == WHOLE]
     gain = (whole[:, 1] - whole[:, 0]) * (1 if larger_is_better else -1)
-    (stages_start, stages), (users_start, users) = np.mean(by_stage, axis=0), whole.mean(axis=0)
-    return Row(*map(float, (stages, stages_start, users, users_start, np.mean(gain < -1e-6))))
+    (periods_start, periods), (users_start, users) = np.mean(by_period, axis=0), whole.mean(axis=0)
+    return Row(*map(float, (periods, periods_start, users, users_start, np.mean(gain < -1e-6))))

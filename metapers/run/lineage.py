@@ -23,15 +23,35 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-
 
 
 def of_version(
-    components: Components, strategy: str, stage: int, scores: Mapping[str, Any], *, parent: Path, seconds: float
+    components: Components,
+    arm: str,
+    period: int,
+    scores: Mapping[str, Any],
+    *,
+    parent: Path,
+    seconds: float,
+    spent: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The lineage of the version that ``strategy`` leaves after ``stage``; ``parent`` is its folder of versions."""
-    earlier = [number for number in store.versions(parent) if number < stage]
+    """The lineage of the version that ``arm`` leaves after ``period``.
+
+    Args:
+      components: of the run.
+      arm: its name.
+      period: the number of the boundary at which it is left; the version has the same number.
+      scores: on validation users.
+      parent: the folder of the arm's versions.
+      seconds: that the period took.
+      spent: what the version was trained with (``Arm.spent``).
+    """
+    earlier = [number for number in store.versions(parent) if number < period]
     record = store.read_record(parent, earlier[-1]) if earlier else None
     return {
-        "strategy": strategy,
-        "stage": stage,
-        "stages": components.stream.stages,
+        "arm": arm,
+        "version": period,
+        "boundary": period,
+        "seen_until": components.arms[arm].seen(period),
+        "periods": components.stream.periods,
+        "budget": dict(spent),
         "seeds": [components.config.seed + i for i in range(components.config.seeds)],
         "parent": {"number": record["number"], "digest": record["digest"]} if record else None,
         "config": plain(components.config),

@@ -56,19 +56,19 @@ def opened(folder: str | Path, plugins: Sequence[str] = ()) -> Config:
 
 
 def tuned(folder: str | Path) -> dict[str, float]:
-    """The rates of fine-tuning that a run's evaluations have chosen on validation users, by strategy."""
+    """The rates of fine-tuning that a run's evaluations have chosen on validation users, by arm."""
     path = Path(folder) / TUNED
     return read_json(path) if path.is_file() else {}
 
 
-def load_params(folder: str | Path, strategy: str, number: int) -> Params:
+def load_params(folder: str | Path, arm: str, number: int) -> Params:
     """The parameters of a version, numpy with a leading seed axis; verified to the bit.
 
     Raises:
       FileNotFoundError: if there is no such version.
       CorruptVersion: if a file is not what was saved.
     """
-    tree, _ = store.load_version(versions_of(folder, strategy), number)
+    tree, _ = store.load_version(versions_of(folder, arm), number)
     return params_of(tree)
 
 

@@ -1,6 +1,6 @@
-"""One stage of learning as compiled chunks of a scan: the loop that knows the shapes and no method.
+"""One period of learning as compiled chunks of a scan: the loop that knows the shapes and no method.
 
-A chunk is ``chunk`` outer steps in one program; the last one is masked, so every stage of every strategy that has
+A chunk is ``chunk`` outer steps in one program; the last one is masked, so every period of every arm that has
 the same learner runs the same executable. Seeds are a leading axis of the state, spread over the devices of a
 ``mesh`` whose axis is "seeds"; over another axis the learner itself may split its work (``aggregate.sharded``).
 """
@@ -23,15 +23,14 @@ class Program(NamedTuple):
     """The compiled functions of a learner on a family; state, keys and infos have a leading seed axis."""
 
     init: Callable[[Params, Tree], Tree]  # (params [seeds, ...], data) -> state
-    chunk: Callable[..., tuple[Tree, dict[str, Array]]]  # (state, keys, data, stage, step, last) -> (state, infos)
-    consolidate: Callable[..., Tree]  # (state, keys, data, stage) -> state
-    renew: Callable[..., Tree]  # (state, keys, data) -> state, when a stage begins
+    chunk: Callable[..., tuple[Tree, dict[str, Array]]]  # (state, keys, data, step, last) -> (state, infos)
+    consolidate: Callable[..., Tree]  # (state, keys, data, step) -> state, ``step`` outer steps after the start
     length: int  # outer steps in a chunk
     mesh: Mesh | None  # where everything lies
 
 
 class Progress(NamedTuple):
-    """What the caller is told after each chunk: the state after ``step`` outer steps of the stage."""
+    """What the caller is told after each chunk: the state after ``step`` outer steps of the period."""
 
     step: int
     state: Tree
@@ -50,8 +49,8 @@ class Diverged(FloatingPointError):
 def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mesh: Mesh | None = None) -> Program:
     """Compiles ``learner`` on ``family`` once for a whole stream: ``users`` tasks a step, ``chunk`` steps a dispatch.
 
-    Every random draw is a function of (the seed's key, name, stage, step), so that a stage continued from a saved
-    state ends bit for bit where an uninterrupted one does.
+    Every random draw is a function of (the seed's key, name, outer steps since the arm began), so that a run continued
+    from a saved state ends bit for bit where an uninterrupted one does, and no two steps of an arm draw alike.
 
     Raises:
       ValueError: if ``users`` or ``chunk`` is below 1.
@@ -61,17 +60,18 @@ def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mes
             raise ValueError(f"{name} must be >= 1, got {value}")
 
     def draw(key: Key, data: Tree, step: Array) -> tuple[Task, Array]:
-        return family.sample(data, step, users, keys.named(key, "tasks"))
+        tasks, mask = family.sample(data, step, users, keys.named(key, "tasks"))
+        return keys.numbered(tasks), mask
 
     def init(params: Params, data: Tree) -> Tree:
         shapes, _ = jax.eval_shape(partial(draw, keys.root(0), data), jnp.int32(0))
         tasks = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.vmap(lambda one: learner.init(one, tasks))(params)
 
-    def steps(state: Tree, key: Key, data: Tree, stage: Array, step: Array, last: Array) -> tuple[Tree, dict]:
+    def steps(state: Tree, key: Key, data: Tree, step: Array, last: Array) -> tuple[Tree, dict]:
         def body(state: Tree, offset: Array) -> tuple[Tree, dict]:
             now = step + offset
-            step_key = keys.named(key, "step", stage, now)
+            step_key = keys.named(key, "step", now)
             tasks, mask = draw(step_key, data, now)
             after, info = learner.update(state, tasks, mask, keys.named(step_key, "update"))
             live = now < last
@@ -79,37 +79,49 @@ def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mes
 
         return jax.lax.scan(body, state, jnp.arange(chunk, dtype=jnp.int32))
 
-    def consolidate(state: Tree, key: Key, data: Tree, stage: Array) -> Tree:
-        key = keys.named(key, "consolidate", stage)
+    def consolidate(state: Tree, key: Key, data: Tree, step: Array) -> Tree:
+        key = keys.named(key, "consolidate", step)
         return learner.consolidate(
             state,
             lambda index: draw(keys.named(key, "draw", index), data, index),
             keys.named(key, "learner"),
         )
 
-    def renew(state: Tree, key: Key, data: Tree) -> Tree:
-        return learner.renew(state, partial(family.renew, data))
-
     over_seeds = partial(_over_seeds, mesh=mesh)
-    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), over_seeds(renew), chunk, mesh)
+    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), chunk, mesh)
 
 
 def run(
-    compiled: Program, state: Tree, seed_keys: Array, data: Callable[[int], Tree], *, stage: int, start: int, stop: int
+    compiled: Program,
+    state: Tree,
+    seed_keys: Array,
+    data: Callable[[int], Tree],
+    *,
+    period: int,
+    start: int,
+    stop: int,
+    before: int = 0,
 ) -> Iterator[Progress]:
-    """Runs outer steps ``start`` to ``stop`` of a stage, a chunk at a time, and yields after each.
+    """Runs outer steps ``start`` to ``stop`` of a period, a chunk at a time, and yields after each.
 
-    ``data(step)`` gives the stage's data before each chunk; inside a chunk nothing moves between host and device.
-    Where a stage begins, what the learner kept of earlier ones is brought up to date first.
+    ``data(step)`` gives the period's data before each chunk; inside a chunk nothing moves between host and device.
+
+    Args:
+      compiled: of the arm.
+      state: of the learner.
+      seed_keys: [seeds].
+      data: step -> the period's data.
+      period: for messages.
+      start: outer steps of the period that are done.
+      stop: outer steps of the period.
+      before: outer steps that the arm took before the period; random draws depend on ``before`` + step.
 
     Raises:
-      Diverged: if a loss is NaN or infinite, naming stage, step and seed; it carries the last good state.
+      Diverged: if a loss is NaN or infinite, naming period, step and seed; it carries the last good state.
     """
-    if start == 0 and stop > 0:
-        state = compiled.renew(state, seed_keys, data(0))
     for step in range(start, stop, compiled.length):
         fed = data(step)
-        numbers = place((np.int32(stage), np.int32(step), np.int32(stop)), compiled.mesh, by_seed=False)
+        numbers = place((np.int32(before + step), np.int32(before + stop)), compiled.mesh, by_seed=False)
         with jax.transfer_guard("disallow"):
             after, infos = compiled.chunk(state, seed_keys, fed, *numbers)
         done = min(compiled.length, stop - step)
@@ -118,7 +130,7 @@ def run(
         if bad.size:
             seed, offset = bad[np.argmin(bad[:, 1])]
             raise Diverged(
-                f"a loss is NaN or infinite at step {step + offset} of stage {stage}, seed {seed}; "
+                f"a loss is NaN or infinite at step {step + offset} of period {period}, seed {seed}; "
                 f"the last good state is that of step {step}",
                 step,
                 state,

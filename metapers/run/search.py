@@ -19,16 +19,15 @@ from ml_collections import ConfigDict
 from metapers import placement, store, workdir
 from metapers.base import Params, Tree
 from metapers.journal import meter
-from metapers.members import registry
 from metapers.run import lineage, loop, setup
 from metapers.run.resume import Interrupted, interruptions
 from metapers.scores import sign
 from metapers.scoring import curves
 from metapers.scoring import scorer as scoring
-from metapers.spec import STRATEGIES, Components, Config, check, merged, unused
+from metapers.spec import Arm, Components, Config, arms, check, leading, merged, unused
 from metapers.spec.building import learner as build_learner
 from metapers.spec.root import OPERATIONAL
-from metapers.spec.tree import at, binding, options
+from metapers.spec.tree import at, binding, options, plain
 from metapers.workdir import SWEEP
 
 
@@ -36,7 +35,7 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
     """Trains every combination of ``specs`` ("key=value,value") and writes ``sweep.json``, best first; returns the
     best one's keys and values.
 
-    The strategy is continual, or the config's first. The rank is that of the headline score on the validation
+    The arm is ``spec.leading``. The rank is that of the headline score on the validation
     users' whole lives, mean over seeds; a combination whose training diverged comes last, without a score. The same
     sweep in the same folder goes on with the combinations that are not there yet.
 
@@ -52,11 +51,11 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
             raise ValueError(f"sweep must name a key once, got {key!r} twice")
         grid[key] = values
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    name = "continual" if "continual" in config.strategies else config.strategies[0]
-    unread = [key for key in grid if key.split(".")[0] in ("penalties", "memory") and not STRATEGIES[name].remembers]
-    if unread:
-        raise ValueError(f"sweep must name keys that strategy {name!r} reads, got {unread[0]!r}, of continual alone")
+    name = leading(config)
     notes = [unused(check(merged(config, one))) for one in combinations]
+    for key, values in grid.items():
+        if any(_unread(config, {key: value}, name) for value in values):
+            raise ValueError(f"sweep must name keys that arm {name!r} reads, got {key!r}, which does not change it")
     folder = workdir.open_workdir(folder)
     if (folder / "config.json").exists():
         raise ValueError(f"the workdir of a sweep must hold no run, got {folder}, which has a config.json")
@@ -77,14 +76,18 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
             rows += scored(config, group, name, asked)
             told.advance(len(group))
             rows.sort(key=lambda row: -math.inf if row["rank_by"] is None else row["rank_by"], reverse=True)
-            workdir.write_json(
-                folder / SWEEP, {"strategy": name, "config": _digest(config), "grid": grid, "rows": rows}
-            )
+            workdir.write_json(folder / SWEEP, {"arm": name, "config": _digest(config), "grid": grid, "rows": rows})
     print(table(rows, config.evaluation.metric))
     print(f"\nsweep: {folder / SWEEP}")
     if rows[0]["rank_by"] is None:
         raise ValueError("sweep must hold a combination whose training does not diverge, got none")
     return {key: rows[0][key] for key in grid}
+
+
+def _unread(config: Config, change: Mapping[str, Any], name: str) -> bool:
+    """Whether a change of the config leaves an arm as it is."""
+    new = merged(config, change)
+    return plain(new) != plain(config) and plain(arms(new)[name].config) == plain(arms(config)[name].config)
 
 
 def kept(config: Config, grid: Mapping[str, tuple[Any, ...]], folder: Path) -> list[dict[str, Any]]:
@@ -121,7 +124,7 @@ def parse(config: Config, spec: str) -> tuple[str, tuple[Any, ...]]:
     key, _, listed = spec.partition("=")
     if not listed:
         raise ValueError(f"sweep must be key=value,value,…, got {spec!r}")
-    if key.startswith("evaluation.") or key in (*OPERATIONAL, "strategies"):
+    if key.startswith("evaluation.") or key in (*OPERATIONAL, "arms"):
         why = "is what combinations are ranked by" if key.startswith("evaluation.") else "changes no number of a sweep"
         raise ValueError(f"sweep must name a key that training reads, got {key!r}, which {why}")
     values = _literal(f"[{listed}]") if "(" in listed else listed
@@ -138,9 +141,10 @@ def _literal(text: str) -> Any:
 
 def in_state(config: Config, key: str) -> bool:
     """Whether a learner's state carries the value of a key, so that it may differ along a vmapped axis."""
-    if key.startswith("inner.") and "no_inner_loop" in registry("learner")[config.learner.name].traits:
+    arm = arms(config)[leading(config)]
+    if key.startswith("inner.") and not arm.adapts:
         return False  # joint training never reads it, and evaluation does
-    return any(leaf.key == key and leaf.option.traced for leaf in options(config))
+    return any(leaf.key == key and leaf.option.traced for leaf in options(arm.config))
 
 
 def grouped(config: Config, combinations: Sequence[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
@@ -190,42 +194,51 @@ def scored(
 def learned(
     components: Components, members: Sequence[Config], name: str, asked: Callable[[], int] = lambda: 0
 ) -> Params:
-    """Params after all stages, [members * seeds, ...]; members share the program of the first. Raises Interrupted once
+    """Params after all periods, [members * seeds, ...]; members share the program of the first. Raises Interrupted once
     ``asked`` gives a signal."""
-    config, strategy = members[0], STRATEGIES[name]
+    config, arm = members[0], components.arms[name]
     mesh = placement.training_mesh(config.seeds * len(members), components.devices)
-    learner = build_learner(config, components.model, strategy, mesh)
-    family, stages = components.stream.family, components.stream.stages
+    learner = build_learner(arms(config)[name].config, components.model, mesh)
+    family, periods = components.stream.family, components.stream.periods
     compiled = loop.program(
         learner, family, users=config.meta_batch, chunk=min(config.chunk, config.outer_steps), mesh=mesh
     )
     initial = scoring.scorer(components).initial()
     roots = jnp.concatenate([scoring.roots(components)] * len(members))
     roots = placement.place(roots, mesh, by_seed=True)
-    start = placement.place(_starts(components, members, strategy, initial, mesh), mesh, by_seed=True)
+    start = placement.place(_starts(components, members, arm, initial, mesh), mesh, by_seed=True)
     state = start
-    for now in range(stages):
-        if not strategy.trains(now, stages):
+    for now in range(periods):
+        if not arm.trains(now):
             continue
-        state = start if strategy.restarts else state
-        data = placement.place(family.data(strategy.window(now), 0, 0), mesh, by_seed=False)
+        state = start if arm.restarts else state
+        data = placement.place(family.data(arm.window(now), 0, 0), mesh, by_seed=False)
         for told in loop.run(
-            compiled, state, roots, lambda _, fed=data: fed, stage=now, start=0, stop=config.outer_steps
+            compiled,
+            state,
+            roots,
+            lambda _, fed=data: fed,
+            period=now,
+            start=0,
+            stop=arm.steps(now),
+            before=arm.steps_before(now),
         ):
             state = told.state
             if asked():
                 raise Interrupted(f"stopped by signal {asked()}: what ended is in {SWEEP}", asked())
-        if strategy.remembers:
-            state = compiled.consolidate(state, roots, data, placement.place(np.int32(now), mesh, by_seed=False))
+        if arm.remembers:
+            state = compiled.consolidate(
+                state, roots, data, placement.place(np.int32(arm.steps_before(now + 1)), mesh, by_seed=False)
+            )
     return learner.params(state)
 
 
-def _starts(components: Components, members: Sequence[Config], strategy: Any, initial: Params, mesh: Any) -> Tree:
+def _starts(components: Components, members: Sequence[Config], arm: Arm, initial: Params, mesh: Any) -> Tree:
     config = members[0]
-    data = components.stream.family.data(strategy.window(0), 0, 0)
+    data = components.stream.family.data(arm.window(0), 0, 0)
     states = []
     for member in members:
-        learner = build_learner(member, components.model, strategy, mesh)
+        learner = build_learner(arms(member)[arm.name].config, components.model, mesh)
         compiled = loop.program(learner, components.stream.family, users=config.meta_batch, chunk=1)
         states.append(compiled.init(initial, data))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)

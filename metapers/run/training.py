@@ -1,4 +1,4 @@
-"""The whole of a training run: every strategy over every stage, saved, resumed and interrupted without loss."""
+"""The whole of a training run: every arm over every period, saved, resumed and interrupted without loss."""
 
 import time
 from collections.abc import Callable
@@ -10,16 +10,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from metapers import placement, store, users, workdir
-from metapers.base import Array, Cohort, Learner, Params, Tree
+from metapers.base import Array, Learner, Params, Tree
 from metapers.journal import Journal, Meter, meter
 from metapers.options import ConfigError
-from metapers.run import lineage, loop, resume, setup
+from metapers.run import bank_rows, converge, lineage, loop, resume, setup
 from metapers.run.resume import Interrupted, interruptions
+from metapers.scores import sign
 from metapers.scoring import scorer as scoring
 from metapers.scoring.scorer import Scorer
-from metapers.spec import STRATEGIES, Components, Config, check, plain, strategies, unused
+from metapers.spec import Components, Config, check, plain, unused
 from metapers.spec.building import learner as build_learner
-from metapers.spec.strategies import Strategy
 from metapers.users import Bank
 from metapers.workdir import versions_of
 
@@ -34,14 +34,14 @@ class Snapshot(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What every strategy of a run has in common; built once."""
+    """What every arm of a run has in common; built once."""
 
     components: Components
     folder: Path
     mesh: Mesh | None
     keys: Array  # [seeds], root keys
-    init: Params  # [seeds, ...], the initialisation that all strategies share
-    programs: dict[tuple[str, bool], tuple[Learner, loop.Program]]  # by (learner, remembers)
+    init: Params  # [seeds, ...], the initialisation that all arms share
+    programs: dict[str, tuple[Learner, loop.Program]]  # by name of the arm
     scorer: Scorer
     journal: Journal
     meter: Meter
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 
 def train(config: Config, folder: Path) -> None:
-    """Trains all of ``config.strategies`` (and the joint baseline) into ``folder``, or goes on where it was.
+    """Trains all of ``config.arms`` (and the joint model) into ``folder``, or goes on where it was.
 
     Raises:
       ValueError: if the folder holds a run whose config or data differs in what can change a number.
@@ -58,7 +58,6 @@ def train(config: Config, folder: Path) -> None:
       Interrupted: after Ctrl-C or SIGTERM, when all is saved.
     """
     config = check(config)
-    names = strategies(config)
     folder = workdir.open_workdir(folder)
     began = time.monotonic()
     with workdir.lock(folder), lineage.compile_clock() as clock:
@@ -66,11 +65,9 @@ def train(config: Config, folder: Path) -> None:
         lineage.say_reading(config)
         components = setup.components(config)
         resume.same_data(components, folder)
-        total = config.outer_steps * sum(
-            STRATEGIES[name].trains(t, components.stream.stages)
-            for name in names
-            for t in range(components.stream.stages)
-        )
+        names, periods = list(components.arms), range(components.stream.periods)
+        saved = [(arm, t) for arm in components.arms.values() for t in periods if arm.saves(t, len(periods))]
+        total = sum(arm.steps(t) for arm, t in saved)
         with (
             Journal(folder, tensorboard=config.tensorboard) as journal,
             meter(total, title="train", shown=config.progress) as progress,
@@ -96,7 +93,7 @@ def train(config: Config, folder: Path) -> None:
 
 
 def prepare(components: Components, folder: Path, journal: Journal, progress: Meter, asked: Callable[[], int]) -> Run:
-    """Keys, initial parameters and scorer of a run; programs are compiled when a strategy first needs them."""
+    """Keys, initial parameters and scorer of a run; programs are compiled when an arm first needs them."""
     config = components.config
     mesh = placement.training_mesh(config.seeds, components.devices)
     roots = placement.place(scoring.roots(components), mesh, by_seed=True)
@@ -109,62 +106,66 @@ def prepare(components: Components, folder: Path, journal: Journal, progress: Me
     return Run(components, folder, mesh, roots, init, {}, own, journal, progress, asked)
 
 
-def program(run: Run, strategy: Strategy) -> tuple[Learner, loop.Program]:
-    """The learner of a strategy and its compiled steps: strategies that differ only in their window share them."""
+def program(run: Run, name: str) -> tuple[Learner, loop.Program]:
+    """The learner of an arm and its compiled steps. Arms of one structure share them, but for what begins the state."""
+    arm, arms = run.components.arms[name], run.components.arms
+    if name not in run.programs:
+        alike = [other for other in run.programs if arms[other].structure == arm.structure]
+        equal = [other for other in alike if arms[other].config == arm.config]
+        run.programs[name] = run.programs[equal[0]] if equal else _built(run, name, *alike[:1])
+    return run.programs[name]
+
+
+def _built(run: Run, name: str, like: str | None = None) -> tuple[Learner, loop.Program]:
+    """The learner and the program of an arm, its compiled steps those of the arm ``like``."""
     config = run.components.config
-    kind = (strategy.learner or config.learner.name, strategy.remembers)
-    if kind not in run.programs:
-        learner = build_learner(config, run.components.model, strategy, run.mesh)
-        compiled = loop.program(
-            learner,
-            run.components.stream.family,
-            users=config.meta_batch,
-            chunk=min(config.chunk, config.outer_steps),
-            mesh=run.mesh,
-        )
-        run.programs[kind] = learner, compiled
-    return run.programs[kind]
+    learner = build_learner(run.components.arms[name].config, run.components.model, run.mesh)
+    compiled = loop.program(
+        learner,
+        run.components.stream.family,
+        users=config.meta_batch,
+        chunk=min(config.chunk, config.outer_steps),
+        mesh=run.mesh,
+    )
+    return learner, compiled if like is None else run.programs[like][1]._replace(init=compiled.init)
 
 
 def check_memory(run: Run, name: str) -> None:
-    """Refuses with a ValueError a strategy whose state the machine cannot hold: before any is trained."""
-    _, compiled = program(run, STRATEGIES[name])
-    state = jax.eval_shape(compiled.init, run.init, placed(run, STRATEGIES[name].window(0)))
+    """Refuses with a ValueError an arm whose state the machine cannot hold: before any is trained."""
+    arm, (_, compiled) = run.components.arms[name], program(run, name)
+    state = jax.eval_shape(compiled.init, run.init, placed(run, arm.window(0)))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     there = lineage.memory(run.components.devices)
     if size > there:
-        config = run.components.config
-        remembers = STRATEGIES[name].remembers and "capacity" in config.memory
-        smaller = f", memory.capacity ({config.memory.capacity})" if remembers else ""
+        memory = arm.config.memory
+        smaller = f", memory.capacity ({memory.capacity})" if "capacity" in memory else ""
         raise ConfigError(
-            f"strategies: the state of {name!r}",
+            f"arms: the state of {name!r}",
             f"{size / 1e9:,.0f} GB",
             f"at most {there / 1e9:,.0f} GB, the memory of the machine",
-            f"lower seeds ({config.seeds}){smaller} or the size of the model",
+            f"lower seeds ({run.components.config.seeds}){smaller} or the size of the model",
         )
 
 
 def learn_stream(run: Run, name: str) -> None:
-    """One strategy through all stages; stages that already have their version are left as they are."""
-    strategy, config = STRATEGIES[name], run.components.config
-    stages = run.components.stream.stages
+    """One arm through all periods; periods that already have their version are left as they are."""
+    arm, periods = run.components.arms[name], run.components.stream.periods
     done = store.versions(versions_of(run.folder, name))
     before: Snapshot | None = None
-    for now in range(stages):
-        works = strategy.trains(now, stages)
+    for now in (now for now in range(periods) if arm.saves(now, periods)):
         if now in done:
-            run.meter.advance(config.outer_steps if works else 0, worked=False)
+            run.meter.advance(arm.steps(now), worked=False)
             before = None
-        elif strategy.saves(now, stages):
+        else:
             if run.asked():
-                raise Interrupted(f"stopped by signal {run.asked()} before stage {now} of {name}", run.asked())
-            before = one_stage(run, name, now, before or begin(run, strategy, name, now - 1 if done else -1))
+                raise Interrupted(f"stopped by signal {run.asked()} before period {now} of {name}", run.asked())
+            before = one_period(run, name, now, before or begin(run, name, now - 1 if done else -1))
 
 
-def begin(run: Run, strategy: Strategy, name: str, number: int) -> Snapshot:
-    """What a strategy starts a stage from: its version ``number``, or the initialisation for -1."""
-    learner, compiled = program(run, strategy)
-    data = placed(run, strategy.window(0))
+def begin(run: Run, name: str, number: int) -> Snapshot:
+    """What an arm starts a period from: its version ``number``, or the initialisation for -1."""
+    learner, compiled = program(run, name)
+    data = placed(run, run.components.arms[name].window(0))
     state = placement.place(compiled.init(run.init, data), run.mesh, by_seed=True)
     rows = len(run.components.stream.users) if run.components.config.bank else 1
     bank = jax.vmap(lambda params: users.empty(params, rows))(placement.host(run.init))
@@ -175,60 +176,113 @@ def begin(run: Run, strategy: Strategy, name: str, number: int) -> Snapshot:
     return kept
 
 
-def one_stage(run: Run, name: str, now: int, before: Snapshot) -> Snapshot:
-    """One stage of one strategy: outer steps, consolidation, bank, validation, version."""
-    strategy, began = STRATEGIES[name], time.monotonic()
-    learner, compiled = program(run, strategy)
-    state = before.state
-    if strategy.restarts:
-        state = begin(run, strategy, name, -1).state
-    if strategy.trains(now, run.components.stream.stages):
-        state = outer_steps(run, name, now, state, compiled)
-        if strategy.remembers:
-            data = placed(run, (now, now))
-            state = compiled.consolidate(state, run.keys, data, placement.place(np.int32(now), run.mesh, by_seed=False))
+def one_period(run: Run, name: str, now: int, before: Snapshot) -> Snapshot:
+    """One period of one arm: outer steps, consolidation, bank, validation, version."""
+    arm, began = run.components.arms[name], time.monotonic()
+    learner, compiled = program(run, name)
+    state, spent = before.state, arm.spent(now)
+    if arm.restarts:
+        state = begin(run, name, -1).state
+    if arm.budget == "converged":
+        state, cycles = converged(run, name, now, state)
+        spent = arm.spent(now, cycles * arm.config.outer_steps)
+    elif arm.trains(now):
+        state = outer_steps(run, name, now, resumed(run, name, now, state))
+    if arm.trains(now) and arm.remembers:
+        after = placement.place(np.int32(arm.steps_before(now + 1)), run.mesh, by_seed=False)
+        state = compiled.consolidate(state, run.keys, placed(run, (now, now)), after)
     params = learner.params(state)
-    bank = banked(run, name, params, before.bank, now)
+    bank = bank_rows.after(run.scorer, name, params, before.bank, now)
     kept = Snapshot(params, state, bank, run.keys)
     table, scores = run.scorer.validation(params, name, now)
     scoring.save(run.folder, table, "validation", name, now)
-    story = lineage.of_version(
-        run.components, name, now, scores, parent=versions_of(run.folder, name), seconds=time.monotonic() - began
-    )
-    store.save_version(versions_of(run.folder, name), now, kept, story)
-    run.journal.say(f"{name} stage {now + 1}/{run.components.stream.stages}: {scoring.sentence(scores)}")
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((kept.state, kept.bank)))
+    spent |= {"state_bytes": size // run.components.config.seeds}
+    parent, seconds = versions_of(run.folder, name), time.monotonic() - began
+    story = lineage.of_version(run.components, name, now, scores, parent=parent, seconds=seconds, spent=spent)
+    store.save_version(parent, now, kept, story)
+    run.journal.say(f"{name} period {now + 1}/{run.components.stream.periods}: {scoring.sentence(scores)}")
     return kept
 
 
-def outer_steps(run: Run, name: str, now: int, state: Tree, compiled: loop.Program) -> Tree:
-    """The outer steps of a stage, from its newest checkpoint if it has one; saves, logs and heeds signals."""
-    config, checkpoints = run.components.config, run.folder / "strategies" / name / "checkpoints"
-    base, start = now * config.outer_steps, 0
-    latest = store.latest_checkpoint(checkpoints)
-    if latest is not None and base < latest <= base + config.outer_steps:
-        (state, _), _ = store.load_checkpoint(checkpoints, latest, like=(state, run.keys))
-        start = latest - base
-        run.meter.advance(start, worked=False)
-        run.journal.say(f"{name}: resumed stage {now} at step {start} of {config.outer_steps}")
+class Resumed(NamedTuple):
+    """Where the outer steps of a period go on."""
+
+    step: int  # steps of the period that are done
+    state: Tree
+    scores: list[float]  # of the cycles that are done, for an arm that trains until it converges
+
+
+def resumed(run: Run, name: str, now: int, state: Tree) -> Resumed:
+    """The newest checkpoint of a period, or its beginning."""
+    arm, folder = run.components.arms[name], checkpoints_of(run, name)
+    base, latest = arm.steps_before(now), store.latest_checkpoint(checkpoints_of(run, name))
+    if latest is None or latest <= base or (arm.budget != "converged" and latest > base + arm.steps(now)):
+        return Resumed(0, state, [])
+    (state, _), meta = store.load_checkpoint(folder, latest, like=(state, run.keys))
+    step = latest - base
+    run.meter.advance(min(step, arm.steps(now)), worked=False)
+    run.journal.say(f"{name}: resumed period {now} at step {step} of {arm.steps(now)}")
+    return Resumed(step, state, meta.get("scores", []))
+
+
+def converged(run: Run, name: str, now: int, state: Tree) -> tuple[Tree, int]:
+    """The state where validation users were best, and the cycles of ``outer_steps`` until there (``run.converge``)."""
+    arm, cycle = run.components.arms[name], run.components.config.outer_steps
+    learner, _ = program(run, name)
+    there = resumed(run, name, now, state)
+
+    def train(number: int, state: Tree, scores: list[float]) -> Tree:
+        begun = there if there.step > number * cycle else Resumed(number * cycle, state, [])
+        return outer_steps(run, name, now, begun._replace(scores=scores), stop=(number + 1) * cycle)
+
+    def score(state: Tree) -> float:
+        _, scores = run.scorer.validation(learner.params(state), name, now)
+        held = [value for period, value in scores["adapted"].items() if period != "-1"]
+        return sign(scores["metric"]) * float(np.mean(held))
+
+    best = run.folder / "arms" / name / "best"
+    found = converge.converge(best, arm.steps(now) // cycle, there.state, there.scores, train, score)
+    return found
+
+
+def checkpoints_of(run: Run, name: str) -> Path:
+    """Where the checkpoints of an arm lie."""
+    return run.folder / "arms" / name / "checkpoints"
+
+
+def outer_steps(run: Run, name: str, now: int, begun: Resumed, stop: int | None = None) -> Tree:
+    """The outer steps of a period from where they were; saves, logs and heeds signals.
+
+    Args:
+      run: all that the arms have in common.
+      name: of the arm.
+      now: the period.
+      begun: where to go on.
+      stop: outer steps of the period; None: all of the arm's.
+    """
+    arm, config, (_, compiled) = run.components.arms[name], run.components.config, program(run, name)
+    base, stop, start, state = arm.steps_before(now), arm.steps(now) if stop is None else stop, begun.step, begun.state
 
     def save(step: int, state: Tree) -> None:
-        size = store.save_checkpoint(checkpoints, base + step, (state, run.keys), {"stage": now, "step": step})
-        run.journal.say(f"{name}: checkpoint at stage {now}, step {step}: {size:,} bytes")
+        told = {"period": now, "step": step, "scores": begun.scores}
+        size = store.save_checkpoint(checkpoints_of(run, name), base + step, (state, run.keys), told)
+        run.journal.say(f"{name}: checkpoint at period {now}, step {step}: {size:,} bytes")
 
-    data = placed(run, STRATEGIES[name].window(now))
+    data = placed(run, arm.window(now))
     try:
         for told in loop.run(
-            compiled, state, run.keys, lambda _: data, stage=now, start=start, stop=config.outer_steps
+            compiled, state, run.keys, lambda _: data, period=now, start=start, stop=stop, before=base
         ):
             done, state, step = told.step - start, told.state, told.step
             start = step
-            run.meter.advance(done, f"{name}, stage {now}")
+            run.meter.advance(done if step <= arm.steps(now) else 0, f"{name}, period {now}")
             report(run, name, now, told, done)
-            ended = step == config.outer_steps
             if run.asked():
                 save(step, state)
-                raise Interrupted(f"stopped by signal {run.asked()}: saved at stage {now}, step {step}", run.asked())
-            if not ended and step // config.checkpoint_every > (step - done) // config.checkpoint_every:
+                raise Interrupted(f"stopped by signal {run.asked()}: saved at period {now}, step {step}", run.asked())
+            goes_on = step != stop or arm.budget == "converged"
+            if goes_on and step // config.checkpoint_every > (step - done) // config.checkpoint_every:
                 save(step, state)
     except loop.Diverged as error:
         if error.step:
@@ -242,55 +296,18 @@ def report(run: Run, name: str, now: int, told: loop.Progress, done: int) -> Non
     config = run.components.config
 
     def due(every: int) -> bool:
-        return told.step // every > (told.step - done) // every or told.step == config.outer_steps
+        return told.step // every > (told.step - done) // every or told.step == run.components.arms[name].steps(now)
 
     values = {}
     if due(config.log_every):
         values = {key: float(np.mean(value)) for key, value in told.infos.items()}
     if due(config.validate_every):
-        learner, _ = program(run, STRATEGIES[name])
+        learner, _ = program(run, name)
         values |= run.scorer.curve_point(learner.params(told.state), name, now)
     if values:
-        run.journal.scalars(name, now * config.outer_steps + told.step, values, stage=now)
+        run.journal.scalars(name, run.components.arms[name].steps_before(now) + told.step, values, period=now)
 
 
 def placed(run: Run, window: tuple[int, int]) -> Tree:
     """A window's data where the program expects it: a copy on every device."""
     return placement.place(run.components.stream.family.data(window, 0, 0), run.mesh, by_seed=False)
-
-
-def banked(run: Run, name: str, params: Params, bank: Bank, now: int) -> Bank:
-    """The bank after a stage: every training user so far, and the stage's held-out users by their support alone.
-
-    With ``config.bank`` off it has one row, which nobody ever gets.
-    """
-    stream = run.components.stream
-    if not run.components.config.bank:
-        return bank
-    for cohort in (
-        stream.training(now),
-        *(stream.held_out(split, now, STRATEGIES[name].known(now)) for split in ("validation", "test")),
-    ):
-        bank = _write(run, name, params, bank, cohort, now)
-    return bank
-
-
-def _write(run: Run, name: str, params: Params, bank: Bank, cohort: Cohort, now: int) -> Bank:
-    known = cohort.users >= 0
-    if not known.any():
-        return bank
-    rows = len(run.components.stream.users)
-    personal = run.scorer.adapted(params, name, cohort)
-    mask = np.zeros(rows, bool)
-    mask[cohort.users[known]] = True
-
-    def spread(leaf: np.ndarray) -> np.ndarray:
-        full = np.zeros((leaf.shape[0], rows, *leaf.shape[2:]), leaf.dtype)
-        full[:, cohort.users[known]] = np.asarray(leaf)[:, known]
-        return full
-
-    everyone = np.arange(rows, dtype=np.int32)
-    return _put(bank, everyone, jax.tree.map(spread, personal), np.int32(now), mask)
-
-
-_put = jax.jit(jax.vmap(users.write, in_axes=(0, None, 0, None, None)))

@@ -68,7 +68,7 @@ def warm_start(config: Config) -> WarmStart | None:
     path = Path(config.start_from)
     if not (path.name.isdecimal() and path.is_dir()):
         raise FileNotFoundError(
-            f"start_from must name a version, .../strategies/<name>/versions/<n>, got {config.start_from!r}"
+            f"start_from must name a version, .../arms/<name>/versions/<n>, got {config.start_from!r}"
         )
     tree, lineage = store.load_version(path.parent, int(path.name))
     theirs, own = lineage["config"]["data"], plain(config)["data"]
@@ -79,20 +79,21 @@ def warm_start(config: Config) -> WarmStart | None:
                 "start_from", theirs.get(key), f"a version that held out the same users, data.{key} = {own.get(key)}"
             )
     if source == own["name"]:
-        _not_later(lineage, own.get("stages", 1))
+        _not_later(lineage, own.get("periods", 1))
     held = tree["params"]
     leaves = {name: leaf for part in ("shared", "personal") for name, leaf in named(held.get(part, {})).items()}
     return WarmStart(leaves, store.read_record(path.parent, int(path.name))["digest"])
 
 
-def _not_later(lineage: Mapping[str, Any], stages: int) -> None:
-    # The version has seen (stage + 1) / stages of its stream, the first period of this run is 1 / stages of it.
-    stage, count = int(lineage["stage"]), int(lineage["stages"])
-    if (stage + 1) * stages > count:
+def _not_later(lineage: Mapping[str, Any], periods: int) -> None:
+    # The version has seen (period + 1) / periods of its stream, the first period of this run is 1 / periods of it.
+    old = {"seen_until": lineage.get("stage"), "periods": lineage.get("stages")}  # in a version of metapers 0.1
+    period, count = (int({**old, **lineage}[key]) for key in ("seen_until", "periods"))
+    if (period + 1) * periods > count:
         raise ConfigError(
             "start_from",
-            f"a version of period {stage + 1} of {count}",
-            f"a version that has seen no more than the first of this run's {stages} periods",
+            f"a version of period {period + 1} of {count}",
+            f"a version that has seen no more than the first of this run's {periods} periods",
             "parameters from later periods would make the scores of earlier ones look better than they are",
         )
 

@@ -1,4 +1,4 @@
-"""How users fare beside the mean: the worst decile, and who is hurt by adapting."""
+"""Which way a metric is good, and how the worst users fare."""
 
 import math
 
@@ -32,31 +32,6 @@ def worst_decile(values: np.ndarray, *, larger_is_better: bool = False) -> float
     ordered = np.sort(users if larger_is_better else -users)
     worst = ordered[: math.ceil(users.size / 10)].mean()
     return float(worst if larger_is_better else -worst)
-
-
-def hurt(
-    adapted: np.ndarray, reference: np.ndarray, *, larger_is_better: bool = False, tolerance: float = 1e-6
-) -> np.ndarray:
-    """Bool [n]: users whose adapted score is worse than the reference by more than ``tolerance``.
-
-    ``reference``: the same users' scores without adapting, or under a baseline.
-
-    >>> hurt(np.array([1.0, 0.9, 1.1]), np.ones(3)).tolist()
-    [False, False, True]
-    """
-    a, b = _finite("adapted", adapted), _finite("reference", reference)
-    if a.shape != b.shape:
-        raise ValueError(f"reference must have the shape of adapted {a.shape}, got {b.shape}")
-    if tolerance < 0:
-        raise ValueError(f"tolerance must be >= 0, got {tolerance}")
-    return (b - a if larger_is_better else a - b) > tolerance
-
-
-def fraction_hurt(
-    adapted: np.ndarray, reference: np.ndarray, *, larger_is_better: bool = False, tolerance: float = 1e-6
-) -> float:
-    """The share of users who are ``hurt``."""
-    return float(hurt(adapted, reference, larger_is_better=larger_is_better, tolerance=tolerance).mean())
 
 
 def _finite(name: str, values: np.ndarray) -> np.ndarray:

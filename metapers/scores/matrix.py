@@ -1,6 +1,6 @@
-"""Continual metrics of R[i, t], the score on stage t after training stage i, with intervals over users.
+"""Continual metrics of R[i, t], the score on period t after training period i, with intervals over users.
 
-R is always larger-is-better: a loss enters as its negative (``cohorts.sign``). Stages count from 1 in the
+R is always larger-is-better: a loss enters as its negative (``cohorts.sign``). Periods count from 1 in the
 formulas; i is the row, t the column, T their number. Every function takes leading axes ([..., T, T] -> [...]).
 """
 
@@ -12,22 +12,24 @@ from metapers.scores.bootstrap import Interval, interval, weights
 
 DEFINITIONS = {
     "average": "mean_t R[T,t]",
+    "past": "mean_i mean_{t<=i} R[i,t]",
+    "next": "mean_{i<T} R[i,i+1]",
     "learning": "mean_t R[t,t]",
     "bwt": "mean_{t<T} (R[T,t] - R[t,t])",
     "bti": "sum_{t<T} (R[T,t] - R[t,t]) / T",
     "forgetting_max": "mean_{t<T} (max_{i<T} R[i,t] - R[T,t])",
     "forgetting_first": "mean_{t<T} (R[t,t] - R[T,t])",
-    "fwt": "mean_{t>1} (R[t-1,t] - b_t), b_t = the score on stage t at initialisation",
+    "fwt": "mean_{t>1} (R[t-1,t] - b_t), b_t = the score on period t at initialisation",
 }
 
 
 class Scored(NamedTuple):
-    """Signed scores of users, from which the matrix is a mean; a user may have an entry in several stages."""
+    """Signed scores of users, from which the matrix is a mean; a user may have an entry in several periods."""
 
-    values: np.ndarray  # [seeds, T, entries], after training each stage
+    values: np.ndarray  # [seeds, T, entries], after training each period
     start: np.ndarray | None  # [seeds, entries], at initialisation; None where it was not evaluated
     users: np.ndarray  # [entries], whose entry: what is resampled together
-    stages: np.ndarray  # int [entries], 0 ... T - 1
+    periods: np.ndarray  # int [entries], 0 ... T - 1
 
 
 def average(r: np.ndarray) -> np.ndarray:
@@ -35,8 +37,25 @@ def average(r: np.ndarray) -> np.ndarray:
     return _square(r)[..., -1, :].mean(axis=-1)
 
 
+def past(r: np.ndarray) -> np.ndarray:
+    """mean_i mean_{t<=i} R[i,t]: each version on the periods that it has seen; is anything forgotten?
+
+    >>> float(past(np.array([[0.5, 0.0], [0.2, 0.4]])))
+    0.4
+    """
+    r = _square(r)
+    seen = np.tril(np.ones(r.shape[-2:], bool))
+    return (np.where(seen, r, 0.0).sum(axis=-1) / seen.sum(axis=-1)).mean(axis=-1)
+
+
+def next_period(r: np.ndarray) -> np.ndarray:
+    """mean_{i<T} R[i,i+1]: each version on the period after it; does it serve tomorrow? Needs T >= 2."""
+    r = _square(r, least=2)
+    return np.diagonal(r, offset=1, axis1=-2, axis2=-1).mean(axis=-1)
+
+
 def learning(r: np.ndarray) -> np.ndarray:
-    """mean_t R[t,t]: the score just after a stage was learned (LA)."""
+    """mean_t R[t,t]: the score just after a period was learned (LA)."""
     return _diagonal(_square(r)).mean(axis=-1)
 
 
@@ -62,7 +81,7 @@ def forgetting_max(r: np.ndarray) -> np.ndarray:
 
 
 def forgetting_first(r: np.ndarray) -> np.ndarray:
-    """mean_{t<T} (R[t,t] - R[T,t]): lost since the stage was learned; > 0 means worse; needs T >= 2."""
+    """mean_{t<T} (R[t,t] - R[T,t]): lost since the period was learned; > 0 means worse; needs T >= 2."""
     r = _square(r, least=2)
     return (_diagonal(r) - r[..., -1, :])[..., :-1].mean(axis=-1)
 
@@ -78,9 +97,10 @@ def fwt(r: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 
 def metrics(r: np.ndarray, start: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Every metric that is defined: with one stage only those without t < T, and ``fwt`` only with ``start``."""
-    found = {"average": average(r), "learning": learning(r), "bti": bti(r)}
+    """Every metric that is defined: with one period only those without t < T, and ``fwt`` only with ``start``."""
+    found = {"average": average(r), "past": past(r), "learning": learning(r), "bti": bti(r)}
     if np.shape(r)[-1] > 1:
+        found |= {"next": next_period(r)}
         found |= {"bwt": bwt(r), "forgetting_max": forgetting_max(r), "forgetting_first": forgetting_first(r)}
         if start is not None:
             found["fwt"] = fwt(r, start)
@@ -88,9 +108,9 @@ def metrics(r: np.ndarray, start: np.ndarray | None = None) -> dict[str, np.ndar
 
 
 def cells(scored: Scored, weight: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """R [draws, seeds, T, T] and b [draws, seeds, T] (or None): weighted means over each stage's entries.
+    """R [draws, seeds, T, T] and b [draws, seeds, T] (or None): weighted means over each period's entries.
 
-    ``weight`` [draws, entries]; None: one draw in which every entry counts once. A stage that a draw leaves
+    ``weight`` [draws, entries]; None: one draw in which every entry counts once. A period that a draw leaves
     without users has NaN there.
     """
     _check(scored)
@@ -98,20 +118,20 @@ def cells(scored: Scored, weight: np.ndarray | None = None) -> tuple[np.ndarray,
     weight = np.ones((1, entries)) if weight is None else np.asarray(weight, float)
     rows = scored.values if scored.start is None else np.append(scored.values, scored.start[:, None], axis=1)
     table = np.empty((len(weight), seeds, rows.shape[1], count))
-    for stage in range(count):
-        here = scored.stages == stage
+    for period in range(count):
+        here = scored.periods == period
         total = weight[:, here].sum(axis=1)
         sums = np.tensordot(weight[:, here], rows[..., here], axes=(1, 2))
         divisor = np.where(total > 0, total, np.nan)
-        table[..., stage] = sums / divisor[:, None, None]
+        table[..., period] = sums / divisor[:, None, None]
     return table[:, :, :count], None if scored.start is None else table[:, :, count]
 
 
 def resampled(scored: Scored, *, draws: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
     """Each metric [1 + draws], mean over seeds: the estimate, then users resampled as whole persons.
 
-    Two strategies on the same users and the same ``seed`` are resampled alike: the difference of two results is
-    paired (``difference_metrics``). A draw that leaves a stage without users is NaN.
+    Two arms on the same users and the same ``seed`` are resampled alike: the difference of two results is
+    paired (``difference_metrics``). A draw that leaves a period without users is NaN.
     """
     names, of = np.unique(scored.users, return_inverse=True)
     weight = np.append(np.ones((1, of.size)), weights(names.size, draws, seed)[:, of], axis=0)
@@ -127,8 +147,8 @@ def resampled(scored: Scored, *, draws: int = 2000, seed: int = 0) -> dict[str, 
 def continual_metrics(scored: Scored, *, draws: int = 2000, seed: int = 0, level: float = 0.95) -> dict[str, Interval]:
     """Each metric with its interval over users (``scores.bootstrap.ends``).
 
-    A user of several stages is resampled as one unit. Metrics are made for each seed and then averaged. Raises
-    ValueError where more than half of the draws leave a stage without users: too few users to say anything.
+    A user of several periods is resampled as one unit. Metrics are made for each seed and then averaged. Raises
+    ValueError where more than half of the draws leave a period without users: too few users to say anything.
     """
     found, units = resampled(scored, draws=draws, seed=seed), np.unique(scored.users).size
     return {name: _interval(name, value, units, level) for name, value in found.items()}
@@ -138,8 +158,8 @@ def difference_metrics(
     a: Scored, b: Scored, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> dict[str, Interval]:
     """Each metric of ``a`` minus that of ``b``, users resampled alike in both; both hold the same entries."""
-    if not (np.array_equal(a.users, b.users) and np.array_equal(a.stages, b.stages)):
-        raise ValueError(f"a and b must hold the same users and stages, got {a.users.size} and {b.users.size} entries")
+    if not (np.array_equal(a.users, b.users) and np.array_equal(a.periods, b.periods)):
+        raise ValueError(f"a and b must hold the same users and periods, got {a.users.size} and {b.users.size} entries")
     first, second = resampled(a, draws=draws, seed=seed), resampled(b, draws=draws, seed=seed)
     units = np.unique(a.users).size
     return {name: _interval(name, first[name] - second[name], units, level) for name in first if name in second}
@@ -149,7 +169,7 @@ def _interval(name: str, values: np.ndarray, units: int, level: float) -> Interv
     drawn = values[1:][np.isfinite(values[1:])]
     if 2 * drawn.size < values.size - 1:
         raise ValueError(
-            f"users must be enough for every stage: {name} exists in {drawn.size} of {values.size - 1} draws"
+            f"users must be enough for every period: {name} exists in {drawn.size} of {values.size - 1} draws"
         )
     return interval(float(values[0]), drawn, units=units, level=level)
 
@@ -171,14 +191,14 @@ def _check(scored: Scored) -> None:
     if scored.values.ndim != 3 or scored.values.size == 0:
         raise ValueError(f"values must be [seeds, T, entries] and not empty, got shape {scored.values.shape}")
     seeds, count, entries = scored.values.shape
-    shapes = {"users": scored.users.shape, "stages": scored.stages.shape}
+    shapes = {"users": scored.users.shape, "periods": scored.periods.shape}
     for name, shape in shapes.items():
         if shape != (entries,):
             raise ValueError(f"{name} must have shape {(entries,)}, got {shape}")
     if scored.start is not None and scored.start.shape != (seeds, entries):
         raise ValueError(f"start must have shape {(seeds, entries)}, got {scored.start.shape}")
-    missing = sorted(set(range(count)) - set(scored.stages.tolist()))
+    missing = sorted(set(range(count)) - set(scored.periods.tolist()))
     if missing:
-        raise ValueError(f"stages must cover 0 ... {count - 1}, got none in stage {missing[0]}")
+        raise ValueError(f"periods must cover 0 ... {count - 1}, got none in period {missing[0]}")
     if not (np.isfinite(scored.values).all() and (scored.start is None or np.isfinite(scored.start).all())):
         raise ValueError("values and start must be finite")

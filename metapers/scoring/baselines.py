@@ -1,79 +1,131 @@
 """What a run is compared with: simple baselines whose strengths validation users choose, and the oracle."""
 
+import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import pyarrow as pa
 
 from metapers import baselines
-from metapers.base import Cohort
+from metapers.base import Array, Cohort, Tree
+from metapers.baselines import Chosen, Predictor
 from metapers.members import Context, Member, build, registry
 from metapers.options import Option
 from metapers.scores import sign
 from metapers.scoring import curves, records, scorer
+from metapers.scoring.records import Curves
 from metapers.scoring.scorer import Scorer
 from metapers.spec.heads import source_objective
 
+Predict = Callable[[Cohort, int, int], Tree]
 
-def of_baselines(own: Scorer, split: str) -> tuple[list[pa.Table], dict[str, baselines.Chosen]]:
+
+class Fitted(NamedTuple):
+    """A baseline with the strengths that validation users chose, for each of the two tables that show it."""
+
+    lives: Chosen  # by the score on whole lives
+    periods: Chosen  # by the mean over periods of the score on each
+
+
+def last_known(as_of: str, periods: np.ndarray, last: int) -> np.ndarray:
+    """The last period whose training users a baseline has seen that predicts an example of ``periods`` int [n].
+
+    "before": the period before. In the first period there is none, and the baseline has seen the first period itself:
+    that is more than the policy allows, in favour of the baseline.
+
+    >>> [last_known(policy, np.arange(3), 2).tolist() for policy in ("before", "end", "retrospective")]
+    [[0, 0, 1], [0, 1, 2], [2, 2, 2]]
+    """
+    if as_of == "retrospective":
+        return np.full_like(periods, last)
+    return np.maximum(periods - 1, 0) if as_of == "before" else periods
+
+
+def of_baselines(own: Scorer, split: str) -> tuple[list[pa.Table], dict[str, Fitted]]:
     """Records of the baselines, strengths chosen on validation users, and of the oracle where there is one.
 
     Returns:
       The tables of records, and the baselines with their strengths by name.
     """
-    stream, stages = own.components.stream, own.components.stream.stages
-    cohort = scorer.everyone(stream, split, stages - 1)
+    stream, last = own.components.stream, own.components.stream.periods - 1
+    judge = _judge(own, own.shots)
     fitted = fit_baselines(own)
-    predictors = {name: one.predictor.predict for name, one in fitted.items()}
-    if not predictors:
-        return [], {}
-    horizon = scorer.horizon(own.components, own.shots)
-    predicted = curves.predicted(source_objective(own.components.config), shots=own.shots, horizon=horizon)
-    if stream.oracle is not None:
-        predictors["oracle"] = stream.oracle
+    lives, periods = (scorer.everyone(stream, split, lives=only) for only in (True, False))
+    predictors = [(name, one.lives.predictor.predict, lives) for name, one in fitted.items()]
+    predictors += [(name, one.periods.predictor.predict, periods) for name, one in fitted.items()]
+    if stream.oracle is not None and predictors:
+        predictors += [("oracle", stream.oracle, cohort) for cohort in (lives, periods)]
+    about: Any = {"split": split, "fold": scorer.fold(own.components), "version": last}
     tables = [
-        records.records(
-            predicted(predict, cohort),
-            cohort,
-            stream.users,
-            strategy=name,
-            split=split,
-            fold=scorer.fold(own.components),
-            trained_stage=stages - 1,
-        )
-        for name, predict in predictors.items()
+        records.records(judge(predict, cohort), cohort, stream.users, arm=name, **about)
+        for name, predict, cohort in predictors
     ]
     return tables, fitted
 
 
-def fit_baselines(own: Scorer) -> dict[str, baselines.Chosen]:
-    """The baselines fitted on all training users, strengths chosen by the headline metric on validation users."""
+def fit_baselines(own: Scorer) -> dict[str, Fitted]:
+    """The baselines fitted on training users under ``config.as_of``.
+
+    Strengths are chosen by the headline metric on validation users: on their whole lives for the table of whole lives,
+    and on each period for the table of periods.
+    """
     stream, chosen = own.components.stream, own.components.config.evaluation
-    training, judges = stream.training(None), stream.held_out("validation", None)
-    score_of = curves.predicted(
-        source_objective(own.components.config),
-        shots=(chosen.headline_shots,),
-        horizon=scorer.horizon(own.components, own.shots),
-    )
+    judge = _judge(own, (chosen.headline_shots,))
 
-    def score(predictor: baselines.Predictor) -> float:
-        return -sign(chosen.metric) * float(score_of(predictor.predict, judges).scores[chosen.metric].mean())
+    def score(cohort: Cohort, predictor: Predictor) -> float:
+        values = judge(predictor.predict, cohort).scores[chosen.metric][0, :, 0, 0]
+        means = [values[cohort.periods == period].mean() for period in np.unique(cohort.periods)]
+        return -sign(chosen.metric) * float(np.mean(means))
 
-    sizes = own.components.sizes
-    context = Context(training=lambda: training, classes=lambda: sizes.get("classes", sizes.get("vocabulary")))
     found = {}
-    for name in names_for(training):
-        member, given = registry("baseline")[name], {"name": name}
-        grid = grid_of(member)
-        usual = {key: one.default for key, one in member.options.items() if isinstance(one, Option)}
-        section: Mapping[str, Any] = {**given, **usual}
-        if grid:
-            fit = lambda section=section, **values: build("baseline", {**section, **values}, context)
-            found[name] = baselines.choose(fit, grid, score)
-        else:
-            found[name] = baselines.Chosen(build("baseline", section, context), {}, math.nan)
+    for name in names_for(stream.training(None)):
+        member = registry("baseline")[name]
+        fit, grid = functools.cache(functools.partial(_as_of, own, name, member)), grid_of(member)
+        each = []
+        for lives in (True, False):
+            judges = scorer.everyone(stream, "validation", lives=lives)
+            if grid and len(judges.users):
+                each.append(baselines.choose(fit, grid, functools.partial(score, judges)))
+            else:
+                each.append(Chosen(fit(), {}, math.nan))
+        found[name] = Fitted(*each)
     return found
+
+
+def _judge(own: Scorer, shots: tuple[int, ...]) -> Callable[[Predict, Cohort], Curves]:
+    horizon = scorer.horizon(own.components, own.shots)
+    config = own.components.config
+    return curves.predicted(source_objective(config), shots=shots, horizon=horizon, halves=config.evaluation.metric)
+
+
+def _as_of(own: Scorer, name: str, member: Member, /, **settings: float) -> Predictor:
+    """A baseline that predicts each example by what was known of other users under ``config.as_of``."""
+    stream, sizes = own.components.stream, own.components.sizes
+    usual = {key: one.default for key, one in member.options.items() if isinstance(one, Option)}
+
+    @functools.cache
+    def until(period: int) -> Predictor:
+        training = stream.training(period)
+        classes = sizes.get("classes", sizes.get("vocabulary"))
+        context = Context(training=lambda: training, classes=lambda: classes)
+        return build("baseline", {"name": name, **usual, **settings}, context)
+
+    def predict(cohort: Cohort, shots: int, horizon: int) -> Tree:
+        last = last_known(own.components.config.as_of, cohort.example_periods, stream.periods - 1)
+        found = None
+        for period in np.unique(last):
+            outputs = until(int(period)).predict(cohort, shots, horizon)
+            found = outputs if found is None else jax.tree.map(functools.partial(_put, last == period), found, outputs)
+        return found
+
+    return Predictor(predict, {"settings": settings})
+
+
+def _put(here: np.ndarray, old: Array, new: Array) -> np.ndarray:
+    return np.where(here.reshape(-1, *(1,) * (np.ndim(new) - 1)), new, old)
 
 
 def grid_of(member: Member) -> dict[str, tuple[Any, ...]]:

@@ -2,10 +2,11 @@
 
 The query of a user is the same for every number of shots, so that the points of a curve can be compared: all rows
 from ``held_out.query_starts`` on. Users come in blocks of few shapes (``held_out.blocks``); a shape compiles once, and
-parameters and tasks are arguments, so versions, strategies, stages and folds of one model share a handful of programs.
+parameters and tasks are arguments, so versions, arms, periods and folds of one model share a handful of programs.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from metapers import held_out
 from metapers.base import Array, Batch, Cohort, InnerLoop, Model, Objective, Params, Tree, hide
 from metapers.inner.path import entry
-from metapers.scoring.records import DIVERGED, Curves
+from metapers.scoring.records import DIVERGED, HALVES, Curves
 
 
 class NotFinite(ValueError):
@@ -34,6 +35,7 @@ def curves(
     rows: int = 2048,
     users: int = 0,
     mesh: Mesh | None = None,
+    halves: str | None = None,
 ) -> Callable[..., Curves]:
     """Scores after each number of inner ``steps`` on each number of ``shots``, for every user and seed.
 
@@ -44,6 +46,8 @@ def curves(
     at the start, as ``inner.path.entry`` has it, and the scores hold ``diverged``, 1 there and 0 elsewhere; without
     any such user they do not. ``rows`` and ``users`` bound what is computed at a time (``held_out.blocks``): where the
     working set of many users outgrows the cache, few are faster. ``mesh``: users are sharded over its one axis.
+    ``halves``: a metric whose scores on every other row of a query are ``HALVES`` in the scores too, for the noise of a
+    finite query.
     Raises ValueError for steps beyond the path, shots beyond ``horizon``, a user with fewer than two examples, or a
     score that is not finite.
     """
@@ -53,12 +57,12 @@ def curves(
     _check("users", (users,), 0)
     if max(shots) > horizon:
         raise ValueError(f"shots must be <= horizon = {horizon}, got {max(shots)}")
-    of_user = _user_scores(model, objective, inner_loop, steps)
+    of_user = _user_scores(model, objective, inner_loop, steps, halves)
     block = jax.jit(jax.vmap(jax.vmap(of_user, in_axes=(None, 0, 0, 0, 0)), in_axes=(0, 0, None, None, None)))
 
     def run(params: Params, cohort: Cohort, start: Tree | None = None) -> Curves:
         held_out.cut(cohort, horizon)  # refuses a cohort that cannot be judged
-        if start is None:  # a life of one stage is that stage's task
+        if start is None:  # a life of one period is that period's task
             members, same = held_out.distinct(cohort)
             return _repeated(from_starts(params, held_out.take(cohort, members), None), same)
         return from_starts(params, cohort, start)
@@ -160,7 +164,7 @@ def each(of_user: Callable[..., Tree], *, block: int = 0, mesh: Mesh | None = No
 
 
 def predicted(
-    objective: Objective, *, shots: tuple[int, ...], horizon: int, rows: int = 2048
+    objective: Objective, *, shots: tuple[int, ...], horizon: int, rows: int = 2048, halves: str | None = None
 ) -> Callable[[Callable[[Cohort, int, int], Tree], Cohort], Curves]:
     """Scores of a baseline's ``predict`` or a stream's ``oracle`` on the very rows that ``curves`` judges.
 
@@ -171,7 +175,7 @@ def predicted(
     _check("rows", (rows,), 1)
     if max(shots) > horizon:
         raise ValueError(f"shots must be <= horizon = {horizon}, got {max(shots)}")
-    block = jax.jit(jax.vmap(objective.scores))
+    block = jax.jit(jax.vmap(partial(_scores, objective, halves=halves)))
 
     def run(predict: Callable[[Cohort, int, int], Tree], cohort: Cohort) -> Curves:
         starts, n_query = held_out.cut(cohort, horizon)
@@ -191,7 +195,19 @@ def predicted(
     return run
 
 
-def _user_scores(model: Model, objective: Objective, inner_loop: InnerLoop, steps: tuple[int, ...]) -> Callable:
+def _scores(objective: Objective, outputs: Tree, targets: Tree, mask: Array, halves: str | None) -> dict[str, Array]:
+    """One user's metrics, and the score of one of them on each half of the query."""
+    found = objective.scores(outputs, targets, mask)
+    if halves is None:
+        return found
+    odd = jnp.arange(mask.shape[0]) % 2 == 1
+    parts = zip(HALVES, (mask & ~odd, mask & odd), strict=True)
+    return found | {name: objective.scores(outputs, targets, part)[halves] for name, part in parts}
+
+
+def _user_scores(
+    model: Model, objective: Objective, inner_loop: InnerLoop, steps: tuple[int, ...], halves: str | None
+) -> Callable:
     def of_user(params: Params, start: Tree, support: Batch, query: Batch, counts: Array) -> dict[str, Array]:
         inputs, targets = hide(query.inputs, query.mask), hide(query.targets, query.mask)
 
@@ -202,7 +218,7 @@ def _user_scores(model: Model, objective: Objective, inner_loop: InnerLoop, step
             def at_step(step: Array) -> dict[str, Array]:
                 personal, lost = entry(model, own, seen, path, step)
                 outputs = model.apply(own._replace(personal=personal), inputs, query.mask, None)
-                return objective.scores(outputs, targets, query.mask) | {DIVERGED: lost}
+                return _scores(objective, outputs, targets, query.mask, halves) | {DIVERGED: lost}
 
             return jax.lax.map(at_step, jnp.asarray(_within(path, steps)))
 
@@ -264,7 +280,7 @@ def _gathered(pending: list, cohort: Cohort, shots: tuple[int, ...], steps: tupl
             seed, user, shot, step = np.argwhere(~np.isfinite(values))[0]
             raise NotFinite(
                 f"{name} must be finite, got {values[seed, user, shot, step]} for user row {cohort.users[user]} "
-                f"(stage {cohort.stages[user]}, seed {seed}, {shots[shot]} shots, {steps[step]} steps)"
+                f"(period {cohort.periods[user]}, seed {seed}, {shots[shot]} shots, {steps[step]} steps)"
             )
     return scores
 

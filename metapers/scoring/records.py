@@ -15,14 +15,18 @@ from metapers.scores.cohorts import sign
 from metapers.scores.matrix import Scored, cells
 from metapers.tasks.splits import user_hash
 
+SCHEMA_VERSION = 2
+
 SCHEMA = pa.schema(
     [
-        ("strategy", pa.string()),
+        ("arm", pa.string()),
         ("split", pa.string()),
         ("seed", pa.int32()),
         ("fold", pa.int32()),
-        ("trained_stage", pa.int32()),
-        ("evaluated_stage", pa.int32()),
+        ("version", pa.int32()),
+        ("boundary", pa.int32()),
+        ("seen_until", pa.int32()),
+        ("period", pa.int32()),
         ("user", pa.string()),
         ("returning", pa.bool_()),
         ("start", pa.string()),
@@ -32,8 +36,12 @@ SCHEMA = pa.schema(
         ("n_query", pa.int32()),
         ("metric", pa.string()),
         ("value", pa.float64()),
-    ]
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
 )
+
+HALVES = ("half_0", "half_1")
+"""The headline metric on every other row of a query, from the first and from the second."""
 
 DIVERGED = "diverged"  # the metric that is 1 where adapting ran away (``inner.path``) and the start was judged
 
@@ -54,16 +62,19 @@ def records(
     cohort: Cohort,
     names: Sequence[str],
     *,
-    strategy: str,
+    arm: str,
     split: str,
     fold: int,
-    trained_stage: int,
+    version: int,
+    seen_until: int | None = None,
     seeds: Sequence[int] = (0,),
     start: str = "fresh",
 ) -> pa.Table:
     """One row per (metric, seed, user, shots, steps) of ``curves``, columns as in ``SCHEMA``.
 
-    ``names``: outside names by row of the bank (``Stream.users``). ``trained_stage`` -1 means at initialisation.
+    ``names``: outside names by row of the bank (``Stream.users``). ``version`` -1 means at initialisation;
+    ``boundary``, at which it was left, has the same number. ``seen_until``: the last period of which the version has
+    seen data, None: that of its number.
     Raises ValueError for another split or start than the schema knows, or counts that do not fit.
     """
     if split not in ("validation", "test"):
@@ -83,12 +94,14 @@ def records(
         return pa.repeat(pa.scalar(value, kind), size)
 
     columns = {
-        "strategy": same(strategy, pa.string()),
+        "arm": same(arm, pa.string()),
         "split": same(split, pa.string()),
         "seed": np.asarray(seeds, np.int32)[seed],
         "fold": same(fold, pa.int32()),
-        "trained_stage": same(trained_stage, pa.int32()),
-        "evaluated_stage": cohort.stages.astype(np.int32)[user],
+        "version": same(version, pa.int32()),
+        "boundary": same(version, pa.int32()),
+        "seen_until": same(version if seen_until is None else seen_until, pa.int32()),
+        "period": cohort.periods.astype(np.int32)[user],
         "user": hashes.take(pa.array(user)),
         "returning": cohort.returning[user],
         "start": same(start, pa.string()),
@@ -146,36 +159,36 @@ def per_user(table: pa.Table, metric: str, **where: Any) -> tuple[np.ndarray, np
 
 
 def scored_of(
-    table: pa.Table, *, strategy: str, metric: str, shots: int, steps: int, start: str = "fresh", split: str = "test"
+    table: pa.Table, *, arm: str, metric: str, shots: int, steps: int, start: str = "fresh", split: str = "test"
 ) -> Scored:
-    """The signed scores (larger is better) of a strategy, entry by entry: what ``scores.continual_metrics`` takes.
+    """The signed scores (larger is better) of an arm, entry by entry: what ``scores.continual_metrics`` takes.
 
-    Whole-life rows (``evaluated_stage`` -1) are left out; rows with ``trained_stage`` -1, where present, are the
-    scores at initialisation. Folds are pooled. Raises ValueError where a cell is missing or the stages do not form a
+    Whole-life rows (``period`` -1) are left out; rows with ``version`` -1, where present, are the
+    scores at initialisation. Folds are pooled. Raises ValueError where a cell is missing or the periods do not form a
     square.
     """
-    where = {"strategy": strategy, "metric": metric, "shots": shots, "steps": steps, "start": start, "split": split}
+    where = {"arm": arm, "metric": metric, "shots": shots, "steps": steps, "start": start, "split": split}
     rows = _only(table, **where)
-    rows = rows.filter(pa.array(_column(rows, "evaluated_stage") >= 0))
-    trained, stage = _column(rows, "trained_stage"), _column(rows, "evaluated_stage")
-    stages = np.unique(stage)
-    if not np.array_equal(np.unique(trained[trained >= 0]), stages):
+    rows = rows.filter(pa.array(_column(rows, "period") >= 0))
+    trained, period = _column(rows, "version"), _column(rows, "period")
+    periods = np.unique(period)
+    if not np.array_equal(np.unique(trained[trained >= 0]), periods):
         found = np.unique(trained).tolist()
-        raise ValueError(f"trained stages must be the evaluated ones {stages.tolist()}, got {found} for {where}")
+        raise ValueError(f"versions must be the evaluated ones {periods.tolist()}, got {found} for {where}")
     users, user = np.unique(_column(rows, "user"), return_inverse=True)
     seeds, seed = np.unique(_column(rows, "seed"), return_inverse=True)
-    keys = np.stack([_column(rows, "fold"), stage, user])
+    keys = np.stack([_column(rows, "fold"), period, user])
     entries, entry = np.unique(keys, axis=1, return_inverse=True)
-    row = np.where(trained < 0, stages.size, np.searchsorted(stages, trained))
-    count = stages.size + bool((trained < 0).any())
+    row = np.where(trained < 0, periods.size, np.searchsorted(periods, trained))
+    count = periods.size + bool((trained < 0).any())
     shape, place = (seeds.size, count, entries.shape[1]), (seed, row, entry.reshape(-1))
     values = sign(metric) * _fill(str(where), shape, place, _column(rows, "value"))
-    initial = values[:, stages.size] if count > stages.size else None
-    return Scored(values[:, : stages.size], initial, users[entries[2]], np.searchsorted(stages, entries[1]))
+    initial = values[:, periods.size] if count > periods.size else None
+    return Scored(values[:, : periods.size], initial, users[entries[2]], np.searchsorted(periods, entries[1]))
 
 
 def matrix_of(table: pa.Table, **where: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """(R [seeds, T, T] signed, b [seeds, T] or None) of a strategy; arguments as in ``scored_of``."""
+    """(R [seeds, T, T] signed, b [seeds, T] or None) of an arm; arguments as in ``scored_of``."""
     r, b = cells(scored_of(table, **where))
     return r[0], None if b is None else b[0]
 
@@ -214,7 +227,7 @@ def _fill(what: str, shape: tuple[int, ...], place: tuple[np.ndarray, ...], valu
     np.add.at(count, place, 1)
     if (count != 1).any():
         word = "missing" if (count == 0).any() else "given twice"
-        raise ValueError(f"every seed, stage and user needs one value, some are {word}: {what}")
+        raise ValueError(f"every seed, period and user needs one value, some are {word}: {what}")
     filled = np.empty(shape)
     filled[place] = values
     return filled

@@ -17,10 +17,9 @@ from metapers.placement import host, users_mesh
 from metapers.scores import sign
 from metapers.scoring import curves as scored_curves
 from metapers.scoring import records
-from metapers.spec import STRATEGIES, Components, Config
+from metapers.spec import Components, Config
 from metapers.spec.heads import source_facts
 from metapers.spec.inner_loops import inner_loop, rate_before_tuning, tuning_loop
-from metapers.spec.strategies import trains_without_inner_loop
 
 
 class Scorer(NamedTuple):
@@ -33,13 +32,13 @@ class Scorer(NamedTuple):
     own: Callable[..., records.Curves]  # (params, cohort, start): adapts by the config's inner loop
     tuned: Callable[..., records.Curves]  # the same for what is fine-tuned at a given rate
     trial: Callable[..., records.Curves]  # `tuned` at the headline, to choose the rate by
-    bank: dict[str, Any]  # programs that fill the bank, one for each kind of strategy
+    bank: dict[str, Any]  # programs that fill the bank, one for each kind of arm
 
     def curves(
         self, params: Params, name: str, cohort: Cohort, start: Tree | None = None, rate: float | None = None
     ) -> records.Curves:
-        """Curves of a strategy's params; ``rate``: of fine-tuning, for a strategy without an inner loop."""
-        run = self.tuned if trains_without_inner_loop(self.components.config, name) else self.own
+        """Curves of an arm's params; ``rate``: of fine-tuning, for an arm without an inner loop."""
+        run = self.own if self.components.arms[name].adapts else self.tuned
         return run(self.ready(params, name, rate), cohort, start)
 
     def validation_score(self, params: Params, name: str, cohort: Cohort, rate: float) -> float:
@@ -59,22 +58,22 @@ class Scorer(NamedTuple):
     def ready(self, params: Params, name: str, rate: float | None = None) -> Params:
         """``params`` on the host, with inner parameters: their own, or a constant rate for fine-tuning."""
         params = host(params)
-        tunes = trains_without_inner_loop(self.components.config, name)
+        tunes = not self.components.arms[name].adapts
         if jax.tree.leaves(params.inner) and not tunes:
             return params
-        usual = rate_before_tuning(self.components.config, name)
+        usual = rate_before_tuning(self.components.config)
         loop = _loop(self.components, max(self.steps), rate or usual, tunes)
         return params._replace(inner=jax.vmap(loop.init)(params))
 
     def initial(self) -> Params:
-        """The initialisation that every strategy of the run began from: random, or where ``start_from`` ended."""
+        """The initialisation that every arm of the run began from: random, or where ``start_from`` ended."""
         model, warm_start = self.components.model, self.components.warm_start
         first = host(jax.jit(jax.vmap(lambda key: model.init(keys.named(key, "init"))))(roots(self.components)))
         return first if warm_start is None else warm_start.begin(first)[0]
 
     def adapted(self, params: Params, name: str, cohort: Cohort) -> Tree:
         """Personal parameters after the headline's steps on each user's first shots."""
-        kind = "tuned" if trains_without_inner_loop(self.components.config, name) else "own"
+        kind = "own" if self.components.arms[name].adapts else "tuned"
         if kind not in self.bank:
             chosen = self.components.config.evaluation
             loop = _loop(self.components, chosen.headline_steps, None, kind == "tuned")
@@ -95,43 +94,44 @@ class Scorer(NamedTuple):
         cohort: Cohort,
         *,
         split: str,
-        trained_stage: int,
+        version: int,
         start: Tree | None = None,
         rate: float | None = None,
     ) -> pa.Table:
-        """The records of a strategy's params on a cohort."""
+        """The records of an arm's params on a cohort."""
         found = self.curves(params, name, cohort, start, rate)
         config = self.components.config
         return records.records(
             found,
             cohort,
             self.components.stream.users,
-            strategy=name,
+            arm=name,
             split=split,
             fold=fold(self.components),
-            trained_stage=trained_stage,
+            version=version,
+            seen_until=self.components.arms[name].seen(version) if version >= 0 else -1,
             seeds=[config.seed + i for i in range(config.seeds)],
             start="fresh" if start is None else "banked",
         )
 
-    def validation(self, params: Params, name: str, stage: int) -> tuple[pa.Table, dict[str, Any]]:
-        """Records of the validation users of every stage and of their whole lives, and their headline scores."""
-        cohort = everyone(self.components.stream, "validation", STRATEGIES[name].known(stage))
-        table = self.table(params, name, cohort, split="validation", trained_stage=stage)
+    def validation(self, params: Params, name: str, period: int) -> tuple[pa.Table, dict[str, Any]]:
+        """Records of the validation users of every period and of their whole lives, and their headline scores."""
+        cohort = everyone(self.components.stream, "validation")
+        table = self.table(params, name, cohort, split="validation", version=period)
         chosen = self.components.config.evaluation
 
         def mean(steps: int, **where: int) -> float:
             _, values = records.per_user(table, chosen.metric, shots=chosen.headline_shots, steps=steps, **where)
             return float(values.mean())
 
-        stages = sorted(set(cohort.stages.tolist()))
+        periods = sorted(set(cohort.periods.tolist()))
         scores = {
             "split": "validation",
             "metric": chosen.metric,
             "shots": chosen.headline_shots,
             "steps": chosen.headline_steps,
-            "adapted": {str(t): mean(chosen.headline_steps, evaluated_stage=t) for t in stages},
-            "start": {str(t): mean(0, evaluated_stage=t) for t in stages},
+            "adapted": {str(t): mean(chosen.headline_steps, period=t) for t in periods},
+            "start": {str(t): mean(0, period=t) for t in periods},
         }
         return table, scores
 
@@ -149,10 +149,10 @@ class Scorer(NamedTuple):
         grid = found.scores[chosen.metric].mean(axis=1)[:, self.shots.index(chosen.headline_shots)]
         return found, grid[:, [self.steps.index(0), self.steps.index(chosen.headline_steps)]].T
 
-    def curve_point(self, params: Params, name: str, stage: int) -> dict[str, float]:
-        """The headline score of the stage's validation users, adapted and at the start; nothing without any."""
+    def curve_point(self, params: Params, name: str, period: int) -> dict[str, float]:
+        """The headline score of the period's validation users, adapted and at the start; nothing without any."""
         chosen = self.components.config.evaluation
-        cohort = self.components.stream.held_out("validation", stage, STRATEGIES[name].known(stage))
+        cohort = self.components.stream.held_out("validation", period)
         if not len(cohort.users):
             return {}
         found = self.curves(params, name, cohort)
@@ -181,6 +181,7 @@ def scorer(components: Components, *, shots: tuple[int, ...] = (), steps: tuple[
     def curves(tunes: bool, shots: tuple[int, ...], steps: tuple[int, ...]) -> Callable[..., records.Curves]:
         loop = _loop(components, max(steps), None, tunes)
         options: dict[str, Any] = {"horizon": known, "users": block, "mesh": users_mesh(components.devices)}
+        options["halves"] = chosen.metric
         return scored_curves.curves(components.model, components.objective, loop, shots=shots, steps=steps, **options)
 
     own = curves(False, shots, steps)
@@ -222,23 +223,25 @@ def fold(components: Components) -> int:
     return int(components.config.data.get("fold", 0))
 
 
-def everyone(stream: Stream, split: str, known: int) -> Cohort:
-    """The held-out users of each stage and then their whole lives, seen with what is known after stage ``known``."""
-    cohorts = [stream.held_out(split, stage, known) for stage in [*range(stream.stages), None]]
-    return held_out.merged([cohort for cohort in cohorts if len(cohort.users)])
+def everyone(stream: Stream, split: str, *, lives: bool | None = None) -> Cohort:
+    """The held-out users of each period and then their whole lives; ``lives``: these alone, or all but these."""
+    wanted = [*(range(stream.periods) if not lives else ()), *((None,) if lives is not False else ())]
+    cohorts = [stream.held_out(split, period) for period in wanted]
+    filled = [cohort for cohort in cohorts if len(cohort.users)]
+    return held_out.merged(filled or cohorts[:1])
 
 
-def save(folder: Path, table: pa.Table, split: str, name: str, stage: int) -> None:
+def save(folder: Path, table: pa.Table, split: str, name: str, period: int) -> None:
     """Writes records where eval and notebooks find them."""
-    records.write_records(folder / "records" / f"{split}-{name}-{stage}.parquet", table)
+    records.write_records(folder / "records" / f"{split}-{name}-{period}.parquet", table)
 
 
 def sentence(scores: Mapping[str, Any]) -> str:
     """The headline of a version on validation users, for the terminal."""
-    stages = {key: value for key, value in scores["adapted"].items() if key != "-1"}
-    adapted, start = np.mean(list(stages.values())), np.mean([scores["start"][key] for key in stages])
+    periods = {key: value for key, value in scores["adapted"].items() if key != "-1"}
+    adapted, start = np.mean(list(periods.values())), np.mean([scores["start"][key] for key in periods])
     better = "better" if sign(scores["metric"]) * (adapted - start) > 0 else "worse"
     return (
-        f"validation {scores['metric']} over all stages {start:.4f} at the start, {adapted:.4f} after "
+        f"validation {scores['metric']} over all periods {start:.4f} at the start, {adapted:.4f} after "
         f"{counted(scores['steps'], 'step')} on {counted(scores['shots'], 'example')} ({better})"
     )

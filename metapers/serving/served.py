@@ -16,9 +16,9 @@ from metapers.options import ConfigError
 from metapers.run import input_schema
 from metapers.run.load import opened, params_of, tuned
 from metapers.spec import Config, building
+from metapers.spec.arms import arm_of
 from metapers.spec.heads import objective
 from metapers.spec.inner_loops import inner_loop, rate_before_tuning, tuning_grid, tuning_loop
-from metapers.spec.strategies import strategy_of, trains_without_inner_loop
 from metapers.workdir import read_json, versions_of
 
 
@@ -30,7 +30,7 @@ class Served(NamedTuple):
     objective: Objective
     params: Params  # one seed's: no leading axis
     lineage: Mapping[str, Any]
-    bank: Mapping[str, Any]  # personal [rows, ...], stage [rows]; one seed's
+    bank: Mapping[str, Any]  # personal [rows, ...], period [rows]; one seed's
     inner_loop: InnerLoop
 
     def adapt(self, inputs: Tree, targets: Tree, *, start: Tree | None = None, step: int | None = None) -> Tree:
@@ -91,38 +91,38 @@ class Served(NamedTuple):
 
 
 def load(
-    workdir: str | Path, strategy: str = "continual", version: int = -1, seed: int = 0, plugins: Sequence[str] = ()
+    workdir: str | Path, arm: str = "continual", version: int = -1, seed: int = 0, plugins: Sequence[str] = ()
 ) -> Served:
-    """Version ``version`` (-1: the last) of a strategy of a finished run, one of its seeds.
+    """Version ``version`` (-1: the last) of an arm of a finished run, one of its seeds.
 
     Its users take the inner steps of the headline, ``config.evaluation.headline_steps``: what is served is what was
-    evaluated. A strategy without an inner loop is tuned at the rate that evaluation chose on validation users; before,
+    evaluated. An arm without an inner loop is tuned at the rate that evaluation chose on validation users; before,
     at the rate of the training's own records, with a RuntimeWarning.
 
     Raises:
       FileNotFoundError: if the workdir holds no run, or not this version.
-      ValueError: for an unknown strategy or a seed the run does not have.
+      ValueError: for an unknown arm or a seed the run does not have.
       CorruptVersion: if a file is not what was saved.
     """
     config = opened(workdir, plugins)
-    strategy_of("strategy", strategy)
+    chosen = arm_of(config, "arm", arm)
     if not 0 <= seed < config.seeds:
         raise ConfigError("seed", seed, f"between 0 and {config.seeds - 1}")
-    tree, told = store.load_version(versions_of(workdir, strategy), version)
+    tree, told = store.load_version(versions_of(workdir, arm), version)
     one = jax.tree.map(lambda leaf: leaf[seed], {"params": tree["params"], "bank": tree["bank"]})
     model = building.model(config, told["sizes"])
     params = jax.tree.map(jnp.asarray, params_of(one))
     steps = config.evaluation.headline_steps
-    if trains_without_inner_loop(config, strategy):
-        rate = tuned(workdir).get(strategy)
+    if not chosen.adapts:
+        rate = tuned(workdir).get(arm)
         if rate is None and tuning_grid(config):
             warnings.warn(
-                f"{strategy!r} was trained without an inner loop, and no rate is chosen yet for its users: "
+                f"{arm!r} was trained without an inner loop, and no rate is chosen yet for its users: "
                 f"eval.py --workdir={workdir} chooses one on validation users; until then they are tuned cautiously",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        rate = rate or rate_before_tuning(config, strategy)
+        rate = rate or rate_before_tuning(config)
         loop = tuning_loop(config, model, steps=steps, rate=rate)
     else:
         loop = inner_loop(config, model, steps=steps)

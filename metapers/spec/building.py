@@ -12,17 +12,18 @@ from jax.sharding import Mesh
 from metapers import aggregate, base, inner, learners, penalties, placement
 from metapers.base import Aggregator, Array, Key, Learner, Memory, Model, Objective, Params, Penalty, Stream, Tree
 from metapers.members import Context, build, registry
-from metapers.options import NONE, ConfigError, nearest
+from metapers.options import ConfigError, nearest
+from metapers.spec.arms import Arm, arms
 from metapers.spec.heads import head_facts, objective, source_facts
 from metapers.spec.inner_loops import inner_loop
-from metapers.spec.strategies import Strategy
 from metapers.spec.tree import Config
 
 
 class Components(NamedTuple):
-    """What a config builds before any strategy is chosen."""
+    """What a config builds before any arm is trained."""
 
     config: Config
+    arms: Mapping[str, Arm]  # in the order of training
     stream: Stream
     sizes: Mapping[str, int]  # what the model knows of the inputs
     model: Model
@@ -35,7 +36,7 @@ def components(config: Config) -> Components:
     """The stream, model and objective of a config.
 
     Raises:
-      ConfigError: for a metric that the objective does not have, a stage without users to evaluate on, and what the
+      ConfigError: for a metric that the objective does not have, a period without users to evaluate on, and what the
         members refuse.
       FileNotFoundError: for a ``data.path`` where nothing is.
     """
@@ -43,7 +44,7 @@ def components(config: Config) -> Components:
     _check_held_out(built, config)
     sizes = source_facts(config.data).sizes(built)
     there = placement.devices(config.devices)
-    made = Components(config, built, sizes, model(config, sizes), objective(config), there)
+    made = Components(config, arms(config), built, sizes, model(config, sizes), objective(config), there)
     known, metric = metrics(made), config.evaluation.metric
     if metric not in known:
         raise ConfigError("evaluation.metric", metric, f"one of {known}", nearest(metric, known))
@@ -51,13 +52,13 @@ def components(config: Config) -> Components:
 
 
 def _check_held_out(built: Stream, config: Config) -> None:
-    more = "more users in each stage, fewer stages" + (" or another data.fold" if "fold" in config.data else "")
-    for split, stages in (("validation", (None,)), ("test", (*range(built.stages), None))):
-        for stage in stages:
-            if not len(built.held_out(split, stage).users):
-                where = "the stream" if stage is None else f"stage {stage} of {built.stages}"
+    more = "more users in each period, fewer periods" + (" or another data.fold" if "fold" in config.data else "")
+    for split, periods in (("validation", (None,)), ("test", (*range(built.periods), None))):
+        for period in periods:
+            if not len(built.held_out(split, period).users):
+                where = "the stream" if period is None else f"period {period} of {built.periods}"
                 raise ConfigError(
-                    "data", f"no {split} user in {where}", "split so that each stage has users to evaluate on", more
+                    "data", f"no {split} user in {where}", "split so that each period has users to evaluate on", more
                 )
 
 
@@ -89,7 +90,7 @@ def stream(config: Config) -> Stream:
             )
         if not Path(section["path"]).exists():
             raise FileNotFoundError(f"data.path must name a folder that is there, got {section['path']!r}")
-    return build("source", section, {}, key="data")
+    return build("source", section, Context(as_of=lambda: config.as_of), key="data")
 
 
 def model(config: Config, sizes: Mapping[str, int]) -> Model:
@@ -97,21 +98,18 @@ def model(config: Config, sizes: Mapping[str, int]) -> Model:
     return build("model", config.model.to_dict(), {"sizes": sizes}, key="model")
 
 
-def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None) -> Learner:
-    """The outer loop of a strategy.
+def learner(config: Config, built: Model, mesh: Mesh | None) -> Learner:
+    """The outer loop of an arm.
 
     Args:
-      config: its sections learner, aggregator, optimizer, schedule; of a strategy that remembers, penalties and memory.
+      config: of the arm; its sections learner, aggregator, optimizer, schedule, penalties and memory.
       built: the model.
-      strategy: what may name another learner.
       mesh: the devices that share the users of a step; None: one.
 
     Raises:
       ConfigError: for what a member refuses.
     """
     section = config.learner.to_dict()
-    if strategy.learner is not None:
-        section = {"name": strategy.learner, "sequential": section["sequential"]}
     # joint training does not adapt: its penalty's Fisher information is that of the parameters as they are
     adapts = "no_inner_loop" not in registry("learner")[section["name"]].traits
     loop = inner_loop(config, built, training=True) if adapts else inner.none()
@@ -121,14 +119,14 @@ def learner(config: Config, built: Model, strategy: Strategy, mesh: Mesh | None)
         first_order_loop=lambda: inner_loop(config, built, training=True, first_order=True),
         optimizer=lambda: optimizer(config, built.groups),
         aggregator=lambda: aggregator(config, mesh),
-        penalty=lambda: penalty(config, built, loop) if strategy.remembers else None,
+        penalty=lambda: penalty(config, built, loop),
         model=lambda: built,
         objective=lambda: objective(config),
         mesh=lambda: mesh,
     )
     made = build("learner", section, context, key="learner")
     made = learners.serial(made) if section["sequential"] else made
-    kept, chosen = memory(config) if strategy.remembers else None, config.memory
+    kept, chosen = memory(config), config.memory
     return (
         made if kept is None else learners.replay(made, kept, chosen.replay_batch, draws=chosen.consolidation_batches)
     )
@@ -142,8 +140,8 @@ def aggregator(config: Config, mesh: Mesh | None) -> Aggregator:
     return aggregate.sharded(made, mesh) if mesh is not None and "users" in mesh.axis_names else made
 
 
-def penalty(config: Config, built: Model, loop: base.InnerLoop) -> Penalty:
-    """The sum of the penalties that ``config.penalties`` names."""
+def penalty(config: Config, built: Model, loop: base.InnerLoop) -> Penalty | None:
+    """The sum of the penalties that ``config.penalties`` names; None where it names none."""
     context = Context(
         objective=lambda: objective(config),
         apply=lambda: built.apply,
@@ -155,7 +153,7 @@ def penalty(config: Config, built: Model, loop: base.InnerLoop) -> Penalty:
         build("penalty", {"name": name, **section}, context, key=f"penalties.{name}")
         for name, section in config.penalties.to_dict().items()
     ]
-    return penalties.sum_of(*made) if len(made) > 1 else (made or [penalties.none()])[0]
+    return penalties.sum_of(*made) if len(made) > 1 else made[0] if made else None
 
 
 def memory(config: Config) -> Memory | None:
@@ -197,8 +195,3 @@ def _zeros_at(chosen: Callable[[Any], Tree]) -> optax.GradientTransformation:
         return jax.tree.map(lambda zero, leaf: jnp.zeros_like(leaf) if zero else leaf, chosen(updates), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def has_memory(config: Config) -> bool:
-    """Whether the strategy that remembers has a memory."""
-    return config.memory.name != NONE

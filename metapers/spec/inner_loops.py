@@ -9,7 +9,6 @@ from metapers.inner.support_loss import Write
 from metapers.members import Context, build, filled, registry
 from metapers.options import NONE
 from metapers.spec.heads import head_facts, objective
-from metapers.spec.strategies import STRATEGIES
 from metapers.spec.tree import Config
 
 TUNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 1.0, 3.0)
@@ -110,13 +109,13 @@ def tuning_loop(config: Config, model: Model, *, steps: int, rate: float | None 
     return build("inner_loop", filled("inner_loop", section), context, key="inner", steps=steps)
 
 
-def rate_before_tuning(config: Config, name: str) -> float | None:
+def rate_before_tuning(config: Config) -> float | None:
     """The rate of fine-tuning as long as validation users have chosen none, in records and in serving alike.
 
-    A run whose learner has no inner loop uses the config's own rate. For the joint baseline of other runs the result is
+    A run whose learner has no inner loop uses the config's own rate. For the joint model of other runs the result is
     None, and ``tuning_loop`` takes a cautious rate: the config's was chosen for models that learned to adapt.
     """
-    own = STRATEGIES[name].learner is None and head_facts(config.model) is None
+    own = "no_inner_loop" in registry("learner")[config.learner.name].traits and head_facts(config.model) is None
     return inner_rate(config) if own else None
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from metapers.members import registry
 from metapers.options import NONE
-from metapers.spec.old_keys import DIVIDED, KINDS, MAKERS, METHOD_NAMES, USUAL, is_choice, made_by, place_of
+from metapers.spec.old_keys import DIVIDED, KINDS, MAKERS, METHOD_NAMES, USUAL, is_choice, made_by, place_of, renamed
 from metapers.spec.old_keys import KEYS as KEYS
 from metapers.spec.old_keys import migrated_values as migrated_values
 from metapers.spec.source_edits import Edit, Source, last_name, literal, root_of
 
 BARE = {key.partition(".")[2]: key for key in KEYS if key.startswith(DIVIDED)}
-FLAG = re.compile(rb"""--config\.([a-z_]+(?:\.[a-z_]+)*)(?:=("[^"]*"|'[^']*'|[^\s`;,)]*))?""")
+FLAG = re.compile(rb"""--config\.([a-z_]+(?:\.[a-z_]+)*)(?:=("[^"]*"|'[^']*'|(?:[^\s`;,)]|,(?=\w))*))?""")
 
 
 def migrated(text: str) -> tuple[str, list[str]]:
@@ -242,6 +242,9 @@ class _File:
         known, place = literal(value), place_of(key)
         if isinstance(known, str) and known in place.names:
             self.source.edit(value, f'"{place.names[known]}"')
+        elif isinstance(known, (tuple, list)) and place.names:
+            said = [f'"{one}"' for one in renamed(known, place.names)]
+            self.source.edit(value, f"({', '.join(said)}{',' * (len(said) == 1)})")
         elif known is not None and known in place.off:
             self.source.edit(value, "None")
         elif known == 0 and key == "continual.replayed":
@@ -276,7 +279,8 @@ class _File:
             text = f"--config.{new.removesuffix('.name')}"
             if value is not None:
                 said, place = value.decode().rstrip("."), place_of(key)
-                said = ",".join(re.findall(r"\w+", said)) if new == "penalties" else place.names.get(said, said)
+                said = ",".join(re.findall(r"\w+", said)) if new in ("penalties", "arms") else said
+                said = ",".join(renamed(one, place.names) for one in said.split(","))
                 said = "None" if place.off and said in ("", "0", "0.0") else said
                 text += f"={said}" + "." * value.endswith(b".")
             self.source.edits.append(Edit(*found.span(), text))

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from metapers.members import registry
 from metapers.options import NONE
+from metapers.spec.arms import arms
 from metapers.spec.heads import head_facts, model_facts
-from metapers.spec.strategies import BASELINE, STRATEGIES, strategies, trains_without_inner_loop
 from metapers.spec.tree import Config, config_for, leaves, members
 from metapers.spec.validate import having, traits_of
 
@@ -17,7 +17,7 @@ RATE = ("inner.rates.rate", "inner.optimizer.rate")
 
 def unused(config: Config) -> list[str]:
     """One sentence for each value that differs from its default while nothing reads it."""
-    found = [*_by_trait(config), *_by_strategy(config)]
+    found = [*_by_trait(config), *_by_arm(config)]
     if "history" in config.data and config.data.history and not model_facts(config.model).history:
         found.append(f"data.history {config.data.history} has no effect with model {config.model.name!r}")
     if config.inner.name == NONE and config.model.get("prototypes", False):
@@ -34,19 +34,24 @@ def _by_trait(config: Config) -> Iterator[str]:
                 yield f"{one.key}.{key} {one.section[key]!r} has no effect with {having(config, without[0])}"
 
 
-def _by_strategy(config: Config) -> Iterator[str]:
-    names = strategies(config)
-    if not any(STRATEGIES[name].remembers for name in names):
-        usual = config_for(config.data.name, config.model.name)
-        for section in ("penalties", "memory"):
-            if config[section] != usual[section] and (section == "penalties" or config.memory.name != NONE):
-                yield f"{section} has no effect: no strategy of {tuple(names)} remembers"
-    adapts = any(not trains_without_inner_loop(config, name) for name in names)
+def _by_arm(config: Config) -> Iterator[str]:
+    made = arms(config)
+    usual = config_for(config.data.name, config.model.name)
+    for section in ("penalties", "memory"):
+        chosen = _kept(config, section)
+        if chosen and config[section] != usual[section]:
+            if not any(chosen & _kept(arm.config, section) for arm in made.values()):
+                yield f"{section} has no effect: no arm of {tuple(made)} has it"
+    adapts = any(arm.adapts for arm in made.values())
     if config.gate.name != NONE and (not adapts or config.inner.name == NONE):
         why = "learner 'joint'" if not adapts else "inner 'none'"
         yield f"gate {config.gate.name!r} has no effect with {why}"
     if not adapts and head_facts(config.model) is None and config.inner.name != NONE:
-        usual = dict(leaves(config_for(config.data.name, config.model.name)))
+        defaults = dict(leaves(usual))
         for key, value in leaves({"inner": config.inner}):
-            if key in usual and value != usual[key] and key not in (*TUNED, *RATE, "inner.name"):
-                yield f"{key} {value!r} has no effect with learner {BASELINE!r}"
+            if key in defaults and value != defaults[key] and key not in (*TUNED, *RATE, "inner.name"):
+                yield f"{key} {value!r} has no effect with learner 'joint'"
+
+
+def _kept(config: Config, section: str) -> set[str]:
+    return set(config.penalties) if section == "penalties" else {config.memory.name} - {NONE}

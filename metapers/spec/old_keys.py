@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from metapers.options import NONE, ConfigError
 from metapers.spec.methods import METHODS, SOLVED
+from metapers.spec.root import OLD_ARMS
 from metapers.spec.tree import expand, put
 
 
@@ -21,6 +22,9 @@ def _key(new: str, *, off: Any = (), **names: str) -> Key:
 
 
 KEYS: Mapping[str, Key] = {
+    "strategies": _key("arms", **OLD_ARMS),
+    "data.stages": _key("data.periods"),
+    "data.users_per_stage": _key("data.users_per_period"),
     "steps": _key("outer_steps"),
     "users": _key("meta_batch"),
     "start_from": _key("start_from", off=""),
@@ -102,7 +106,7 @@ def migrated_values(leaves: Mapping[str, Any]) -> dict[str, Any]:
     members = [one for one in moved if is_choice(one[0]) and one[0] != "penalties"]
     for new, key, value in sorted(members, key=lambda one: one[0].count(".")):
         if _has(expand(tree), new.removesuffix(".name")):
-            put(tree, new, place_of(key).names.get(value, value))
+            put(tree, new, renamed(value, place_of(key).names))
     if "continual.penalty" in leaves:
         named = [name for name in leaves["continual.penalty"] if name != NONE]
         tree["penalties"] = {name: {} for name in named if leaves.get(f"continual.{name}_strength", 0) > 0}
@@ -111,15 +115,22 @@ def migrated_values(leaves: Mapping[str, Any]) -> dict[str, Any]:
     whole = expand(tree)
     for new, key, value in moved:
         if not is_choice(new) and _has(whole, new):
-            put(tree, new, None if value in place_of(key).off else value)
+            put(tree, new, None if value in place_of(key).off else renamed(value, place_of(key).names))
         elif key not in KEYS and not _has(whole, new) and not key.startswith("optimizer."):  # a frozen group has none
             raise ConfigError(key, value, "a key of metapers 0.1")
     return tree
 
 
+def renamed(value: Any, names: Mapping[Any, str]) -> Any:
+    """A value, or each entry of a tuple, under its present name."""
+    if isinstance(value, (tuple, list)):
+        return tuple(renamed(one, names) for one in value)
+    return names.get(value, value) if isinstance(value, str) else value
+
+
 def is_choice(new: str) -> bool:
     """Whether a present key names members of a section."""
-    return new == "penalties" or new.endswith(".name")
+    return new in ("penalties", "arms") or new.endswith(".name")
 
 
 def place_of(key: str) -> Key:

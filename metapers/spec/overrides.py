@@ -5,12 +5,12 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from metapers.members import load_plugins, registry
-from metapers.options import NONE, Choice, ConfigError, Option, nearest
+from metapers.options import NONE, Arms, Choice, ConfigError, Option, Schema, nearest
+from metapers.spec.named import arm_hint, arm_section, check_override, named_arms, named_members, not_chosen
 from metapers.spec.old_keys import KEYS as OLD_KEYS
-from metapers.spec.tree import Config, at, entry, expand, from_plain, leaves, named_members, not_chosen, plain
+from metapers.spec.root import ARM, OVERRIDES, ROOT
+from metapers.spec.tree import Config, at, config_of, entry, expand, from_plain, leaves, plain, put
 
 Given = Sequence[tuple[str, str]]
 """(dotted key, text) in the order of the command line."""
@@ -31,7 +31,7 @@ def merged(config: Config, overrides: Mapping[str, Any]) -> Config:
     tree = expand(plain(config))
     for key, value in _choices_first(overrides.items()):
         tree = exchange(tree, key, value)
-    return ConfigDict(expand(tree)).lock()
+    return config_of(expand(tree))
 
 
 def apply(config: Config, given: Given, allowed: Sequence[str] = ()) -> Config:
@@ -54,10 +54,11 @@ def apply(config: Config, given: Given, allowed: Sequence[str] = ()) -> Config:
     tree = expand(plain(config) | {"plugins": list(plugins)})
     left = _choices_first(pair for pair in given if pair[0] != "plugins")
     for key, text in left:
-        found = entry(tree, key)
+        found = _entry(tree, key)
         if found is None:
             raise unknown_key(tree, key, text)
-        listed = found.many if isinstance(found, Choice) else isinstance(found, Option) and found.kind is tuple
+        several = found.many if isinstance(found, Choice) else isinstance(found, Option) and found.kind is tuple
+        listed = several or isinstance(found, Arms)
         texts = tuple(one for other, one in left if other == key)
         if listed and len(texts) > 1:
             raise ConfigError(key, texts, "given once, all of the tuple in one text")
@@ -87,16 +88,88 @@ def exchange(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     Raises:
       ConfigError: for an unknown key or member, and a value that the option refuses.
     """
-    found = entry(tree, key)
+    found = _entry(tree, key)
     if found is None:
         raise unknown_key(tree, key, value)
     section, _, last = key.rpartition(".")
+    if key.startswith("arms."):
+        return _in_arm(tree, key, value)
+    if isinstance(found, Arms):
+        value = named_arms(value, key, tree[key])
     holder = at(tree, section) if section else tree
     if isinstance(found, Option):
         holder[last] = None if found.required and value is None else found.read(key, value)
         return tree
     holder[last] = _exchanged(found, holder[last], key, value) if isinstance(found, Choice) else value
     return expand(tree)
+
+
+def arm_tree(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The nested dicts of an arm: those of the config, with what the arm overrides, and without arms.
+
+    Args:
+      tree: every key of a config.
+      name: of one of its arms.
+
+    Raises:
+      ConfigError: for an override that is refused, naming its key.
+    """
+    whole = expand({key: value for key, value in tree.items() if key != "arms"} | {"arms": {}})
+    try:
+        for key, value in _choices_first(_flat(tree["arms"][name], ROOT)):
+            whole = exchange(whole, key, value)
+    except ConfigError as error:
+        raise ConfigError(f"arms.{name}.{error.key}", error.value, error.bound, error.hint) from error
+    return whole
+
+
+def _flat(section: Mapping[str, Any], schema: Schema, path: str = "") -> Iterable[tuple[str, Any]]:
+    """(dotted key, value) of what an arm overrides; members come before their options."""
+    for key, value in section.items():
+        one = schema.get(key)
+        if path == "" and key in ARM:
+            continue
+        if isinstance(one, Choice) and one.many:
+            yield f"{path}{key}", tuple(value)
+            for name, options in value.items():
+                yield from ((f"{path}{key}.{name}.{option}", what) for option, what in options.items())
+        elif isinstance(one, Choice):
+            yield from ((f"{path}{key}", value[part]) for part in value if part == "name")
+            yield from ((f"{path}{key}.{part}", what) for part, what in value.items() if part != "name")
+        elif isinstance(one, Mapping):
+            yield from _flat(value, one, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _entry(tree: Mapping[str, Any], key: str) -> Any:
+    """``tree.entry``, and for "arms.NAME.KEY" what the key is in this arm."""
+    if not key.startswith("arms."):
+        return entry(tree, key)
+    _, name, *rest = key.split(".")
+    if name not in tree["arms"]:
+        hint = arm_hint(name, tree["arms"]) or "--config.arms takes the names, or a dict of overrides by name"
+        raise ConfigError(key, name, f"of one of the arms {list(tree['arms'])}", hint)
+    if not rest:
+        return ARM
+    return ARM.get(rest[0]) or entry(arm_tree(tree, name), ".".join(rest))
+
+
+def _in_arm(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    _, name, *rest = key.split(".")
+    if rest:
+        check_override(key, value)
+    held = {part: dict(one) if isinstance(one, Mapping) else one for part, one in tree["arms"][name].items()}
+    if not rest:
+        held = dict(value)
+    elif len(rest) == 1:
+        held[rest[0]] = value
+    else:
+        many = isinstance(one := ROOT.get(rest[0]), Choice) and one.many
+        if many:  # an option of a member that the arm has: the others stay
+            held.setdefault(rest[0], {named: {} for named in arm_tree(tree, name)[rest[0]]})
+        put(held, ".".join(rest), value)
+    return expand(tree | {"arms": tree["arms"] | {name: arm_section(held, name)}})
 
 
 def _exchanged(choice: Choice, held: Mapping[str, Any], key: str, value: Any) -> Any:
@@ -125,7 +198,7 @@ def _choices_first(given: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def _section(found: Any, key: str, text: str) -> Any:
-    several = isinstance(found, Choice) and found.many
+    several = isinstance(found, Arms) or (isinstance(found, Choice) and found.many)
     if several and text == NONE:
         return ()
     try:
@@ -136,7 +209,9 @@ def _section(found: Any, key: str, text: str) -> Any:
     if is_text or value is None or isinstance(value, Mapping) or (several and isinstance(value, (tuple, list))):
         return value
     names = "names with commas between them" if several else "a member's name"
-    raise ConfigError(key, text, f"{names}, or a dict of options" if isinstance(found, Choice) else "a dict of options")
+    raise ConfigError(
+        key, text, f"{names}, or a dict of options" if isinstance(found, (Arms, Choice)) else "a dict of options"
+    )
 
 
 def unknown_key(tree: Mapping[str, Any], key: str, value: Any) -> ConfigError:
@@ -145,6 +220,8 @@ def unknown_key(tree: Mapping[str, Any], key: str, value: Any) -> ConfigError:
     Its hint names the same key in another case, the present name of a key of metapers 0.1, the members that have such
     an option, or the nearest key.
     """
+    if key.startswith("arms."):
+        return _unknown_in_arm(tree, key, value)
     known = [name.removesuffix(".name") if "." in name else name for name, _ in leaves(tree)]
     known += sorted({name.rpartition(".")[0] for name in known} - {""})
     same = [name for name in known if name.lower() == key.lower()]
@@ -156,6 +233,17 @@ def unknown_key(tree: Mapping[str, Any], key: str, value: Any) -> ConfigError:
     old = OLD_KEYS[key].new[0].removesuffix(".name") if key in OLD_KEYS else None
     hint = f"did you mean {(same[0] if same else old)!r}?" if same or old else _elsewhere(tree, key)
     return ConfigError(key, value, "a known key", hint or nearest(key, last) or nearest(key, known))
+
+
+def _unknown_in_arm(tree: Mapping[str, Any], key: str, value: Any) -> ConfigError:
+    _, name, *rest = key.split(".")
+    try:
+        check_override(key, value)
+    except ConfigError as error:
+        return error
+    own = {part: section for part, section in arm_tree(tree, name).items() if part in OVERRIDES}
+    error = unknown_key(own, ".".join(rest), value)
+    return ConfigError(key, value, error.bound, error.hint.replace("mean '", f"mean 'arms.{name}."))
 
 
 def _elsewhere(tree: Mapping[str, Any], key: str) -> str:

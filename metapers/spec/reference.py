@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from metapers.members import Member, kinds, load_installed, registry
-from metapers.options import Choice, ConfigError, Option, Schema, nearest
+from metapers.options import Arms, Choice, ConfigError, Option, Schema, nearest
 from metapers.spec.heads import fits, model_facts, source_facts
 from metapers.spec.methods import METHODS, Method
-from metapers.spec.root import OPERATIONAL, PLACES, ROOT
+from metapers.spec.root import ARM, OPERATIONAL, OVERRIDES, PLACES, ROOT, SHIPPED_ARMS
 
 HEAD = """# Configuration reference
 
@@ -28,6 +28,22 @@ RESUME = """A run goes on under the same config. Only these keys may have other 
 - keys that cannot change a number: {operational};
 - keys that name a place, as a digest binds the data that are there: {places}.
 """
+
+
+ARMS = """An arm is the config, but for the keys that it overrides: those below and {keys}. Every other key is the same
+for all arms, so that their rows can be compared. `--config.arms=fine_tune,continual` chooses shipped arms. In a config
+file, `spec.choose(config, "arms", {{"er": {{"penalties": ()}}, "ewc": {{"memory": "none"}}}})` makes two arms that
+differ in what keeps the past. `--config.arms.continual.memory.capacity=64` sets an option of one arm. A dict of
+penalties names all that the arm has.
+"""
+
+
+def _shipped() -> str:
+    lines = ["| arm | overrides |", "|---|---|"]
+    for name, section in SHIPPED_ARMS.items():
+        said = ", ".join(f"{key} = {value or 'none'}" for key, value in section.items())
+        lines.append(f"| `{name}` | {said or 'nothing'} |")
+    return "\n".join(lines) + "\n"
 
 
 def listed(kind: str | None = None) -> str:
@@ -56,6 +72,12 @@ def markdown() -> str:
     said = {"operational": OPERATIONAL, "places": PLACES}
     resume = RESUME.format(**{name: ", ".join(f"`{key}`" for key in keys) for name, keys in said.items()})
     parts = [HEAD, "## Keys of every config\n", _table(_flat(ROOT)), resume]
+    parts += [
+        "## Arms\n",
+        ARMS.format(keys=", ".join(f"`{key}`" for key in OVERRIDES)),
+        _table(ARM.items()),
+        _shipped(),
+    ]
     parts += ["## Models of each source\n", _fitting(), "## Published methods\n", _methods()]
     for kind in kinds():
         parts.append(f"## {kind}: {registry(kind).doc}\n")
@@ -64,9 +86,9 @@ def markdown() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _flat(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Option | Choice]]:
+def _flat(schema: Schema, prefix: str = "") -> Iterator[tuple[str, Option | Choice | Arms]]:
     for key, one in schema.items():
-        if isinstance(one, (Option, Choice)):
+        if isinstance(one, (Option, Choice, Arms)):
             yield f"{prefix}{key}", one
         else:
             yield from _flat(one, f"{prefix}{key}.")
@@ -120,14 +142,18 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in values.items()) or "the defaults"
 
 
-def _bound(one: Option | Choice) -> str:
+def _bound(one: Option | Choice | Arms) -> str:
+    if isinstance(one, Arms):
+        return f"arms: {', '.join(SHIPPED_ARMS)}, or others with what they override"
     if isinstance(one, Choice):
         names = ", ".join(registry(one.kind))
         return f"{one.kind}: {names}{', none' if one.optional else ''}{'; several' if one.many else ''}"
     return f"{one.bound()}{' (carried)' if one.traced else ''}"
 
 
-def _default(one: Option | Choice) -> str:
+def _default(one: Option | Choice | Arms) -> str:
+    if isinstance(one, Arms):
+        return ", ".join(one.default)
     if isinstance(one, Choice):
         return ", ".join(one.default) or "none" if isinstance(one.default, tuple) else one.default or "none"
     return "required" if one.required else repr(one.default)

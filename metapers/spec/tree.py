@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 # the packages whose members a config can choose: importing them fills the registries
 from metapers import aggregate, baselines, inner, learners, memory, models, optimizers, penalties, scores, tasks
 from metapers.members import load_installed, load_plugins, registry
-from metapers.options import NONE, REQUIRED, Choice, ConfigError, Option, Schema, nearest
+from metapers.options import NONE, REQUIRED, Arms, Choice, ConfigError, Option, Schema, nearest
+from metapers.spec.named import arm_sections, as_section, named_members, not_chosen
 from metapers.spec.root import OPERATIONAL, PLACES, PLUGINS, ROOT
 
 Config = Any  # an ml_collections.ConfigDict whose keys are known at run time only
@@ -55,7 +56,12 @@ def from_plain(given: Mapping[str, Any]) -> Config:
     Raises:
       ConfigError: for an unknown key or member.
     """
-    return ConfigDict(expand(given)).lock()
+    return config_of(expand(given))
+
+
+def config_of(tree: Mapping[str, Any]) -> Config:
+    """A locked config of whole nested dicts."""
+    return ConfigDict(tree).lock()
 
 
 def expand(given: Mapping[str, Any], schema: Schema | None = None, path: str = "") -> dict[str, Any]:
@@ -79,10 +85,12 @@ def expand(given: Mapping[str, Any], schema: Schema | None = None, path: str = "
         value = given.get(key, REQUIRED)
         if isinstance(one, Option):
             found[key] = _value(one, value)
+        elif isinstance(one, Arms):
+            found[key] = arm_sections(one.default if value is REQUIRED else value, f"{path}{key}")
         elif isinstance(one, Choice):
             found[key] = _many(one, value, f"{path}{key}") if one.many else _section(one, value, f"{path}{key}")
         else:
-            value = {} if value is REQUIRED else _mapping(f"{path}{key}", value, one)
+            value = {} if value is REQUIRED else as_section(f"{path}{key}", value, one)
             found[key] = expand(value, one, f"{path}{key}.")
     return found
 
@@ -113,48 +121,13 @@ def _section(choice: Choice, value: Any, key: str) -> dict[str, Any]:
     return {"name": name, **expand(given, own, f"{key}.")}
 
 
-def not_chosen(kind: str, key: str, option: str, name: str) -> str:
-    """The members of a kind that have an option which the chosen one lacks, as a hint; empty where none has it.
-
-    >>> not_chosen("gate", "gate", "margin", "none")
-    "gate is 'none', and only 'cross_validated' has it"
-    """
-    having = [repr(other) for other in registry(kind) if option in registry(kind).options(other)]
-    having = having if len(having) < 5 else [*having[:3], "others"]
-    return f"{key} is {name!r}, and only {' or '.join(having)} has it" if having else ""
-
-
 def _many(choice: Choice, value: Any, key: str) -> dict[str, Any]:
     named = named_members(choice, (choice.default or ()) if value is REQUIRED else value, key)
     found = {}
     for name in sorted(named):
-        options = _mapping(f"{key}.{name}", named[name], registry(choice.kind).options(name))
+        options = as_section(f"{key}.{name}", named[name], registry(choice.kind).options(name))
         found[name] = expand(options, registry(choice.kind).options(name), f"{key}.{name}.")
     return found
-
-
-def named_members(choice: Choice, value: Any, key: str) -> dict[str, Any]:
-    """The options by name of a choice of several members, which a name, a tuple of names or a dict gives.
-
-    Raises:
-      ConfigError: for another value, an unknown name and one that is there twice.
-    """
-    value = () if value in (None, NONE, "") else (value,) if isinstance(value, str) else value
-    known = list(registry(choice.kind))
-    if not isinstance(value, (Mapping, list, tuple)):
-        raise ConfigError(key, value, f"names of {known}, or a dict of options by name")
-    for name in value:
-        if not isinstance(name, str) or name not in known:
-            raise ConfigError(key, name, f"one of {known}", nearest(name, known))
-    if len(set(value)) < len(value):
-        raise ConfigError(key, tuple(value), "names that are given once")
-    return dict(value) if isinstance(value, Mapping) else {name: {} for name in value}
-
-
-def _mapping(key: str, value: Any, schema: Schema) -> Any:
-    if not isinstance(value, Mapping):
-        raise ConfigError(key, value, "a section", f"set one of its keys, as {key}.{next(iter(schema), 'name')}")
-    return value
 
 
 def _check_keys(given: Mapping[str, Any], schema: Schema, path: str) -> None:
@@ -170,7 +143,7 @@ def choose(config: Config, key: str, chosen: Any, **options: Any) -> None:
       config: is changed.
       key: the dotted key of the section, "inner", "optimizer.param", "model.head".
       chosen: a member's name, or a dict of its name and options; for "penalties" a name, a tuple of names or a dict of
-        options by name.
+        options by name; for "arms" the same of arms and what they override.
       **options: values of the options of the member that ``chosen`` names.
 
     Raises:
@@ -183,11 +156,17 @@ def choose(config: Config, key: str, chosen: Any, **options: Any) -> None:
     """
     tree = plain(config)
     found = entry(tree, key)
-    if isinstance(found, Option):
-        raise ConfigError(key, chosen, "a section that chooses a member")
+    if isinstance(found, Option) or key.startswith("arms."):
+        hint = (
+            ""
+            if found
+            else f"spec.choose(config, 'arms', ...) sets all arms, spec.merged(config, {{{key!r}: ...}}) one"
+        )
+        raise ConfigError(key, chosen, "a section that chooses a member", hint)
     if options:
-        chosen = {chosen: options} if isinstance(found, Choice) and found.many else {"name": chosen, **options}
-    put(tree, key, plain(chosen) if isinstance(chosen, ConfigDict) else chosen)
+        several = isinstance(found, Arms) or (isinstance(found, Choice) and found.many)
+        chosen = {chosen: options} if several else {"name": chosen, **options}
+    put(tree, key, plain(chosen) if isinstance(chosen, (ConfigDict, Mapping)) else chosen)
     filled = expand(tree)
     with config.unlocked():
         holder, _, last = key.rpartition(".")
@@ -245,6 +224,8 @@ def options(config: Mapping[str, Any], schema: Schema | None = None, path: str =
     for key, one in (ROOT if schema is None else schema).items():
         if isinstance(one, Option):
             yield Leaf(f"{path}{key}", one, config[key])
+        elif isinstance(one, Arms):  # what they override are options of the arms' own configs
+            continue
         elif not isinstance(one, Choice):
             yield from options(config[key], one, f"{path}{key}.")
         elif one.many:
@@ -258,7 +239,7 @@ def options(config: Mapping[str, Any], schema: Schema | None = None, path: str =
 def members(config: Mapping[str, Any], schema: Schema | None = None, path: str = "") -> Iterator[Chosen]:
     """Every member that a config chose, the chosen ones inside their sections too."""
     for key, one in (ROOT if schema is None else schema).items():
-        if isinstance(one, Option):
+        if isinstance(one, (Option, Arms)):
             continue
         if not isinstance(one, Choice):
             yield from members(config[key], one, f"{path}{key}.")

@@ -14,9 +14,10 @@ from metapers.members import build, plugin_of, registry
 from metapers.models import ADAPTS
 from metapers.options import NONE, ConfigError, Option, nearest
 from metapers.spec import building
+from metapers.spec.arms import Arm, arms, has_joint_model
 from metapers.spec.heads import fits, head_facts, model_facts, objective_name, source_facts
 from metapers.spec.inner_loops import inner_loop
-from metapers.spec.strategies import BASELINE, STRATEGIES, strategies
+from metapers.spec.root import BASELINE, OVERRIDES
 from metapers.spec.tree import Chosen, Config, expand, members, options, plain
 
 STAND_INS: Mapping[str, Mapping[str, int]] = {
@@ -43,16 +44,39 @@ def check(config: Config) -> Config:
         not fit the source, or choices that contradict each other.
     """
     tree = read(plain(config))
-    found = {plugin_of(one.kind, one.name) for one in members(tree)} - {None, *tree["plugins"]}
-    config = ConfigDict(tree | {"plugins": (*tree["plugins"], *sorted(str(name) for name in found))}).lock()
+    config = ConfigDict(tree).lock()
     _evaluation(config)
     _names(config)
     _contradictions(config)
     _fits(config)
     _builds(config)
+    for arm in arms(config).values():
+        _arm(config, arm)
     if source_facts(config.data).ways(config.data):
         _episodes(config, source_facts(config.data).ways(config.data))
-    return config
+    return _with_plugins(config)
+
+
+def _with_plugins(config: Config) -> Config:
+    chosen = [one for arm in arms(config).values() for one in members(arm.config)]
+    named = {plugin_of(one.kind, one.name) for one in [*members(config), *chosen]} - {None, *config.plugins}
+    more = sorted(str(name) for name in named)
+    return ConfigDict(plain(config) | {"plugins": (*config.plugins, *more)}).lock() if more else config
+
+
+def _arm(config: Config, arm: Arm) -> None:
+    # what an arm overrides is refused under the arm's own key
+    try:
+        own = ConfigDict(read(plain(arm.config))).lock()
+        _contradictions(own)
+        _learner(own, _stand_in(own))
+    except ConfigError as error:
+        if arm.name == BASELINE and BASELINE not in config.arms:
+            raise
+        if error.key.split(".")[0] not in OVERRIDES:  # a key of the config, which does not fit the arm
+            hint = f"{error.hint}; so it is in the arm {arm.name!r}"
+            raise ConfigError(error.key, error.value, error.bound, hint.removeprefix("; ")) from error
+        raise ConfigError(f"arms.{arm.name}.{error.key}", error.value, error.bound, error.hint) from error
 
 
 def read(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,17 +110,16 @@ def _evaluation(config: Config) -> None:
 
 
 def _names(config: Config) -> None:
-    listed = tuple(config.strategies)
-    if not listed or len(set(listed)) < len(listed):
-        raise ConfigError("strategies", listed, "names of strategies, at least one, each once")
-    found = strategies(config)
-    if BASELINE in listed and BASELINE not in found:
+    listed = tuple(config.arms)
+    if not listed:
+        raise ConfigError("arms", listed, "names of arms, at least one")
+    if BASELINE in listed and not has_joint_model(config):
         raise ConfigError(
-            "strategies",
+            "arms",
             listed,
             f"without {BASELINE!r} here",
-            "there is no such baseline where tasks name their classes anew, under a head that learns through the "
-            f"support alone, or with learner {BASELINE!r}",
+            "there is no such model where tasks name their classes anew, under a head that learns through the support "
+            "alone, or with learner 'joint'",
         )
 
 
@@ -162,17 +185,24 @@ def _fits(config: Config) -> None:
 
 
 def _builds(config: Config) -> None:
+    model = _stand_in(config)
+    _learner(config, model)
+    inner_loop(config, model)
+
+
+def _stand_in(config: Config) -> Model:
     # With sizes in place of the stream's: what members refuse by themselves is refused before data are read.
     source = source_facts(config.data)
     sizes = {**STAND_INS.get(source.inputs, {"width": 2}), **({"classes": 2} if source.targets == "classes" else {})}
     if "adapts" in config.model:
         _layer_sets(config, sizes)
-    model = _model(repr(config.model.to_dict()), repr(sizes))
-    for name in strategies(config):
-        building.learner(config, model, STRATEGIES[name], None)
+    return _model(repr(config.model.to_dict()), repr(sizes))
+
+
+def _learner(config: Config, model: Model) -> None:
+    building.learner(config, model, None)
     building.penalty(config, model, inner_loop(config, model, training=True))
     building.memory(config)
-    inner_loop(config, model)
 
 
 def _layer_sets(config: Config, sizes: Mapping[str, int]) -> None:

@@ -22,7 +22,7 @@ def episodes(
     shots: int = 1,
     queries: int = 1,
     rotations: Sequence[int] = (0,),
-    stages: int = 1,
+    periods: int = 1,
     episodes: int = 600,
     examples: int | None = None,
     train_ways: int | None = None,
@@ -40,24 +40,24 @@ def episodes(
 
     Training tasks are drawn on the device, where the images lie once and as they are given; a task depends on (key,
     step, its place in the batch), not on n. Its user's row is drawn too, at or above len(users) (no bank holds it).
-    Held out are ``episodes`` episodes a stage and split with ``examples`` (default: shots + queries) drawings of each
-    class, drawn from ``seed``; ``training`` gives as many of training classes. With ``stages`` the classes of every
-    split are divided over the stages in order and as evenly as can be; an episode lives in one stage, and a window of
-    stages gives each stage episodes in proportion to its classes. ``train_ways``: tasks to train on have so many
+    Held out are ``episodes`` episodes a period and split with ``examples`` (default: shots + queries) drawings of each
+    class, drawn from ``seed``; ``training`` gives as many of training classes. With ``periods`` the classes of every
+    split are divided over the periods in order and as evenly as can be; an episode lives in one period, and a window of
+    periods gives each period episodes in proportion to its classes. ``train_ways``: tasks to train on have so many
     classes instead, as prototypical networks are trained on harder episodes than they are judged on (Snell, Swersky,
     Zemel 2017, arXiv:1703.05175, section 2.6); ``classes`` in the provenance is the larger of the two. ``about``
     replaces source and version in the provenance and adds to it.
 
     Raises:
       ValueError: for sizes below 1, rotations that are not distinct or not 0..3, images that do not fit together, are
-        not finite, or are not square where a rotation needs it, a stage with fewer classes than ``ways`` (or
-        ``train_ways``), fewer drawings than an episode needs, or a window outside the stages.
+        not finite, or are not square where a rotation needs it, a period with fewer classes than ``ways`` (or
+        ``train_ways``), fewer drawings than an episode needs, or a window outside the periods.
     """
     rounds = shots + queries if examples is None else examples
     harder = ways if train_ways is None else train_ways
     sizes = {"ways": ways, "train_ways": harder, "shots": shots, "queries": queries, "examples": rounds}
-    _check_sizes(**sizes, stages=stages, episodes=episodes, rotations=rotations)
-    pools = {split: _pool(images, split, stages, tuple(rotations)) for split in SPLITS}
+    _check_sizes(**sizes, periods=periods, episodes=episodes, rotations=rotations)
+    pools = {split: _pool(images, split, periods, tuple(rotations)) for split in SPLITS}
     for split in SPLITS:
         _check_pool(split, pools[split], pools["train"], "ways", ways)
         if split == "train" or examples is None:
@@ -68,35 +68,35 @@ def episodes(
         split: _fixed(pools[split], np.random.default_rng([seed, number]), episodes, rounds, ways)
         for number, split in enumerate(SPLITS)
     }
-    total = stages * episodes
+    total = periods * episodes
 
-    def cohort(split: str, first: int, count: int, stage: int) -> Cohort:
+    def cohort(split: str, first: int, count: int, period: int) -> Cohort:
         part = _Fixed(*(leaf[first : first + count] for leaf in fixed[split]))
         users = np.arange(first, first + count, dtype=np.int32) + SPLITS.index(split) * total
-        return _cohort(pools[split], part, users, stage)
+        return _cohort(pools[split], part, users, period, np.arange(first, first + count) // episodes)
 
-    def held_out(split: str, stage: int | None, known: int | None = None) -> Cohort:
+    def held_out(split: str, period: int | None) -> Cohort:
         if split not in SPLITS[:2]:
             raise ValueError(f"split must be one of {SPLITS[:2]}, got {split!r}")
-        if stage is None:
+        if period is None:
             return cohort(split, 0, total, -1)
-        return cohort(split, episodes * _stage(stage, stages), episodes, stage)
+        return cohort(split, episodes * _period(period, periods), episodes, period)
 
-    def training(stage: int | None) -> Cohort:
-        last = stages - 1 if stage is None else _stage(stage, stages)
+    def training(period: int | None) -> Cohort:
+        last = periods - 1 if period is None else _period(period, periods)
         return cohort("train", 0, episodes * (last + 1), -1)
 
     names = tuple(f"episode-{split}-{row}" for split in SPLITS for row in range(total))
     told = {"source": "episodes", "version": "1"} | dict(about or {})
     told |= {"ways": ways, "shots": shots, "queries": queries, "rotations": [int(turn) for turn in rotations]}
     told |= {"classes": max(ways, harder)} | ({} if train_ways is None else {"train_ways": train_ways})
-    provenance = told | {"seed": seed} | _counts(pools, fixed, stages, episodes)
+    provenance = told | {"seed": seed} | _counts(pools, fixed, periods, episodes)
     family = _family(pools["train"], harder, shots, queries, len(names))
-    return Stream(family, held_out, stages, names, provenance, training)
+    return Stream(family, held_out, periods, names, provenance, training)
 
 
 class _Pool(NamedTuple):
-    """One split's classes; ``bounds`` [stages + 1]: stage s has the classes bounds[s]:bounds[s + 1]."""
+    """One split's classes; ``bounds`` [periods + 1]: period s has the classes bounds[s]:bounds[s + 1]."""
 
     images: np.ndarray
     bounds: np.ndarray
@@ -110,10 +110,10 @@ class _Fixed(NamedTuple):
     drawing: np.ndarray
 
 
-def _stage(stage: int, stages: int) -> int:
-    if not 0 <= stage < stages:
-        raise ValueError(f"stage must be between 0 and {stages - 1}, got {stage}")
-    return stage
+def _period(period: int, periods: int) -> int:
+    if not 0 <= period < periods:
+        raise ValueError(f"period must be between 0 and {periods - 1}, got {period}")
+    return period
 
 
 def _check_sizes(*, rotations: Sequence[int], **sizes: int) -> None:
@@ -125,7 +125,7 @@ def _check_sizes(*, rotations: Sequence[int], **sizes: int) -> None:
         raise ValueError(f"rotations must be distinct quarter turns between 0 and 3, at least one, got {turns}")
 
 
-def _pool(images: Mapping[str, np.ndarray], split: str, stages: int, rotations: tuple[int, ...]) -> _Pool:
+def _pool(images: Mapping[str, np.ndarray], split: str, periods: int, rotations: tuple[int, ...]) -> _Pool:
     if split not in images:
         raise ValueError(f"images must hold {sorted(SPLITS)}, got {sorted(images)}")
     found = np.asarray(images[split])
@@ -140,7 +140,7 @@ def _pool(images: Mapping[str, np.ndarray], split: str, stages: int, rotations: 
         raise ValueError(f"{name} must be uint8, bool or float, got {found.dtype}")
     if found.shape[2] != found.shape[3] and {1, 3} & set(rotations):
         raise ValueError(f"{name} must be square where rotations hold 1 or 3, got the shape {found.shape}")
-    return _Pool(found, np.arange(stages + 1) * len(found) // stages, rotations)
+    return _Pool(found, np.arange(periods + 1) * len(found) // periods, rotations)
 
 
 def _check_pool(split: str, pool: _Pool, train: _Pool, name: str, ways: int) -> None:
@@ -152,7 +152,7 @@ def _check_pool(split: str, pool: _Pool, train: _Pool, name: str, ways: int) -> 
             raise ValueError(f"images[{split!r}] must have the {what} {other} of images['train'], got {one}")
     fewest = int(np.diff(pool.bounds).min()) * len(pool.rotations)
     if fewest < ways:
-        where = f"a stage of images[{split!r}], rotations included"
+        where = f"a period of images[{split!r}], rotations included"
         raise ValueError(f"{name} must be <= {fewest}, the fewest classes of {where}, got {ways}")
 
 
@@ -182,7 +182,7 @@ def _fixed(pool: _Pool, rng: np.random.Generator, episodes: int, rounds: int, wa
     return _Fixed(np.stack(turned).astype(np.int32), np.stack(drawing).astype(np.int32))
 
 
-def _cohort(pool: _Pool, part: _Fixed, users: np.ndarray, stage: int) -> Cohort:
+def _cohort(pool: _Pool, part: _Fixed, users: np.ndarray, period: int, lived: np.ndarray) -> Cohort:
     number, rounds, ways = part.turned.shape
     source, turn = np.divmod(part.turned.reshape(-1), len(pool.rotations))
     inputs = pool.images[source, part.drawing.reshape(-1)]  # a copy
@@ -197,12 +197,13 @@ def _cohort(pool: _Pool, part: _Fixed, users: np.ndarray, stage: int) -> Cohort:
         np.tile(np.arange(ways, dtype=np.int32), number * rounds),
         np.arange(number + 1, dtype=np.int64) * rounds * ways,
         users,
-        np.full(number, stage, np.int32),
+        np.full(number, period, np.int32),
         np.zeros(number, bool),
+        np.repeat(lived.astype(np.int32), rounds * ways),
     )
 
 
-def _counts(pools: dict[str, _Pool], fixed: dict[str, _Fixed], stages: int, episodes: int) -> dict[str, Any]:
+def _counts(pools: dict[str, _Pool], fixed: dict[str, _Fixed], periods: int, episodes: int) -> dict[str, Any]:
     digest = hashlib.sha256()
     for split in SPLITS:
         shape = pools[split].images.shape
@@ -219,16 +220,16 @@ def _counts(pools: dict[str, _Pool], fixed: dict[str, _Fixed], stages: int, epis
     }
     return {
         "sha256": digest.hexdigest(),
-        "stages": stages,
-        "users": len(SPLITS) * stages * episodes,
-        "examples": stages * episodes * sum(size.values()),
+        "periods": periods,
+        "users": len(SPLITS) * periods * episodes,
+        "examples": periods * episodes * sum(size.values()),
         "dropped_segments": 0,
         "splits": table,
     }
 
 
 def _family(pool: _Pool, ways: int, shots: int, queries: int, first: int) -> TaskFamily:
-    stages, turns, drawings = len(pool.bounds) - 1, len(pool.rotations), pool.images.shape[1]
+    periods, turns, drawings = len(pool.bounds) - 1, len(pool.rotations), pool.images.shape[1]
     bounds = pool.bounds * turns
     most, rounds = int(np.diff(bounds).max()), shots + queries
 
@@ -237,8 +238,8 @@ def _family(pool: _Pool, ways: int, shots: int, queries: int, first: int) -> Tas
         return jax.device_put({"images": pool.images, "bounds": bounds.astype(np.int32)})
 
     def data(window: tuple[int, int], step: int, num: int) -> Tree:
-        if not 0 <= window[0] <= window[1] < stages:
-            raise ValueError(f"window must satisfy 0 <= first <= last < {stages}, got {window}")
+        if not 0 <= window[0] <= window[1] < periods:
+            raise ValueError(f"window must satisfy 0 <= first <= last < {periods}, got {window}")
         return arrays() | jax.device_put({"first": np.int32(window[0]), "last": np.int32(window[1])})
 
     def one(data: Tree, key: Key) -> Task:
@@ -246,8 +247,8 @@ def _family(pool: _Pool, ways: int, shots: int, queries: int, first: int) -> Tas
         drawn = jax.random.bits(key, (2 + most + ways * drawings,), jnp.uint32)
         edges = data["bounds"]
         low, high = edges[data["first"]], edges[data["last"] + 1]
-        stage = jnp.searchsorted(edges, low + _below(drawn[0], high - low), side="right").astype(jnp.int32) - 1
-        begin, end = edges[stage], edges[stage + 1]
+        period = jnp.searchsorted(edges, low + _below(drawn[0], high - low), side="right").astype(jnp.int32) - 1
+        begin, end = edges[period], edges[period + 1]
         place = jnp.arange(most, dtype=jnp.int32)
         turned = begin + _distinct(drawn[2 : 2 + most], place < end - begin, ways)
         which = _distinct(drawn[2 + most :].reshape(ways, drawings), jnp.ones((ways, drawings), bool), rounds)
@@ -257,7 +258,7 @@ def _family(pool: _Pool, ways: int, shots: int, queries: int, first: int) -> Tas
         targets = jnp.tile(jnp.arange(ways, dtype=jnp.int32), rounds)
         mask, cut = jnp.ones_like(targets, bool), shots * ways
         user = first + _below(drawn[1], jnp.int32(2**31 - 1 - first))
-        notes = {"stage": stage, "replayed": jnp.zeros_like(stage)}
+        notes = {"period": period}
         before = Batch(inputs[:cut], targets[:cut], mask[:cut])
         return Task(before, Batch(inputs[cut:], targets[cut:], mask[cut:]), user, notes)
 

@@ -60,15 +60,15 @@ CUT_OPTIONS = {
         0.0,
         least=0,
         most=1,
-        doc="probability that the support begins with the user's first example of the stage; else anywhere",
+        doc="probability that the support begins with the user's first example of the period; else anywhere",
     ),
     "length_power": Option(
         0.0,
         least=0,
-        doc="a user is drawn in proportion to the number of examples in the stage to this power; 0: all users alike",
+        doc="a user is drawn in proportion to the number of examples in the period to this power; 0: all users alike",
     ),
 }
-"""How the examples of a user in a stage are cut into training tasks, for sources with users of different lengths."""
+"""How the examples of a user in a period are cut into training tasks, for sources with users of different lengths."""
 
 FOLD = Option(0, least=0, most=4, doc="the part of the users, of five by a hash of the id, that holds the test users")
 """The option of sources that split their users by ``splits.split_of``."""

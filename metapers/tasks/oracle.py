@@ -43,7 +43,7 @@ def linear(
     """A stream's oracle: each user's first ``shots`` examples in the cohort are all that is known of the user.
 
     ``features``: inputs -> [total, width]; ``variance``: inputs -> noise variance [total]. A returning user starts
-    afresh: what earlier stages told is not used, so a bank may beat this oracle, a fresh start cannot. Rows before
+    afresh: what earlier periods told is not used, so a bank may beat this oracle, a fresh start cannot. Rows before
     ``horizon`` are predicted too, those before ``shots`` from themselves: not to be judged on.
 
     Raises:

@@ -9,26 +9,25 @@ import numpy as np
 
 from metapers import keys
 from metapers.base import Array, Batch, Key, Task, TaskFamily, Tree, hide
-from metapers.tasks.past import Past, fixed_at, known_at
+from metapers.tasks.past import Past, past_at
 
 
 class Segments(NamedTuple):
-    """Training users' examples, flat, with one segment for each (stage, user); segments sorted by stage."""
+    """Training users' examples, flat, with one segment for each (period, user); segments sorted by period."""
 
     inputs: Tree  # numpy [rows, ...]
     targets: Tree  # numpy [rows, ...]
     start: np.ndarray  # int32 [segments], first row
     length: np.ndarray  # int32 [segments], at least 2
     user: np.ndarray  # int32 [segments]
-    stage: np.ndarray  # int32 [segments], ascending
-    known: Tree = {}  # dict of numpy [rows, stages]: inputs as they stood at the end of each stage
+    period: np.ndarray  # int32 [segments], ascending
     past: Past | tuple[()] = ()  # what stands before each row, or nothing
 
 
 def family(
     segments: Segments,
     *,
-    stages: int,
+    periods: int,
     support: int,
     query: int,
     p_full_support: float = 0.5,
@@ -43,14 +42,12 @@ def family(
     ``p_from_first``, else uniformly 0..l-s-1, and are rows o..o+s-1. The query is all a = l - o - s later rows if
     a <= ``query``, else ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform
     in 0..a-1 (systematic sampling: every later row is as likely as any other, and they keep their order).
-    Inputs in ``known``, and those of them in ``past``, are those of the end of the window; where there are such, notes
-    carry ``support_rows`` [n, support] and ``query_rows`` [n, query], by which ``renew`` finds them again in a later
-    stage. Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place
+    Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place
     in the batch), not on n.
 
     Raises:
       ValueError: for sizes below 1, probabilities outside 0..1, ``length_power`` below 0 or so large that a weight
-        overflows; in ``data``, for a window outside the stages or without users.
+        overflows; in ``data``, for a window outside the periods or without users.
     """
     _check_sizes(segments, support=support, query=query)
     _check_shares(p_full_support=p_full_support, p_from_first=p_from_first, length_power=length_power)
@@ -67,12 +64,12 @@ def family(
 
     def data(window: tuple[int, int], step: int, num: int) -> Tree:
         first, last = window
-        if not 0 <= first <= last < stages:
-            raise ValueError(f"window must satisfy 0 <= first <= last < {stages}, got {window}")
-        low, high = np.searchsorted(segments.stage, [first, last + 1])
+        if not 0 <= first <= last < periods:
+            raise ValueError(f"window must satisfy 0 <= first <= last < {periods}, got {window}")
+        low, high = np.searchsorted(segments.period, [first, last + 1])
         if low == high:
-            raise ValueError(f"window has no training user with two examples in stages {first} to {last}")
-        return arrays() | jax.device_put({"lo": np.int32(low), "hi": np.int32(high), "now": np.int32(last)})
+            raise ValueError(f"window has no training user with two examples in periods {first} to {last}")
+        return arrays() | jax.device_put({"lo": np.int32(low), "hi": np.int32(high)})
 
     one = functools.partial(
         _task, support=support, query=query, p_full_support=p_full_support, p_from_first=p_from_first
@@ -83,7 +80,7 @@ def family(
         each = jax.vmap(lambda i: jax.random.fold_in(drawn, i))(jnp.arange(n))
         return jax.vmap(one, in_axes=(None, 0))(data, each), jnp.ones(n, bool)
 
-    return TaskFamily(data, sample, _renew)
+    return TaskFamily(data, sample)
 
 
 def _task(data: Tree, key: Key, *, support: int, query: int, p_full_support: float, p_from_first: float) -> Task:
@@ -98,25 +95,8 @@ def _task(data: Tree, key: Key, *, support: int, query: int, p_full_support: flo
     index = jnp.arange(support, dtype=jnp.int32)
     start = data["start"][chosen]
     first, then = start + begin + index, start + position
-    notes = {"stage": data["stage"][chosen], "replayed": jnp.zeros_like(chosen)}
-    if data["known"]:
-        notes |= {"support_rows": jnp.where(index < count, first, 0), "query_rows": jnp.where(later, then, 0)}
+    notes = {"period": data["period"][chosen]}
     return Task(_gather(data, first, index < count), _gather(data, then, later), data["user"][chosen], notes)
-
-
-def _renew(data: Tree, tasks: Task) -> Task:
-    if not data["known"]:
-        return tasks
-    support, query = (
-        part._replace(inputs=part.inputs | hide(_known(data, tasks.notes[f"{name}_rows"]), part.mask))
-        for name, part in (("support", tasks.support), ("query", tasks.query))
-    )
-    return tasks._replace(support=support, query=query)
-
-
-def _known(data: Tree, rows: Array) -> dict[str, Array]:
-    found = jax.tree.map(lambda leaf: leaf[rows, data["now"]], data["known"])
-    return found | known_at(data["past"], rows, data["now"]) if data["past"] else found
 
 
 def _check_sizes(segments: Segments, *, support: int, query: int) -> None:
@@ -159,7 +139,5 @@ def _gather(data: Tree, rows: Array, mask: Array) -> Batch:
     rows = jnp.where(mask, rows, 0)
     inputs, targets = jax.tree.map(lambda leaf: leaf[rows], (data["inputs"], data["targets"]))
     if data["past"]:
-        inputs = inputs | fixed_at(data["past"], rows)
-    if data["known"]:
-        inputs = inputs | _known(data, rows)
+        inputs = inputs | past_at(data["past"], rows)
     return Batch(hide(inputs, mask), hide(targets, mask), mask)

@@ -30,7 +30,7 @@ def shakespeare(
     p_from_first: float = 0.0,
     length_power: float = 0.0,
 ) -> Stream:
-    """One stage of 715 roles; an example is a window of ``length`` characters, its target the same moved on by one.
+    """One period of 715 roles; an example is a window of ``length`` characters, its target the same moved on by one.
 
     Inputs and targets: int [length]: 0 padding, 1 a character that is not in ``CHARACTERS``, 2 + its place there
     otherwise (80 in all). A role's snippets, those of the training file and then those of the test file, are joined
@@ -66,7 +66,7 @@ def shakespeare(
             inputs,
             targets,
         ),
-        stages=1,
+        periods=1,
         fold=fold,
         support=support,
         query=query,

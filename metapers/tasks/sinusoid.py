@@ -27,7 +27,7 @@ def sinusoid(
     *,
     support: int = 10,
     query: int = 10,
-    stages: int = 1,
+    periods: int = 1,
     users: int = 600,
     examples: int | None = None,
     amplitude: tuple[float, float] = (0.1, 5.0),
@@ -35,19 +35,19 @@ def sinusoid(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Stream:
-    """y = A sin(x - phi) + noise: A uniform in ``amplitude`` + stage * ``shift``, phi in [0, pi], x in [-5, 5].
+    """y = A sin(x - phi) + noise: A uniform in ``amplitude`` + period * ``shift``, phi in [0, pi], x in [-5, 5].
 
     Inputs [n, 1], targets [n]. Training tasks are drawn on the device, ``support`` and ``query`` examples of a user
     never seen before, whose row is drawn from the key, at or above len(users) (no bank holds it); ``data`` is two
-    numbers. Held out are ``users`` users a stage and split with ``examples`` (default: support + query) each, drawn
-    from ``seed``; ``training`` gives as many again, for baselines. A user lives in one stage, so none returns.
+    numbers. Held out are ``users`` users a period and split with ``examples`` (default: support + query) each, drawn
+    from ``seed``; ``training`` gives as many again, for baselines. A user lives in one period, so none returns.
 
     Raises:
       ValueError: for sizes below 1, a range of amplitudes that is empty or no range, a shift that is not finite, noise
-        or seed below 0, or a window outside the stages.
+        or seed below 0, or a window outside the periods.
     """
     examples = support + query if examples is None else examples
-    for name, size in dict(support=support, query=query, stages=stages, users=users, examples=examples).items():
+    for name, size in dict(support=support, query=query, periods=periods, users=users, examples=examples).items():
         if size < 1:
             raise ValueError(f"{name} must be >= 1, got {size}")
     if len(amplitude) != 2 or not -np.inf < amplitude[0] < amplitude[1] < np.inf:
@@ -58,23 +58,23 @@ def sinusoid(
         if not 0 <= number < np.inf:
             raise ValueError(f"{name} must be >= 0, got {number}")
     waves = _Waves(amplitude, shift, noise)
-    lives = {split: _lives(waves, number, stages, users, examples, seed) for number, split in enumerate(SPLITS)}
+    lives = {split: _lives(waves, number, periods, users, examples, seed) for number, split in enumerate(SPLITS)}
 
-    def held_out(split: str, stage: int | None, known: int | None = None) -> Cohort:
+    def held_out(split: str, period: int | None) -> Cohort:
         if split not in SPLITS[:2]:
             raise ValueError(f"split must be one of {SPLITS[:2]}, got {split!r}")
-        if stage is None:
+        if period is None:
             return lives[split]
-        one = _part(lives[split], users * _stage(stage, stages), users)
-        return one._replace(stages=np.full_like(one.stages, stage))
+        one = _part(lives[split], users * _period(period, periods), users)
+        return one._replace(periods=np.full_like(one.periods, period))
 
-    def training(stage: int | None) -> Cohort:
-        last = stages - 1 if stage is None else _stage(stage, stages)
+    def training(period: int | None) -> Cohort:
+        last = periods - 1 if period is None else _period(period, periods)
         return _part(lives["train"], 0, users * (last + 1))
 
-    names = tuple(f"sinusoid-{split}-{row}" for split in SPLITS for row in range(stages * users))
-    family = _family(waves, support, query, stages, len(names))
-    return Stream(family, held_out, stages, names, _provenance(waves, lives, stages, users, examples, seed), training)
+    names = tuple(f"sinusoid-{split}-{row}" for split in SPLITS for row in range(periods * users))
+    family = _family(waves, support, query, periods, len(names))
+    return Stream(family, held_out, periods, names, _provenance(waves, lives, periods, users, examples, seed), training)
 
 
 SINUSOID_MEMBER = Member(
@@ -82,10 +82,10 @@ SINUSOID_MEMBER = Member(
     options={
         "support": Option(10, least=1, doc="examples to adapt on in a training task"),
         "query": Option(10, least=1, doc="examples to evaluate on in a training task; held-out users have both"),
-        "stages": Option(1, least=1, doc="number of stages"),
-        "users": Option(600, least=1, doc="held-out users in a stage, of each split"),
-        "amplitude": Option((0.1, 5.0), doc="range (low, high) of the amplitude in the first stage"),
-        "shift": Option(0.0, doc="distance by which the range of amplitudes moves from stage to stage"),
+        "periods": Option(1, least=1, doc="number of periods"),
+        "users": Option(600, least=1, doc="held-out users in a period, of each split"),
+        "amplitude": Option((0.1, 5.0), doc="range (low, high) of the amplitude in the first period"),
+        "shift": Option(0.0, doc="distance by which the range of amplitudes moves from period to period"),
         "noise": Option(0.0, least=0, doc="standard deviation of a target"),
         "seed": Option(0, least=0, doc="seed of the held-out users"),
     },
@@ -96,17 +96,17 @@ SINUSOID_MEMBER = Member(
 )
 
 
-def _stage(stage: int, stages: int) -> int:
-    if not 0 <= stage < stages:
-        raise ValueError(f"stage must be between 0 and {stages - 1}, got {stage}")
-    return stage
+def _period(period: int, periods: int) -> int:
+    if not 0 <= period < periods:
+        raise ValueError(f"period must be between 0 and {periods - 1}, got {period}")
+    return period
 
 
-def _lives(waves: _Waves, number: int, stages: int, users: int, examples: int, seed: int) -> Cohort:
+def _lives(waves: _Waves, number: int, periods: int, users: int, examples: int, seed: int) -> Cohort:
     rng = np.random.default_rng([seed, number])
-    total = stages * users
+    total = periods * users
     low, high = waves.amplitude
-    amplitude = rng.uniform(low, high, (total, 1)) + waves.shift * np.repeat(np.arange(stages), users)[:, None]
+    amplitude = rng.uniform(low, high, (total, 1)) + waves.shift * np.repeat(np.arange(periods), users)[:, None]
     phase = rng.uniform(0, np.pi, (total, 1))
     x = rng.uniform(LOW, HIGH, (total, examples))
     y = amplitude * np.sin(x - phase) + waves.noise * rng.standard_normal(x.shape)
@@ -118,6 +118,7 @@ def _lives(waves: _Waves, number: int, stages: int, users: int, examples: int, s
         np.arange(total, dtype=np.int32) + number * total,
         np.full(total, -1, np.int32),
         np.zeros(total, bool),
+        np.repeat(np.arange(periods, dtype=np.int32), users * examples),
     )
 
 
@@ -130,26 +131,27 @@ def _part(life: Cohort, first: int, count: int) -> Cohort:
         life.targets[rows],
         offsets - offsets[0],
         life.users[chosen],
-        life.stages[chosen],
+        life.periods[chosen],
         life.returning[chosen],
+        life.example_periods[rows],
     )
 
 
-def _family(waves: _Waves, support: int, query: int, stages: int, first: int) -> TaskFamily:
+def _family(waves: _Waves, support: int, query: int, periods: int, first: int) -> TaskFamily:
     low, high = waves.amplitude
     count = support + query
 
     def data(window: tuple[int, int], step: int, num: int) -> Tree:
-        if not 0 <= window[0] <= window[1] < stages:
-            raise ValueError(f"window must satisfy 0 <= first <= last < {stages}, got {window}")
+        if not 0 <= window[0] <= window[1] < periods:
+            raise ValueError(f"window must satisfy 0 <= first <= last < {periods}, got {window}")
         return jax.device_put({"first": np.int32(window[0]), "last": np.int32(window[1])})
 
     def one(data: Tree, key: Key) -> Task:
         drawn = jax.random.uniform(keys.named(key, "wave"), (3 + count,))
         window = data["last"] + 1 - data["first"]
         offset = (drawn[0] * window.astype(drawn.dtype)).astype(jnp.int32)
-        stage = data["first"] + jnp.minimum(offset, window - 1)
-        height = low + (high - low) * drawn[1] + waves.shift * stage.astype(drawn.dtype)
+        period = data["first"] + jnp.minimum(offset, window - 1)
+        height = low + (high - low) * drawn[1] + waves.shift * period.astype(drawn.dtype)
         x = LOW + (HIGH - LOW) * drawn[3:]
         y = height * jnp.sin(x - np.pi * drawn[2])
         if waves.noise:
@@ -158,7 +160,7 @@ def _family(waves: _Waves, support: int, query: int, stages: int, first: int) ->
         before = Batch(wide[:support], y[:support], mask[:support])
         after = Batch(wide[support:], y[support:], mask[support:])
         user = jax.random.randint(keys.named(key, "user"), (), first, 2**31 - 1, jnp.int32)
-        return Task(before, after, user, {"stage": stage, "replayed": jnp.zeros_like(stage)})
+        return Task(before, after, user, {"period": period})
 
     def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
         drawn = keys.named(key, "tasks", step)
@@ -169,7 +171,7 @@ def _family(waves: _Waves, support: int, query: int, stages: int, first: int) ->
 
 
 def _provenance(
-    waves: _Waves, lives: dict[str, Cohort], stages: int, users: int, examples: int, seed: int
+    waves: _Waves, lives: dict[str, Cohort], periods: int, users: int, examples: int, seed: int
 ) -> dict[str, Any]:
     digest = hashlib.sha256()
     for split in SPLITS:
@@ -182,9 +184,9 @@ def _provenance(
         "amplitude": list(waves.amplitude),
         "seed": seed,
         "sha256": digest.hexdigest(),
-        "stages": stages,
-        "users": len(SPLITS) * stages * users,
-        "examples": len(SPLITS) * stages * users * examples,
+        "periods": periods,
+        "users": len(SPLITS) * periods * users,
+        "examples": len(SPLITS) * periods * users * examples,
         "dropped_segments": 0,
-        "splits": {split: [counts] * stages for split in SPLITS},
+        "splits": {split: [counts] * periods for split in SPLITS},
     }

@@ -1,4 +1,4 @@
-"""Which users are held out: a salted hash of the outside id, the same in every stage, run and machine."""
+"""Which users are held out: a salted hash of the outside id, the same in every period, run and machine."""
 
 import hashlib
 

@@ -1,6 +1,6 @@
-"""Users whose truth is known: linear-Gaussian tastes under a map of the world that drifts from stage to stage.
+"""Users whose truth is known: linear-Gaussian tastes under a map of the world that drifts from period to period.
 
-A drift says how much each *regime* of the world counts in a stage. The inputs carry it (each regime has a block of
+A drift says how much each *regime* of the world counts in a period. The inputs carry it (each regime has a block of
 columns), so one linear model can serve all regimes at once; but all of them also share a block, and a model that is
 fitted to the newest regime only spoils it for the others: there is something to forget, and no need to.
 """
@@ -16,46 +16,46 @@ from metapers.options import Option
 from metapers.tasks import oracle, ragged
 from metapers.tasks.facts import CUT_OPTIONS, FOLD, SourceFacts
 
-Drift = Callable[[int], np.ndarray]  # stage -> weights of the regimes, [regimes] in every stage
+Drift = Callable[[int], np.ndarray]  # period -> weights of the regimes, [regimes] in every period
 
 
 def none() -> Drift:
     """One regime for ever."""
-    return lambda stage: np.ones(1)
+    return lambda period: np.ones(1)
 
 
-def sudden(stages: int, every: int = 1) -> Drift:
-    """A regime never seen before after every ``every`` stages.
+def sudden(periods: int, every: int = 1) -> Drift:
+    """A regime never seen before after every ``every`` periods.
 
     >>> sudden(4, every=2)(1), sudden(4, every=2)(2)
     (array([1., 0.]), array([0., 1.]))
     """
-    return recurring(-(-stages // every), every)
+    return recurring(-(-periods // every), every)
 
 
 def recurring(regimes: int = 2, every: int = 1) -> Drift:
-    """Regimes in turn, each for ``every`` stages: A B A B ... for two.
+    """Regimes in turn, each for ``every`` periods: A B A B ... for two.
 
     >>> recurring()(0), recurring()(1), recurring()(2)
     (array([1., 0.]), array([0., 1.]), array([1., 0.]))
     """
     if regimes < 1 or every < 1:
         raise ValueError(f"regimes and every must be >= 1, got {regimes} and {every}")
-    return lambda stage: np.eye(regimes)[(stage // every) % regimes]
+    return lambda period: np.eye(regimes)[(period // every) % regimes]
 
 
-def gradual(stages: int) -> Drift:
-    """A quarter turn from one regime in the first stage to another in the last: (cos a, sin a), a = 0 ... pi/2."""
-    return lambda stage: np.array([np.cos(a := np.pi / 2 * stage / max(stages - 1, 1)), np.sin(a)])
+def gradual(periods: int) -> Drift:
+    """A quarter turn from one regime in the first period to another in the last: (cos a, sin a), a = 0 ... pi/2."""
+    return lambda period: np.array([np.cos(a := np.pi / 2 * period / max(periods - 1, 1)), np.sin(a)])
 
 
 DRIFTS: Mapping[str, Callable[[int], Drift]] = {
-    "none": lambda stages: none(),
+    "none": lambda periods: none(),
     "gradual": gradual,
     "sudden": sudden,
-    "recurring": lambda stages: recurring(),
+    "recurring": lambda periods: recurring(),
 }
-"""The drifts by name, each for a number of stages."""
+"""The drifts by name, each for a number of periods."""
 
 
 class _World(NamedTuple):
@@ -67,8 +67,8 @@ class _World(NamedTuple):
 def linear_gaussian(
     *,
     drift: Drift,
-    stages: int,
-    users_per_stage: int,
+    periods: int,
+    users_per_period: int,
     examples: int,
     dim: int = 4,
     spread: float = 1.0,
@@ -84,16 +84,16 @@ def linear_gaussian(
     fold: int = 0,
     **sizes: Any,
 ) -> Stream:
-    """Users u with y = (m_t + taste_u) . f + noise in stage t, m_t = sum_r drift(t)_r theta_r, f ~ N(0, I) [dim].
+    """Users u with y = (m_t + taste_u) . f + noise in period t, m_t = sum_r drift(t)_r theta_r, f ~ N(0, I) [dim].
 
     theta_r has a random direction and length ``spread`` sqrt(dim); taste_u ~ N(0, ``taste``^2 I), for a fraction
     ``minority`` of users around a common vector of length ``minority_shift`` instead of 0; a user's taste never
-    changes. A fraction ``returning`` of each later stage's users was seen before. Targets [N]; the noise has standard
+    changes. A fraction ``returning`` of each later period's users was seen before. Targets [N]; the noise has standard
     deviation ``noise``, and ``label_noise_factor`` times as much in a fraction ``label_noise`` of the examples.
 
     Inputs [N, width] are (sqrt(o) f, sqrt(1-o) drift_1 f, sqrt(1-o) drift_2 f, ...) for ``overlap`` o, and if
     ``label_noise`` > 0 a last column that is 1 where the label is noisier. So y = w_u . x + noise with the same
-    w_u ~ N(M, S) in every stage: M = (0, theta_1, theta_2, ...)/sqrt(1-o), S = ``taste``^2/o on the first block;
+    w_u ~ N(M, S) in every period: M = (0, theta_1, theta_2, ...)/sqrt(1-o), S = ``taste``^2/o on the first block;
     the oracle is exact (see ``oracle.linear``). ``sizes``: support, query and what else ``ragged.stream`` takes.
 
     Raises:
@@ -103,22 +103,22 @@ def linear_gaussian(
     _check(given)
     deviation = lambda noisier: noise * np.where(noisier, label_noise_factor, 1.0)
     rng = np.random.default_rng(seed)
-    weights = np.stack([np.asarray(drift(stage), np.float64) for stage in range(stages)])
-    stage, user, users = _visits(rng, stages, users_per_stage, returning)
+    weights = np.stack([np.asarray(drift(period), np.float64) for period in range(periods)])
+    period, user, users = _visits(rng, periods, users_per_period, returning)
     world = _world(rng, weights.shape[1], users, dim, spread, taste, minority, minority_shift)
     time = np.tile(np.arange(examples), len(user))
-    stage, user = np.repeat(stage, examples), np.repeat(user, examples)
+    period, user = np.repeat(period, examples), np.repeat(user, examples)
     base = rng.standard_normal((len(user), dim))
-    inputs = encode(base, weights[stage], overlap)
+    inputs = encode(base, weights[period], overlap)
     width = inputs.shape[1]
     noisier = rng.random(len(user)) < label_noise
-    targets = np.sum((weights[stage] @ world.regimes + world.tastes[user]) * base, axis=1)
+    targets = np.sum((weights[period] @ world.regimes + world.tastes[user]) * base, axis=1)
     targets += deviation(noisier) * rng.standard_normal(len(user))
     inputs = np.concatenate([inputs, noisier[:, None]], axis=1) if label_noise else inputs
     names = tuple(f"synthetic-{row}" for row in range(users))
     return ragged.stream(
-        ragged.Examples(names, user, stage, time, inputs, targets),
-        stages=stages,
+        ragged.Examples(names, user, period, time, inputs, targets),
+        periods=periods,
         fold=fold,
         about={"source": "synthetic.linear_gaussian", "version": "1", "drift": weights.tolist(), **given},
         oracle=_oracle(_population(world, taste, minority, overlap), width, deviation),
@@ -126,23 +126,23 @@ def linear_gaussian(
     )
 
 
-def _from_options(*, drift: str, stages: int, **options: Any) -> Stream:
-    return linear_gaussian(drift=DRIFTS[drift](stages), stages=stages, **options)
+def _from_options(*, drift: str, periods: int, **options: Any) -> Stream:
+    return linear_gaussian(drift=DRIFTS[drift](periods), periods=periods, **options)
 
 
 LINEAR_GAUSSIAN_MEMBER = Member(
     _from_options,
     options={
-        "drift": Option("recurring", choices=tuple(DRIFTS), doc="how the common weights change from stage to stage"),
-        "stages": Option(4, least=1, doc="number of stages"),
-        "users_per_stage": Option(200, least=1, doc="users in a stage, of all splits together"),
-        "examples": Option(40, least=2, doc="examples of a user in a stage"),
+        "drift": Option("recurring", choices=tuple(DRIFTS), doc="how the common weights change from period to period"),
+        "periods": Option(4, least=1, doc="number of periods"),
+        "users_per_period": Option(200, least=1, doc="users in a period, of all splits together"),
+        "examples": Option(40, least=2, doc="examples of a user in a period"),
         "dim": Option(4, least=1, doc="features of an example before the regimes encode them"),
         "spread": Option(1.0, least=0, doc="length of a regime's common weights, over sqrt(`dim`)"),
         "taste": Option(0.5, least=0, doc="standard deviation of a user's own weights around the common ones"),
         "noise": Option(0.3, above=0, doc="standard deviation of a target"),
         "overlap": Option(0.5, above=0, below=1, doc="share of the inputs that all regimes use; it can be forgotten"),
-        "returning": Option(0.3, least=0, below=1, doc="fraction of a later stage's users that an earlier stage had"),
+        "returning": Option(0.3, least=0, below=1, doc="fraction of a later period's users that an earlier period had"),
         "minority": Option(0.0, least=0, below=1, doc="fraction of users whose own weights have another mean"),
         "minority_shift": Option(2.0, least=0, doc="distance of that mean from the mean of the other users"),
         "label_noise": Option(0.0, least=0, below=1, doc="fraction of examples with a noisier target"),
@@ -151,7 +151,7 @@ LINEAR_GAUSSIAN_MEMBER = Member(
         "fold": FOLD,
         **CUT_OPTIONS,
     },
-    example={"stages": 3, "users_per_stage": 40, "examples": 12, "support": 4, "query": 8},
+    example={"periods": 3, "users_per_period": 40, "examples": 12, "support": 4, "query": 8},
     facts=SourceFacts(),
     doc="synthetic users with linear targets and a known optimum, under drift",
 )
@@ -164,7 +164,7 @@ def encode(base: np.ndarray, weights: np.ndarray, overlap: float) -> np.ndarray:
 
 
 def _check(given: dict[str, Any]) -> None:
-    for name, least in (("stages", 1), ("users_per_stage", 1), ("examples", 2), ("dim", 1)):
+    for name, least in (("periods", 1), ("users_per_period", 1), ("examples", 2), ("dim", 1)):
         if given[name] < least:
             raise ValueError(f"{name} must be >= {least}, got {given[name]}")
     for name in ("returning", "minority", "label_noise"):
@@ -180,13 +180,13 @@ def _check(given: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be >= 0, got {given[name]}")
 
 
-def _visits(rng: np.random.Generator, stages: int, each: int, returning: float) -> tuple[np.ndarray, np.ndarray, int]:
+def _visits(rng: np.random.Generator, periods: int, each: int, returning: float) -> tuple[np.ndarray, np.ndarray, int]:
     users, visits = 0, []
-    for _ in range(stages):
+    for _ in range(periods):
         back = rng.choice(users, round(returning * each), replace=False) if users else np.arange(0)
         visits.append(np.concatenate([back, np.arange(users, users + each - len(back))]))
         users += each - len(back)
-    return np.repeat(np.arange(stages), each), np.concatenate(visits), users
+    return np.repeat(np.arange(periods), each), np.concatenate(visits), users
 
 
 def _world(

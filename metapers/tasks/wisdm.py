@@ -32,7 +32,7 @@ def wisdm(
     p_from_first: float = 0.0,
     length_power: float = 0.0,
 ) -> Stream:
-    """One stage of 36 people; an example is 10 s of a phone's accelerometer, its target one of six ``ACTIVITIES``.
+    """One period of 36 people; an example is 10 s of a phone's accelerometer, its target one of six ``ACTIVITIES``.
 
     Inputs: float [46]: the 43 features of Kwapisz, Weiss and Moore (2010), standardised with mean and standard
     deviation of the training users' examples (a feature that is constant there is only centred; what is missing is
@@ -65,7 +65,7 @@ def wisdm(
             _inputs(table.features, training),
             table.activities,
         ),
-        stages=1,
+        periods=1,
         fold=fold,
         support=support,
         query=query,

@@ -21,7 +21,7 @@ def writers(
     path: str | pathlib.Path,
     *,
     size: int = 28,
-    stages: int = 1,
+    periods: int = 1,
     fold: int = 0,
     support: int = 16,
     query: int = 32,
@@ -33,41 +33,41 @@ def writers(
 
     Inputs: float [size, size, 1] in 0..1, the means of blocks of 28 / ``size`` pixels squared. Targets: int 0..9.
     A user is a writer by the number that NIST gave; time is the place of a digit among the writer's own, which is
-    the order of the boxes on the form (many forms begin with 0 to 9 in turn). ``stages``: 1, or 2: the employees of
+    the order of the boxes on the form (many forms begin with 0 to 9 in turn). ``periods``: 1, or 2: the employees of
     NIST's series 0, then the school students of series 4, whose hands differ; nobody returns. A writer's digits cut
     into periods would be one hand all along, so there is no such choice.
 
     ``path`` is a folder with train-images-idx3-ubyte and train-labels-idx1-ubyte of MNIST and
     qmnist-train-labels-idx2-int of QMNIST (Yadav and Bottou 2019), whose columns are class, series, writer, the
     writer's digit index and four more; each gzipped (.gz) or plain. Provenance: ``classes``, ``size``, ``series`` by
-    stage, and what ``ragged.stream`` adds. At size 28 the digits take 0.19 GB in float32, and 0.65 GB while the stream
+    period, and what ``ragged.stream`` adds. At size 28 the digits take 0.19 GB in float32, and 0.65 GB while the stream
     is made.
 
     Raises:
       FileNotFoundError: for a missing file.
-      ValueError: for ``size`` not in 28, 14, 7; ``stages`` other than 1 and the number of series; a file that cannot
+      ValueError: for ``size`` not in 28, 14, 7; ``periods`` other than 1 and the number of series; a file that cannot
         be read or has another shape; a class outside 0..9 or other than QMNIST's, naming the row; and as
         ``ragged.stream``.
     """
     if size not in SIZES:
         raise ValueError(f"size must be one of {SIZES}, got {size}")
     images, labels, origins = _read(path)
-    series, stage = np.unique(origins[:, 1], return_inverse=True)
-    if stages not in (1, len(series)):
-        raise ValueError(f"stages must be 1 or {len(series)}, the number of NIST series, got {stages}")
+    series, period = np.unique(origins[:, 1], return_inverse=True)
+    if periods not in (1, len(series)):
+        raise ValueError(f"periods must be 1 or {len(series)}, the number of NIST series, got {periods}")
     names, user = np.unique(origins[:, 2], return_inverse=True)
-    groups = [series.tolist()] if stages == 1 else [[one] for one in series.tolist()]
+    groups = [series.tolist()] if periods == 1 else [[one] for one in series.tolist()]
     about = {"source": "MNIST by writer", "version": "QMNIST labels", "classes": CLASSES, "size": size}
     return stream(
         Examples(
             tuple(str(name) for name in names.tolist()),
             user,
-            stage if stages > 1 else np.zeros_like(stage),
+            period if periods > 1 else np.zeros_like(period),
             origins[:, 3],
             _pooled(images, size),
             labels.astype(np.int32),
         ),
-        stages=stages,
+        periods=periods,
         fold=fold,
         support=support,
         query=query,
@@ -85,7 +85,7 @@ WRITERS_MEMBER = Member(
             None, type=str, doc="folder with two files of MNIST and qmnist-train-labels-idx2-int (.gz or plain)"
         ),
         "size": Option(28, choices=SIZES, doc="height and width of an image in pixels: means of blocks"),
-        "stages": Option(1, choices=(1, 2), doc="number of stages; 2: the employees, then the school students"),
+        "periods": Option(1, choices=(1, 2), doc="number of periods; 2: the employees, then the school students"),
         "fold": FOLD,
         **CUT_OPTIONS,
     },

@@ -206,16 +206,17 @@ def reads_files(name: str) -> bool:
 
 
 EPISODES: dict[str, Callable[[], Stream]] = {
-    "episodes": lambda: tasks.episodes(pages(), ways=3, queries=2, rotations=(0, 1), stages=3, episodes=4)
+    "episodes": lambda: tasks.episodes(pages(), ways=3, queries=2, rotations=(0, 1), periods=3, episodes=4)
 }
 """What a source that reads files is made with, on small data."""
 
 
 def streams() -> dict[str, Callable[[], Stream]]:
-    """A stream of three stages of every source that is computed."""
+    """A stream of three periods of every source that is computed."""
     made = [name for name in registry("source") if not reads_files(name)]
     found = {
-        label: partial(build, "source", section, {}) for label, section in sections("source", *made, more={"stages": 3})
+        label: partial(build, "source", section, {})
+        for label, section in sections("source", *made, more={"periods": 3})
     }
     return found | EPISODES
 
@@ -226,14 +227,14 @@ def streams() -> dict[str, Callable[[], Stream]]:
 def cohorts() -> dict[str, Cohort]:
     """Three users with 5, 1 and 4 examples of each kind of targets that a baseline predicts."""
     rng = np.random.default_rng(0)
-    offsets, users = np.array([0, 5, 6, 10]), np.arange(3, dtype=np.int32)
+    offsets, users, each = np.array([0, 5, 6, 10]), np.arange(3, dtype=np.int32), np.zeros(10, np.int32)
     there = np.ones((10, 2))
     past = {"bias": np.zeros(10), "past_there": there, "past_rating": 2 + there, "past_bias": 0 * there}
     films = {"item": np.arange(10, dtype=np.int32) % 4, **past}
     words = rng.integers(0, 5, (2, 10, 6)).astype(np.int32)
 
     def cohort(inputs: Tree, targets: np.ndarray) -> Cohort:
-        return Cohort(inputs, targets, offsets, users, np.zeros(3, np.int32), np.zeros(3, bool))
+        return Cohort(inputs, targets, offsets, users, np.zeros(3, np.int32), np.zeros(3, bool), each)
 
     return {
         "ratings": cohort(films, rng.normal(size=10) + 3),

@@ -1,4 +1,4 @@
-"""A short run of a learner in the small world: updates, the end of a stage, a user forgotten; then all of it again."""
+"""A short run of a learner in the small world: updates, the end of a period, a user forgotten; then all of it again."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,8 +12,8 @@ from metapers import keys
 from metapers.base import Array, Key, Learner, Task, Tree
 from tests.contracts import table, world
 
-STEPS = 2  # outer steps in a stage
-DRAWS = 2  # batches that the end of a stage may ask for
+STEPS = 2  # outer steps in a period
+DRAWS = 2  # batches that the end of a period may ask for
 SEEDS = 2  # of a run of several
 
 
@@ -26,13 +26,13 @@ class Program:
     """The functions of a learner, compiled, and a count of how often each was traced."""
 
     def __init__(self, learner: Learner, many: Callable = alone):
-        def end_stage(state: Tree, batches: tuple[Task, Array], key: Key) -> Tree:
-            # ``consolidate`` with the batches of the stage as data: leaves [DRAWS, users, ...]
+        def end_period(state: Tree, batches: tuple[Task, Array], key: Key) -> Tree:
+            # ``consolidate`` with the batches of the period as data: leaves [DRAWS, users, ...]
             return learner.consolidate(state, lambda i: jax.tree.map(lambda x: x[i % DRAWS], batches), key)
 
         self.traced = {"update": 0, "consolidate": 0, "forget": 0}
         self.update = jax.jit(many(self._counted("update", learner.update), (0, None, None, 0)))
-        self.consolidate = jax.jit(many(self._counted("consolidate", end_stage), (0, None, 0)))
+        self.consolidate = jax.jit(many(self._counted("consolidate", end_period), (0, None, 0)))
         self.forget = jax.jit(many(self._counted("forget", learner.forget), (0, None)))
 
     def _counted(self, name: str, function: Callable) -> Callable:
@@ -69,15 +69,15 @@ class Run:
         """The state where the first update leaves it; elsewhere the second would be compiled anew."""
         return jax.device_put(state, NamedSharding(table.mesh(), PartitionSpec())) if self.on_mesh else state
 
-    def through(self, state: Tree, seed: int = 0, *, stages: range = range(2), tasks: Callable = world.tasks) -> Tree:
-        """The state after the given stages; ``tasks(number)`` gives the batches."""
+    def through(self, state: Tree, seed: int = 0, *, periods: range = range(2), tasks: Callable = world.tasks) -> Tree:
+        """The state after the given periods; ``tasks(number)`` gives the batches."""
         named = lambda *names: self.many(lambda root: keys.named(root, *names))(self.roots(seed))
-        for stage in stages:
+        for period in periods:
             for step in range(STEPS):
-                state, _ = self.update(state, *tasks(10 * stage + step), named("step", stage, step))
-            ended = [tasks(100 + 10 * stage + i) for i in range(DRAWS)]
+                state, _ = self.update(state, *tasks(10 * period + step), named("step", period, step))
+            ended = [tasks(100 + 10 * period + i) for i in range(DRAWS)]
             batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *ended)
-            state = self.program.consolidate(state, batches, named("end", stage))
+            state = self.program.consolidate(state, batches, named("end", period))
             state = self.forget(state, jnp.int32(1))
         return state
 
@@ -95,7 +95,7 @@ def of(name: str) -> Run:
 
 
 @cache
-def after_two_stages(name: str, seed: int = 0) -> Tree:
-    """The state of a case after two stages."""
+def after_two_periods(name: str, seed: int = 0) -> Tree:
+    """The state of a case after two periods."""
     run = of(name)
     return run.through(run.start(seed), seed)

@@ -45,6 +45,10 @@ def standard() -> Sections:
     return made | empty | {"optimizer": filled("optimizer", {"name": "adam", "rate": 0.02})}
 
 
+ADAPTING = ("learner", "inner_loop", "gate", *NESTED)
+"""Kinds whose cases differentiate through the steps of adaptation; the others have first order."""
+
+
 @cache
 def mesh() -> Mesh:
     """Two host devices."""
@@ -118,18 +122,17 @@ def _has_trait(kind: str, chosen: Sections, trait: str) -> bool:
 # Members written out, for cases that no entry describes and for other tests
 
 
-def loop() -> InnerLoop:
+def loop(*, first_order: bool = False) -> InnerLoop:
     """The inner loop of every learner that is not about inner loops."""
-    return inner.gradient(LOSS, 2, inner.per_parameter(0.05))
+    return inner.gradient(LOSS, 2, inner.per_parameter(0.05), first_order=first_order)
 
 
 def maml(
     inner_loop: InnerLoop | None = None, penalty: Penalty | None = None, aggregator: Aggregator | None = None
 ) -> Learner:
     """MAML with Adam around the member that a case is about."""
-    return learners.maml(
-        LOSS, inner_loop or loop(), optax.adam(0.02), penalty=penalty, aggregator=aggregator or aggregate.mean()
-    )
+    made = inner_loop or loop(first_order=True)
+    return learners.maml(LOSS, made, optax.adam(0.02), penalty=penalty, aggregator=aggregator or aggregate.mean())
 
 
 def reptile() -> Learner:
@@ -145,12 +148,11 @@ def replayed(kept: Memory, wrapped: Learner | None = None, options: Section | No
 
 def fisher() -> Penalty:
     """EWC on the small world."""
-    return penalties.ewc(OBJECTIVE, MODEL.apply, loop(), 5.0, draws=2)
+    return penalties.ewc(OBJECTIVE, MODEL.apply, loop(first_order=True), 5.0, draws=2)
 
 
 COMBINED: dict[str, Callable[[], Learner]] = {
     "learner: serial": lambda: learners.serial(reptile()),
-    "learner: replay": lambda: learners.replay(reptile(), memory.reservoir(6), 2, draws=2),
     "inner_loop: none": lambda: maml(inner.none()),
     "inner_loop: gradient, no steps": lambda: maml(inner.gradient(LOSS, 0, 0.05)),
     "inner_loop: tempered": lambda: maml(inner.tempered(loop(), 0.5)),
@@ -191,7 +193,8 @@ def kinds() -> tuple[str, ...]:
 
 def placed(kind: str, section: Section) -> Sections:
     """The standard sections with ``section`` in its place, and with what its member requires of others."""
-    return _completed(_placed(kind, section, standard()))
+    order = {} if kind in ADAPTING else {"inner_loop": {**standard()["inner_loop"], "first_order": True}}
+    return _completed(_placed(kind, section, {**standard(), **order}))
 
 
 def _placed(kind: str, section: Section, chosen: Sections) -> Sections:

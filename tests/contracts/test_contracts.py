@@ -45,7 +45,7 @@ def through_the_host(state):
 
 @pytest.mark.parametrize("name", CASES)
 def test_shapes_masks_order_forgetting_and_a_resumed_run(name):
-    one, end = short_run.of(name), short_run.after_two_stages(name)
+    one, end = short_run.of(name), short_run.after_two_periods(name)
     check_shapes(one, one.start(), end)
     check_masks(one, end)
     check_order(one, end, name in table.ORDERED)
@@ -56,7 +56,7 @@ def test_shapes_masks_order_forgetting_and_a_resumed_run(name):
 
 
 def check_shapes(one, start, end):
-    assert shapes(start) == shapes(end), "shapes: a state keeps its shapes and types over stages"
+    assert shapes(start) == shapes(end), "shapes: a state keeps its shapes and types over periods"
     state, info = one.update(end, *world.tasks(50), KEY)
     assert shapes(state) == shapes(end), "shapes: an update keeps those of the state"
     assert finite((state, info)), "values: everything is finite"
@@ -73,7 +73,7 @@ def check_masks(one, clean):
     dirty, said = one.update(end, *poisoned(53), KEY)
     state, info = one.update(clean, *world.tasks(53), KEY)
     params = one.learner.params
-    assert world.distance(params(end), params(clean)) < 1e-12, "masks: what is masked changes nothing in two stages"
+    assert world.distance(params(end), params(clean)) < 1e-12, "masks: what is masked changes nothing in two periods"
     gap = world.distance((params(state), info), (params(dirty), said))
     assert gap < 1e-12, "masks: what is masked changes neither an update nor what it reports"
 
@@ -90,36 +90,36 @@ def check_order(one, state, ordered):
     np.testing.assert_allclose(losses, others, atol=1e-12, err_msg="order: losses follow their users")
 
 
-@pytest.mark.parametrize("name", grouped(["learner: maml", "learner: serial"]))
+@pytest.mark.parametrize("name", grouped(["learner: maml"]))
 def test_a_compiled_update_is_the_plain_one(name):
-    # for two learners alone: the seeds below trace the update of every case a second time, by another transformation
-    one, end = short_run.of(name), short_run.after_two_stages(name)
+    # for one learner alone: the seeds below trace the update of every case a second time, by another transformation
+    one, end = short_run.of(name), short_run.after_two_periods(name)
     tasks, mask = world.tasks(51)
     assert world.distance(one.update(end, tasks, mask, KEY), one.learner.update(end, tasks, mask, KEY)) < 1e-12
 
 
 def check_resumed(one, end):
-    first = one.through(one.start(), stages=range(1))
+    first = one.through(one.start(), periods=range(1))
     restored = one.place(through_the_host(first))
     assert shapes(restored) == shapes(first), "resume: a state through the host keeps its shapes and types"
     assert world.distance(restored, first) == 0.0, "resume: a state through the host keeps every bit"
-    gap = world.distance(one.through(restored, stages=range(1, 2)), end)
+    gap = world.distance(one.through(restored, periods=range(1, 2)), end)
     assert gap == 0.0, "resume: a resumed run ends bit for bit as the whole one"
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_seeds_trained_together_in_float32_are_each_alone_in_float64(name):
-    alone = [jax.tree.leaves(short_run.of(name).learner.params(short_run.after_two_stages(name, i))) for i in range(2)]
+    alone = [jax.tree.leaves(short_run.of(name).learner.params(short_run.after_two_periods(name, i))) for i in range(2)]
     with jax.enable_x64(False):  # as training runs
         one = short_run.fresh(name, many=jax.vmap)
         start = one.start()
-        middle = one.through(start, stages=range(1))
-        end = one.through(middle, stages=range(1, 2))
-        assert shapes(end) == shapes(start), "float32: a state keeps its shapes and types over stages"
+        middle = one.through(start, periods=range(1))
+        end = one.through(middle, periods=range(1, 2))
+        assert shapes(end) == shapes(start), "float32: a state keeps its shapes and types over periods"
         assert one.traced["update"] == 1, "float32: the update is traced once"
         assert all(leaf.dtype == jnp.float32 for leaf in floats(end)), "float32: every float of the state is one"
         assert finite(end), "float32: everything is finite"
-        gap = world.distance(one.through(one.place(through_the_host(middle)), stages=range(1, 2)), end)
+        gap = world.distance(one.through(one.place(through_the_host(middle)), periods=range(1, 2)), end)
         assert gap == 0.0, "float32: a resumed run ends bit for bit as the whole one"
         together = [np.asarray(leaf) for leaf in jax.tree.leaves(one.learner.params(end))]
     if "exact False" in name:
@@ -134,14 +134,14 @@ def test_seeds_trained_together_in_float32_are_each_alone_in_float64(name):
 def test_other_values_of_carried_options_run_the_same_program(name):
     one = short_run.of(name)
     start, three = one.start(), range(3)
-    end, lowered = one.through(start, stages=three), lowered_update(one.learner, start)
+    end, lowered = one.through(start, periods=three), lowered_update(one.learner, start)
     for key, make in table.revalued(table.named()[name]).items():
         other = short_run.Run(make(), on_mesh=one.on_mesh, program=one.program)
         begun = other.start()
         assert shapes(begun) == shapes(start), f"carried: another {key} leaves the shapes of the state"
         assert world.distance(begun, start) > 0, f"carried: the state holds {key}"
         assert lowered_update(other.learner, begun) == lowered, f"carried: another {key} is the same program"
-        params = one.learner.params(other.through(begun, stages=three))
+        params = one.learner.params(other.through(begun, periods=three))
         assert world.distance(params, one.learner.params(end)) > 1e-9, f"carried: another {key} has an effect"
     assert one.traced == {"update": 1, "consolidate": 1, "forget": 1}, "carried: other values are not traced anew"
 

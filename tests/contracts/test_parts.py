@@ -20,7 +20,7 @@ def first_three(tree):
     return jax.tree.map(lambda leaf: np.asarray(leaf)[:3], tree)
 
 
-PLAIN = ("linear, vectors to numbers", "mlp, vectors to classes", "recommender, films to numbers")
+PLAIN = ("linear, vectors to numbers", "mlp, vectors to classes")
 """Cases that run without ``jit`` too, where every operation is compiled by itself: seconds for a larger model."""
 
 
@@ -101,7 +101,7 @@ def test_an_objectives_shapes_and_labels(name):
 
 
 @pytest.mark.parametrize("name", grouped(parts.streams()))
-def test_a_source_keeps_its_shapes_over_stages_and_draws_by_its_key(name):
+def test_a_source_keeps_its_shapes_over_periods_and_draws_by_its_key(name):
     stream = parts.streams()[name]()
     traced = []
 
@@ -113,11 +113,11 @@ def test_a_source_keeps_its_shapes_over_stages_and_draws_by_its_key(name):
     alone = jax.jit(lambda data: stream.family.sample(data, jnp.int32(3), 6, KEY))
     two_seeds = lambda data, step, first, second: compiled(data, jnp.int32(step), jnp.stack([first, second]))
     seed = lambda both, number: jax.tree.map(lambda leaf: leaf[number], both)
-    other, last = keys.root(1), stream.stages - 1
+    other, last = keys.root(1), stream.periods - 1
     windows = [(0, 0), (last, last), (0, last)]
     fed = [stream.family.data(window, 3, 5) for window in windows]
     drawn = [seed(two_seeds(data, 3, KEY, other), 0) for data in fed]
-    assert last > 0, "stages: more than one, or the rest says nothing"
+    assert last > 0, "periods: more than one, or the rest says nothing"
     assert len({str(shapes(one)) for one in drawn}) == 1, "shapes: the same in every window"
     assert len(traced) == 1, "compilation: no window is traced anew"
     for data, (tasks, mask) in zip(fed, drawn, strict=True):

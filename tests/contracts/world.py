@@ -85,7 +85,7 @@ def tasks(seed: int, users: int = USERS, *, first: int = 0, poisoned: bool = Fal
     rows = np.where(there, rows, 10_000).astype(np.int32) if poisoned else rows
     dtype = jnp.zeros(()).dtype
     support, query = (Batch(inputs[i].astype(dtype), targets[i].astype(dtype), mask[i]) for i in range(2))
-    notes = {"stage": np.zeros(users, np.int32)}
+    notes = {"period": np.zeros(users, np.int32)}
     return jax.tree.map(jnp.asarray, (Task(support, query, rows, notes), there))
 
 

@@ -1,6 +1,5 @@
 """A ring buffer: the newest user-tasks, each new one in place of the oldest."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -51,10 +50,7 @@ def ring(capacity: int) -> Memory:
         gone = state.users == user
         return state._replace(items=hide(state.items, ~gone), users=jnp.where(gone, -1, state.users))
 
-    def renew(state: RingState, fn: Callable[[Tree], Tree]) -> RingState:
-        return state._replace(items=hide(fn(state.items), state.users >= 0))
-
-    return Memory(init, insert, sample, forget, renew)
+    return Memory(init, insert, sample, forget)
 
 
 register(

@@ -1,4 +1,4 @@
-"""The pictures of stages: the matrices, forgetting, the bank, and the distance to the best possible."""
+"""The pictures of periods: the matrices, forgetting, the bank, and the distance to the best possible."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from metapers.report.pictures import WIDTH, Picture
 
 
 def matrices(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
-    """Every strategy's score, trained stage by evaluated stage, at the start and adapted."""
+    """Every arm's score, trained period by evaluated period, at the start and adapted."""
     head, held = summary["headline"], {name: np.array(value) for name, value in summary["matrix"].items()}
     count = next(iter(held.values())).shape[-1]
     kinds = ("at the start", f"after {words.counted(head['steps'], 'step')}")
@@ -30,57 +30,57 @@ def matrices(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
             _heat(axis, matrix[row], norm, larger=head["larger_is_better"])
             axis.set_title(f"{name}, {kind}" if len(held) < 4 else (name if row == 0 else ""))
         first = axes[row, 0]
-        first.set_ylabel(f"{kind}\n\ntrained up to stage" if len(held) >= 4 else "trained up to stage")
+        first.set_ylabel(f"{kind}\n\ntrained up to period" if len(held) >= 4 else "trained up to period")
     for axis in axes[-1]:
-        axis.set_xlabel("evaluated on stage")
+        axis.set_xlabel("evaluated on period")
     metric = words.metric_name(head["metric"])
     caption = (
-        f"Mean {metric} of the test users of each stage (column) after training up to a stage (row), at "
+        f"Mean {metric} of the test users of each period (column) after training up to a period (row), at "
         f"{words.counted(head['shots'], 'shot')}; top: {kinds[0]} (no steps), bottom: {kinds[1]}. Darker is better; "
-        "each row of pictures has one colour scale for all strategies; the worst quarter of its cells shares the "
-        "lightest shade. The outlined diagonal: just learned. Below it: earlier stages, what is kept. Above it: stages "
-        "not yet seen."
+        "each row of pictures has one colour scale for all arms; the worst quarter of its cells shares the "
+        "lightest shade. The outlined diagonal: just learned. Below it: earlier periods, what is kept. Above it: "
+        "periods not yet seen."
     )
-    alt = f"{metric} by trained and evaluated stage, {count} by {count}, for each strategy"
+    alt = f"{metric} by trained and evaluated period, {count} by {count}, for each arm"
     return Picture("matrix", figure, caption, alt)
 
 
 def forgetting(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
-    """The adapted score on each stage after each stage of training, a line for each strategy."""
+    """The adapted score on each period after each period of training, a line for each arm."""
     held = {name: np.array(value)[1] for name, value in summary["matrix"].items()}
-    leader = summary["headline"]["strategy"]
+    leader = summary["headline"]["arm"]
     held = {name: held[name] for name in sorted(held, key=lambda name: name == leader)}
     count = next(iter(held.values())).shape[-1]
     columns = min(count, 4 if count % 5 else 5)
     rows = math.ceil(count / columns)
     figure, axes = drawing.panels(WIDTH, 0.4 + 2.7 * rows, rows=rows, columns=columns, sharey=True)
-    colours = palette.of_strategies(list(held))
+    colours = palette.of_arms(list(held))
     after = np.tril_indices(count)
-    inside = np.concatenate([matrix[after] for name, matrix in held.items() if name != "static" or len(held) == 1])
+    inside = np.concatenate([matrix[after] for name, matrix in held.items() if name != "frozen" or len(held) == 1])
     bounds = drawing.limits(list(inside), [value for matrix in held.values() for value in matrix.ravel()], stretch=0.6)
-    for stage, axis in enumerate(axes.ravel()):
-        if stage >= count:
+    for period, axis in enumerate(axes.ravel()):
+        if period >= count:
             axis.set_axis_off()
             continue
         for name, matrix in held.items():
             wide = 2.4 if name == leader else 1.5
-            _before_and_since(axis, matrix[:, stage], stage, name, colours[name], wide)
-        axis.set(title=f"On stage {stage}", xticks=range(count), xlim=(-0.25, count - 0.75), ylim=bounds)
-        axis.axvspan(-0.25, stage, color=light("grid"), alpha=0.45, linewidth=0)
-        _away(axis, {name: float(matrix[-1, stage]) for name, matrix in held.items()}, bounds, colours)
+            _before_and_since(axis, matrix[:, period], period, name, colours[name], wide)
+        axis.set(title=f"On period {period}", xticks=range(count), xlim=(-0.25, count - 0.75), ylim=bounds)
+        axis.axvspan(-0.25, period, color=light("grid"), alpha=0.45, linewidth=0)
+        _away(axis, {name: float(matrix[-1, period]) for name, matrix in held.items()}, bounds, colours)
     for axis in axes[-1]:
-        axis.set_xlabel("trained up to stage")
+        axis.set_xlabel("trained up to period")
     for axis in axes[:, 0]:
         axis.set_ylabel(words.score_axis(summary, config).split(",")[0])
     handles, names = axes.ravel()[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, handlelength=1.8)
     direction = "A line that falls" if summary["headline"]["larger_is_better"] else "A line that rises"
     caption = (
-        "The same matrices as curves: the adapted score on the users of one stage after training up to each stage. "
-        f"Shaded: before the stage was seen. {direction} after the shading is forgetting. An arrow names a line that "
+        "The same matrices as curves: the adapted score on the users of one period after training up to each period. "
+        f"Shaded: before the period was seen. {direction} after the shading is forgetting. An arrow names a line that "
         "ends outside the picture."
     )
-    return Picture("forgetting", figure, caption, "Score on each stage after each stage of training")
+    return Picture("forgetting", figure, caption, "Score on each period after each period of training")
 
 
 def bank(rows: list[dict[str, Any]], summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
@@ -101,7 +101,7 @@ def bank(rows: list[dict[str, Any]], summary: Mapping[str, Any], config: Mapping
             title="at the start" if taken == 0 else f"after {words.counted(taken, 'step')}",
             ylim=(len(rows) - 0.5, -0.5),
         )
-        axis.set(yticks=range(len(rows)), yticklabels=[f"stage {row['stage']}" for row in rows])
+        axis.set(yticks=range(len(rows)), yticklabels=[f"period {row['period']}" for row in rows])
         axis.set_xlabel(words.score_axis(summary, config).split(",")[0])
         axis.margins(x=0.1)
     marks = {"marker": "o", "linestyle": "none", "markersize": 6.5}
@@ -113,19 +113,19 @@ def bank(rows: list[dict[str, Any]], summary: Mapping[str, Any], config: Mapping
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, handlelength=1.4)
     caption = (
-        f"Mean over the test users of {head['strategy']} who returned in a stage. Filled: started from the row that "
+        f"Mean over the test users of {head['arm']} who returned in a period. Filled: started from the row that "
         "the bank kept of them; hollow: from the fresh start. Blue bar: the bank helped; orange: it did not."
     )
-    return Picture("bank", figure, caption, "Banked against fresh starts by stage")
+    return Picture("bank", figure, caption, "Banked against fresh starts by period")
 
 
 def regret(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
-    """How far each strategy and baseline is from the Bayes-optimal prediction."""
+    """How far each arm and baseline is from the Bayes-optimal prediction."""
     found = summary["regret"]
     order = sorted(found, key=lambda name: found[name]["mean"])
     figure, axes = drawing.panels(WIDTH * 0.6, 0.8 + 0.27 * len(order))
     axis = axes[0, 0]
-    colours = palette.of_strategies([name for name in order if name in summary["headline"]["strategies"]])
+    colours = palette.of_arms([name for name in order if name in summary["headline"]["arms"]])
     for place, name in enumerate(order):
         row, colour = found[name], colours.get(name, light("soft"))
         axis.plot(
@@ -141,17 +141,17 @@ def regret(summary: Mapping[str, Any], config: Mapping[str, Any]) -> Picture:
         f"{words.counted(summary['headline']['steps'], 'step')} less that of the Bayes-optimal prediction from the "
         "same support, per user (baselines take no steps). Bars: 95 % intervals over users."
     )
-    return Picture("regret", figure, caption, "Regret of each strategy against the oracle")
+    return Picture("regret", figure, caption, "Regret of each arm against the oracle")
 
 
-def _before_and_since(axis: Axes, scores: np.ndarray, stage: int, name: str, colour: str, width: float) -> None:
+def _before_and_since(axis: Axes, scores: np.ndarray, period: int, name: str, colour: str, width: float) -> None:
     style: dict[str, Any] = {
         "color": colour,
         "marker": palette.MARKERS.get(name, "o"),
         "markeredgecolor": light("paper"),
     }
-    axis.plot(range(stage + 1), scores[: stage + 1], linewidth=0.6 * width, alpha=0.55, **style)
-    axis.plot(range(stage, len(scores)), scores[stage:], linewidth=width, label=name, **style)
+    axis.plot(range(period + 1), scores[: period + 1], linewidth=0.6 * width, alpha=0.55, **style)
+    axis.plot(range(period, len(scores)), scores[period:], linewidth=width, label=name, **style)
 
 
 def _away(axis: Axes, last: Mapping[str, float], bounds: tuple[float, float], colours: Mapping[str, str]) -> None:
@@ -176,9 +176,9 @@ def _heat(axis: Axes, values: np.ndarray, norm: Normalize, *, larger: bool) -> N
         axis.text(
             column, row, text, ha="center", va="center", fontsize=size, color="#10212d" if bright > 0.45 else "#fdfefe"
         )
-    for stage in range(count):
+    for period in range(count):
         axis.add_patch(
-            Rectangle((stage - 0.46, stage - 0.46), 0.92, 0.92, fill=False, edgecolor=light("hurt"), linewidth=1.3)
+            Rectangle((period - 0.46, period - 0.46), 0.92, 0.92, fill=False, edgecolor=light("hurt"), linewidth=1.3)
         )
     axis.set(
         xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), xticks=range(count), yticks=range(count), aspect="equal"

@@ -1,4 +1,4 @@
-"""One stage as a scan: compiled once, seeds and devices change nothing, any member resumes to the bit."""
+"""One period as a scan: compiled once, seeds and devices change nothing, any member resumes to the bit."""
 
 import functools
 
@@ -15,11 +15,11 @@ from metapers.placement import place
 from metapers.run import loop
 from tests.contracts import short_run, table, world
 
-pytestmark = pytest.mark.xdist_group("stage")  # the tests share programs
+pytestmark = pytest.mark.xdist_group("period")  # the tests share programs
 
 STEPS, CHUNK, USERS, SEEDS = 7, 3, 5, 2
 STREAM = tasks.linear_gaussian(
-    drift=tasks.synthetic.recurring(), stages=3, users_per_stage=30, examples=6, dim=1, support=3, query=3
+    drift=tasks.synthetic.recurring(), periods=3, users_per_period=30, examples=6, dim=1, support=3, query=3
 )
 FAMILY = STREAM.family
 ROOTS = jnp.stack([keys.root(seed) for seed in range(SEEDS)])
@@ -104,9 +104,10 @@ def number(compiled, value):
 
 
 def through(compiled, state, roots, *, at=0, start=0, stop=STEPS, window=None, until=None):
-    """The state after outer steps of stage ``at``, or after the first chunk that reaches ``until``."""
+    """The state after outer steps of period ``at``, or after the first chunk that reaches ``until``."""
     data = fed(compiled, window or (at, at))
-    for told in loop.run(compiled, state, roots, lambda _: data, stage=at, start=start, stop=stop):
+    before = at * STEPS
+    for told in loop.run(compiled, state, roots, lambda _: data, period=at, start=start, stop=stop, before=before):
         state = told.state
         if told.step == until:
             break
@@ -114,10 +115,10 @@ def through(compiled, state, roots, *, at=0, start=0, stop=STEPS, window=None, u
 
 
 def ended(compiled, state, roots, at):
-    return compiled.consolidate(state, roots, fed(compiled, (at, at)), number(compiled, at))
+    return compiled.consolidate(state, roots, fed(compiled, (at, at)), number(compiled, (at + 1) * STEPS))
 
 
-def two_stages(compiled, roots=ROOTS):
+def two_periods(compiled, roots=ROOTS):
     state, roots = begun(compiled, roots)
     for at in range(2):
         state = ended(compiled, through(compiled, state, roots, at=at), roots, at)
@@ -146,10 +147,10 @@ def counted(learner: Learner) -> tuple[Learner, dict[str, int]]:
     return learner._replace(**{name: wrap(name) for name in traced}), traced
 
 
-def test_all_windows_all_stages_and_a_masked_last_chunk_are_one_compilation():
+def test_all_windows_all_periods_and_a_masked_last_chunk_are_one_compilation():
     compiled, traced = whole()
     state, roots = begun(compiled)
-    for at, window in ((0, (0, 0)), (1, (1, 1)), (2, (0, 2))):  # static, naive, joint so far
+    for at, window in ((0, (0, 0)), (1, (1, 1)), (2, (0, 2))):  # frozen, fine_tune, cumulative
         state = through(compiled, state, roots, at=at, window=window)
         state = ended(compiled, state, roots, at)
     assert compiled.chunk._cache_size() == compiled.consolidate._cache_size() == compiled.init._cache_size() == 1
@@ -160,7 +161,7 @@ def test_all_windows_all_stages_and_a_masked_last_chunk_are_one_compilation():
 
 
 @pytest.mark.parametrize("stop", [1, 3, 7, 8])
-def test_a_stage_is_as_many_dispatches_as_chunks(stop):
+def test_a_period_is_as_many_dispatches_as_chunks(stop):
     compiled, calls = maml(), []
     watched = compiled._replace(chunk=lambda *arguments: calls.append(1) or compiled.chunk(*arguments))
     state, roots = begun(compiled, SOUND)
@@ -181,29 +182,29 @@ def test_what_is_reported_has_one_row_a_seed_and_one_column_a_step():
     compiled = maml()
     state, roots = begun(compiled, SOUND)
     data = fed(compiled, (0, 0))
-    told = list(loop.run(compiled, state, roots, lambda _: data, stage=0, start=0, stop=STEPS))
+    told = list(loop.run(compiled, state, roots, lambda _: data, period=0, start=0, stop=STEPS))
     assert [one.step for one in told] == [3, 6, 7]
     assert [one.infos["loss"].shape for one in told] == [(SEEDS, 3), (SEEDS, 3), (SEEDS, 1)]
     assert {"loss", "grad_norm", "penalty"} <= told[0].infos.keys() and "finite" not in told[0].infos
 
 
 def test_seeds_together_on_two_devices_or_one_are_seeds_alone():
-    spread = two_stages(made(whole_learner(), seeds_mesh()))
+    spread = two_periods(made(whole_learner(), seeds_mesh()))
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(spread)} == {2}
-    together = two_stages(whole()[0])
+    together = two_periods(whole()[0])
     assert distance(spread, together) < 1e-10
     single = whole.__wrapped__()[0]
-    alone = [two_stages(single, ROOTS[seed : seed + 1]) for seed in range(SEEDS)]
+    alone = [two_periods(single, ROOTS[seed : seed + 1]) for seed in range(SEEDS)]
     assert distance(together, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *alone)) < 1e-10
     assert distance(*alone) > 1e-3
 
 
 def test_users_on_two_devices_are_users_on_one():
     alone = made(table.maml(LOOP, aggregator=table.aggregate.clipped(0.5)))
-    assert distance(two_stages(on_two_devices()), two_stages(alone)) < 1e-10
+    assert distance(two_periods(on_two_devices()), two_periods(alone)) < 1e-10
 
 
-# Every member's state resumes at the end of a stage in the next test, these learners in the middle of one.
+# Every member's state resumes at the end of a period in the next test, these learners in the middle of one.
 @pytest.mark.parametrize(
     ("program", "again", "stop_in", "until"),
     [
@@ -213,9 +214,9 @@ def test_users_on_two_devices_are_users_on_one():
         pytest.param(one_after_the_other, one_after_the_other, 1, 6, id="users one after the other"),
     ],
 )
-def test_a_stage_resumes_from_the_disk_bit_for_bit(program, again, stop_in, until, tmp_path):
+def test_a_period_resumes_from_the_disk_bit_for_bit(program, again, stop_in, until, tmp_path):
     compiled = program()
-    uncut = on_host(two_stages(compiled))
+    uncut = on_host(two_periods(compiled))
 
     state, roots = begun(compiled)
     if stop_in == 1:
@@ -236,20 +237,20 @@ def test_a_stage_resumes_from_the_disk_bit_for_bit(program, again, stop_in, unti
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.xdist_group(one)) for one in table.named()])
 def test_the_state_of_every_member_resumes_from_the_disk_bit_for_bit(name, tmp_path):
-    run, uncut = short_run.of(name), short_run.after_two_stages(name)  # compiled for the contracts, on the same worker
-    like, saved = run.start(), run.through(run.start(), stages=range(1))
+    run, uncut = short_run.of(name), short_run.after_two_periods(name)  # compiled for the contracts, on the same worker
+    like, saved = run.start(), run.through(run.start(), periods=range(1))
     store.save_checkpoint(tmp_path, 1, saved, {})
     state, _ = store.load_checkpoint(tmp_path, 1, like=like)
     assert distance(state, saved) == 0.0 < distance(state, like)
-    assert distance(run.through(run.place(state), stages=range(1, 2)), uncut) == 0.0
+    assert distance(run.through(run.place(state), periods=range(1, 2)), uncut) == 0.0
     assert run.traced["update"] == 1
 
 
-def test_a_loss_that_is_no_number_stops_with_stage_step_seed_and_the_last_good_state():
+def test_a_loss_that_is_no_number_stops_with_period_step_seed_and_the_last_good_state():
     compiled = maml()
     state, roots = begun(compiled)
     with pytest.raises(
-        loop.Diverged, match="step 4 of stage 1, seed 1; the last good state is that of step 3"
+        loop.Diverged, match="step 4 of period 1, seed 1; the last good state is that of step 3"
     ) as error:
         through(compiled, state, roots, at=1)
     good = through(compiled, state, roots, at=1, until=3)

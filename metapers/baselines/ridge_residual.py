@@ -1,0 +1,55 @@
+"""A ridge regression pooled over users, and each user's shrunk mean residual."""
+
+import numpy as np
+
+from metapers.base import Cohort
+from metapers.baselines.features import features, has_features, scaled
+from metapers.baselines.predictor import Predictor, ratings, spread, support_mean, training_ratings
+from metapers.members import Member
+from metapers.options import Option
+
+
+def ridge_residual(training: Cohort, *, ridge: float = 1.0, shrink: float = 3.0) -> Predictor:
+    """Predicts f(x) + sum_support (y - f(x)) / (n + shrink), f the ridge regression over all training examples.
+
+    f(x) = mu + w z, z the float inputs with mean 0 and deviation 1, w minimises |y - mu - Z w|^2 + ridge |w|^2.
+
+    Args:
+      training: examples of the training users; inputs with float leaves, targets float [total].
+      ridge: pseudo-examples at w = 0, > 0.
+      shrink: pseudo-examples of no residual, >= 0.
+
+    Raises:
+      ValueError: a strength out of bounds, targets that are not scalar floats, or no training example.
+
+    Source: Hoerl, Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
+    """
+    if not ridge > 0:
+        raise ValueError(f"ridge must be > 0, got {ridge}")
+    if not shrink >= 0:
+        raise ValueError(f"shrink must be >= 0, got {shrink}")
+    rated = training_ratings("ridge_residual", training)
+    rows, mean, deviation = scaled(training)
+    level = rated.mean()
+    weights = np.linalg.solve(rows.T @ rows + ridge * np.eye(rows.shape[1]), rows.T @ (rated - level))
+
+    def predict(cohort: Cohort, shots: int, horizon: int) -> np.ndarray:
+        pooled = level + (features(cohort) - mean) / deviation @ weights
+        residual = ratings("ridge_residual", cohort) - pooled
+        offset = support_mean(cohort, residual, shots, horizon, shrink)
+        return (pooled + spread(cohort, offset)).astype(cohort.targets.dtype)
+
+    return Predictor(predict, {"mean": float(level), "weights": weights, "ridge": ridge, "shrink": shrink})
+
+
+RIDGE_RESIDUAL = Member(
+    ridge_residual,
+    options={
+        "ridge": Option(1.0, above=0.0, grid=(0.1, 10.0, 1000.0), doc="pseudo-examples at zero weights"),
+        "shrink": Option(3.0, least=0.0, grid=(0.0, 1.0, 3.0, 10.0, 30.0), doc="pseudo-examples of no residual"),
+    },
+    needs=("training",),
+    facts=has_features,
+    paper="Hoerl, Kennard 1970, Technometrics 12(1)",
+    doc="a ridge regression over all users, and the user's mean residual, shrunk",
+)
