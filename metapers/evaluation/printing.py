@@ -28,7 +28,7 @@ def text(summary: Mapping[str, Any]) -> str:
     ]
     lines += [_row(name, values) for name, values in head["baselines"].items()]
     lines += ["", *(_shares(name, row) for name, row in summary["shares"].items())]
-    lines += [f"what is known of other users: {AS_OF[summary['as_of']]} (as_of = {summary['as_of']})"]
+    lines += [f"statistics of other users and baselines: {AS_OF[summary['as_of']]} (as_of = {summary['as_of']})"]
     if head["over_seeds"]:
         over = head["over_seeds"]
         lines.append(f"over {len(seeds)} seeds (t): {over['mean']:.4f} [{over['low']:.4f}, {over['high']:.4f}]")
@@ -49,9 +49,9 @@ def text(summary: Mapping[str, Any]) -> str:
 
 
 AS_OF = {
-    "before": "what was known before the period of an example",
-    "end": "what was known at the end of the period of an example",
-    "retrospective": "all of the stream, also what came after an example",
+    "before": "from the periods before an example's own",
+    "end": "from the periods up to an example's own",
+    "retrospective": "from the whole stream, later periods included",
 }
 
 

@@ -73,8 +73,8 @@ ROOT: Schema = {
     "as_of": Option(
         "before",
         choices=("before", "end", "retrospective"),
-        doc="what an example's inputs and the baselines know of other users: what was known before its period, at its "
-        "end, or at the end of the stream",
+        doc="data of other users in an example's statistics and in the baselines: up to the beginning of its period, "
+        "up to its end, or of the whole stream",
     ),
     "data": Choice("source", "linear_gaussian", doc="the stream of users"),
     "model": Choice("model", "linear", doc="the network"),
