@@ -100,8 +100,8 @@ class Aggregator(NamedTuple):
     total: Callable[..., tuple[Tree, tuple[Array, Tree]]]
     """(state, task_loss, params, tasks, mask, key) -> (sums, (losses [n], aux)); only sums leave a device."""
     finish: Callable[..., tuple[Tree, Params, dict]]
-    """(state, sums, key, *, expected) -> (state, grads, info); ``expected``: the number of tasks that a step has
-    room for, whoever is drawn."""
+    """(state, sums, key, *, expected) -> (state, grads, info); ``expected``: the size of the batch, replayed
+    tasks included; it does not depend on the mask."""
     sensitivity: Callable[[], float] = lambda: math.inf
     """How far one user, with all tasks of a batch, can move the gradient times ``expected``, in the Euclidean norm."""
     whole_users: bool = False

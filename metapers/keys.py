@@ -60,7 +60,7 @@ def named(key: Key, name: str, *counters) -> Key:
 
 
 def repeats(users: Array) -> Array:
-    """How many earlier entries of ``users`` int [n] are equal: int32 [n]. Each nobody, below 0, counts as the others.
+    """How many earlier entries of ``users`` int [n] are equal: int32 [n]. Entries below 0 are compared like the others.
 
     >>> repeats(jnp.array([3, 5, 3, -1, 3, -1])).tolist()
     [0, 0, 1, 0, 2, 1]
@@ -73,7 +73,7 @@ def repeats(users: Array) -> Array:
 
 
 def numbered(tasks: Task) -> Task:
-    """Stacked tasks whose notes say of each its number among the tasks of its user, ``repeat`` int32 [n]."""
+    """Stacked tasks with the note ``repeat`` int32 [n], the number of a task among those of its user."""
     return tasks._replace(notes={**tasks.notes, "repeat": repeats(tasks.user)})
 
 

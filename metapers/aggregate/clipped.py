@@ -1,4 +1,4 @@
-"""Each user's gradient clipped: nobody moves the sum by more than a bound."""
+"""Each user's gradient clipped: no user moves the sum by more than a bound."""
 
 from functools import partial
 
@@ -14,11 +14,11 @@ from metapers.options import Option
 
 
 def clipped(norm: float) -> Aggregator:
-    """The sum of g_u · min(1, norm / ‖g_u‖) over users, divided by the number of tasks that a step has room for.
+    """The sum of g_u · min(1, norm / ‖g_u‖) over users, divided by the batch size.
 
     g_u is the sum of the gradients of all tasks of user u in the batch, fresh and replayed, shared and personal
-    parameters together. So one user more or less moves the sum by at most ``norm``, however often the user was drawn;
-    the divisor is the same whoever is drawn. A task of nobody (``user`` < 0) counts as a user of its own.
+    parameters together. So one user more or less moves the sum by at most ``norm``, for any number of the user's tasks.
+    The divisor is constant. A task without a user (``user`` < 0) counts as a user of its own.
 
     It holds the gradient of every task at once: wrap it in ``blocks`` to bound the memory. A user whose tasks lie in
     several blocks, or on several devices, is still clipped as one: sums hold the ``ends``, the first and the last user

@@ -79,8 +79,8 @@ def _neighbours(rows: np.ndarray, pool: np.ndarray, answers: np.ndarray, k: int)
 NEAREST = Member(
     nearest,
     options={
-        "k": Option(10, least=1, grid=(3, 10, 30, 100), doc="neighbours"),
-        "own": Option(1.0, least=0.0, grid=(1.0, 5.0, 25.0), doc="weight of an example of the user's own"),
+        "k": Option(10, least=1, grid=(10, 30, 100, 300), doc="neighbours"),
+        "own": Option(1.0, least=0.0, grid=(1.0, 10.0, 100.0), doc="weight of an example of the user's own"),
     },
     needs=("training",),
     facts=has_features,

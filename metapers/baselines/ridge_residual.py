@@ -45,7 +45,7 @@ def ridge_residual(training: Cohort, *, ridge: float = 1.0, shrink: float = 3.0)
 RIDGE_RESIDUAL = Member(
     ridge_residual,
     options={
-        "ridge": Option(1.0, above=0.0, grid=(0.1, 10.0, 1000.0), doc="pseudo-examples at zero weights"),
+        "ridge": Option(1.0, above=0.0, grid=(0.1, 10.0, 1000.0, 1e5), doc="pseudo-examples at zero weights"),
         "shrink": Option(3.0, least=0.0, grid=(0.0, 1.0, 3.0, 10.0, 30.0), doc="pseudo-examples of no residual"),
     },
     needs=("training",),

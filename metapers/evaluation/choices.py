@@ -32,7 +32,7 @@ def of(value: float, tried: Sequence[float], *, bound: float | None = None) -> d
 def of_baselines(fitted: Mapping[str, Fitted]) -> dict[str, dict[str, Any]]:
     """The choices of every baseline that has some, by the baseline's name and the option's.
 
-    "shrink" was chosen for the table of whole lives, "shrink by period" for the table of periods.
+    "shrink" was chosen for the table of whole histories, "shrink by period" for the table of periods.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, one in fitted.items():

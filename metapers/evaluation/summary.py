@@ -210,7 +210,7 @@ def _worst(view: View, values: np.ndarray) -> float:
 
 
 def _shares(table: pa.Table, view: View, leader: str, against: str, tolerance: float) -> dict[str, Any]:
-    """Users who are clearly better, no different or clearly worse adapted than the start, or than a baseline."""
+    """Shares of users: clearly better, no different or clearly worse adapted than the start, or than a baseline."""
     where = {"version": view.periods - 1, "period": LIFE, "start": "fresh", "split": "test", "shots": view.shots}
     better = sign(view.metric)
 

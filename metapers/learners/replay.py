@@ -40,7 +40,7 @@ def replay(learner: Learner, memory: Memory, n: int, *, draws: int) -> Learner:
             inner, info = learner.update(state.learner, tasks, mask, key)
             return state._replace(learner=inner), {**info, "replayed": jnp.zeros((), jnp.int32)}
         old, live = memory.sample(state.memory, n, keys.named(key, "replay"))
-        old = old._replace(user=jnp.where(live, old.user, -1))  # of nobody, so that no user has more tasks for it
+        old = old._replace(user=jnp.where(live, old.user, -1))  # an empty slot belongs to no user
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), keys.numbered(tasks), old)
         inner, info = learner.update(state.learner, keys.numbered(both), jnp.concatenate([mask, live]), key)
         return state._replace(learner=inner), {**info, "replayed": jnp.sum(live, dtype=jnp.int32)}

@@ -97,7 +97,7 @@ def forest(row: Mapping[str, float], scale: tuple[float, float], ours: float, *,
 
 
 def arms(summary: Mapping[str, Any]) -> str:
-    """Every arm's last version on whole lives, at the start and adapted."""
+    """Every arm's last version on whole histories, at the start and adapted."""
     head = summary["headline"]
     lines = []
     for name, row in head["arms"].items():

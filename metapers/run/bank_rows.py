@@ -12,7 +12,7 @@ from metapers.users import Bank
 def after(scorer: Scorer, name: str, params: Params, bank: Bank, now: int) -> Bank:
     """The bank after a period: a row for every training user so far.
 
-    With ``config.bank`` off it has one row, which nobody ever gets.
+    With ``config.bank`` off it has one row, of no user.
 
     Args:
       scorer: of the run.

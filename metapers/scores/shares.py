@@ -29,10 +29,10 @@ def shares(
     """The shares of users whose true gain is above ``tolerance``, below -``tolerance``, and between.
 
     A user's gain is measured on a finite query, so gains vary more than true gains do, and too many users would look
-    clearly better or worse. The gains on the two halves of each query tell the variance of that noise, s^2 = the mean
-    of (first - second)^2 / 4. The gains are drawn towards their mean by sqrt(1 - s^2 / v), v their variance, so that
-    they vary as true gains do (Louis 1984, "Estimating a population of parameter values using Bayes and empirical
-    Bayes methods"). Intervals come from resampled users, with the noise estimated anew in each resample.
+    clearly better or worse. The gains on the two halves of each query give the variance of that noise, s^2 = the mean
+    of (first - second)^2 / 4. The gains are shrunk towards their mean by sqrt(1 - s^2 / v), v their variance, so that
+    their variance is that of the true gains (Louis 1984, "Estimating a population of parameter values using Bayes and
+    empirical Bayes methods"). Intervals come from resampled users, with the noise estimated anew in each resample.
 
     Args:
       gains: [users], larger is better.

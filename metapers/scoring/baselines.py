@@ -31,10 +31,10 @@ class Fitted(NamedTuple):
 
 
 def last_known(as_of: str, periods: np.ndarray, last: int) -> np.ndarray:
-    """The last period whose training users a baseline has seen that predicts an example of ``periods`` int [n].
+    """The last period in the training data of the baseline that predicts an example of ``periods`` int [n].
 
-    "before": the period before. In the first period there is none, and the baseline has seen the first period itself:
-    that is more than the policy allows, in favour of the baseline.
+    "before": the period before. The first period has none before it, so its own training users stand in. That is more
+    than the policy allows, in favour of the baseline.
 
     >>> [last_known(policy, np.arange(3), 2).tolist() for policy in ("before", "end", "retrospective")]
     [[0, 0, 1], [0, 1, 2], [2, 2, 2]]
@@ -69,8 +69,8 @@ def of_baselines(own: Scorer, split: str) -> tuple[list[pa.Table], dict[str, Fit
 def fit_baselines(own: Scorer) -> dict[str, Fitted]:
     """The baselines fitted on training users under ``config.as_of``.
 
-    Strengths are chosen by the headline metric on validation users: on their whole lives for the table of whole lives,
-    and on each period for the table of periods.
+    The headline metric on validation users chooses strengths: on whole histories for the table of whole histories, and
+    on each period for the table of periods.
     """
     stream, chosen = own.components.stream, own.components.config.evaluation
     judge = _judge(own, (chosen.headline_shots,))

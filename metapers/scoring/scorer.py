@@ -224,7 +224,7 @@ def fold(components: Components) -> int:
 
 
 def everyone(stream: Stream, split: str, *, lives: bool | None = None) -> Cohort:
-    """The held-out users of each period and then their whole lives; ``lives``: these alone, or all but these."""
+    """The held-out users of each period and then their whole histories; ``lives``: these alone, or all but these."""
     wanted = [*(range(stream.periods) if not lives else ()), *((None,) if lives is not False else ())]
     cohorts = [stream.held_out(split, period) for period in wanted]
     filled = [cohort for cohort in cohorts if len(cohort.users)]

@@ -92,7 +92,7 @@ class Arm(NamedTuple):
         }
 
     def seen(self, period: int) -> int:
-        """The last period whose data the version has seen that it leaves after ``period``."""
+        """The last period in the training data of the version that it leaves after ``period``."""
         return self.window(period)[1]
 
     @property
