@@ -14,7 +14,7 @@ from benchmarks.workloads import Workload
 from metapers import inner
 from metapers.base import Batch, InnerLoop, LossFn, Params, Tree, example_loss, masked_mean
 from metapers.scores import objectives
-from metapers.scoring import curves
+from metapers.scoring import adapting
 from metapers.serving import Served
 
 TOGETHER, CALLS = "together", "calls"
@@ -38,7 +38,7 @@ def everybody(
     if mesh is not None:
         params = jax.device_put(params, NamedSharding(mesh, P()))
         tasks = jax.device_put(tasks, NamedSharding(mesh, P("users")))
-    program, held = jax.jit(curves.each(one, block=blocks, mesh=mesh)), {}
+    program, held = jax.jit(adapting.each(one, block=blocks, mesh=mesh)), {}
 
     def step() -> float:
         held["personal"] = jax.block_until_ready(program(params, tasks.support))

@@ -70,6 +70,6 @@ def get_config(method="bayes"):
     config.evaluation.update(metric="rmse", shots=(1, 2, 4, 8, 16), steps=steps)
     config.evaluation.update(headline_shots=16, headline_steps=min(5, steps[-1]))
     config.log_every = 100
-    config.checkpoint_every = 200
-    config.validate_every = 200
+    config.checkpoint_every = 400
+    config.validate_every = 400
     return config

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metapers.base import Array, Tree
 
@@ -43,6 +44,17 @@ def finite(a: Tree) -> Array:
     False
     """
     return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(a)], bool))
+
+
+def equal(a: Tree, b: Tree) -> bool:
+    """Whether two trees have the same structure and the same arrays; of arrays on the host.
+
+    >>> equal({"w": np.ones(2)}, {"w": np.ones(2)}), equal({"w": np.ones(2)}, {"w": np.ones(3)})
+    (True, False)
+    """
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 def squared_norm(a: Tree) -> Array:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import sys
 
 import numpy as np
 import pytest
@@ -275,6 +276,24 @@ def test_the_nearest_of_all_users_and_of_the_users_own_by_hand():
     np.testing.assert_allclose(found[2], (4 * 100 + 30) / 5)
     np.testing.assert_allclose(nearest(train, k=2).predict(new, 0, 2), [25.0, 5.0, 25.0, 5.0])
     np.testing.assert_allclose(nearest(train, k=9).predict(new, 0, 2), np.full(4, 15.0))
+
+
+def test_one_search_answers_for_the_whole_grid_as_fits_of_their_own_do(monkeypatch):
+    rng = np.random.default_rng(6)
+    train = described(rng.normal(size=(400, 2)).tolist(), rng.normal(size=400).tolist(), [0, 200, 400])
+    new = described(rng.normal(size=(30, 2)).tolist(), rng.normal(size=30).tolist(), [0, 10, 30])
+    grid = {key: option.grid for key, option in registry("baseline")["nearest"].options.items()}
+    settings = [{"k": k, "own": own} for k in (*grid["k"], 7) for own in grid["own"]]
+    alone = [nearest(train, **one).predict(new, 4, 8) for one in settings]
+    module, searches = sys.modules["metapers.baselines.nearest"], []
+    search = module._neighbours
+    monkeypatch.setattr(module, "_neighbours", lambda *given: searches.append(given[-1]) or search(*given))
+    memo = {}
+    together = [nearest(train, **one, memo=memo).predict(new, 4, 8) for one in settings]
+    np.testing.assert_allclose(together, alone, rtol=1e-12)
+    assert searches == [300, 300] + [7, 7] * 5  # a search for each user; 7 is not of the grid
+    other = new._replace(targets=new.targets + 1)
+    assert (nearest(train, **settings[0], memo=memo).predict(other, 4, 8) != together[0]).any()
 
 
 def test_baselines_of_inputs_apply_where_some_are_floats():

@@ -124,8 +124,8 @@ def test_a_process_knows_its_age_and_its_own_memory():
 
 @pytest.mark.parametrize(("devices", "blocks"), [(1, 0), (2, 0), (2, 2)])
 def test_adapting_alone_gives_the_same_users_as_bare_jax(devices, blocks, monkeypatch):
-    work, given, each = smaller("W3", 6, 10), [], ours_adapt.curves.each
-    monkeypatch.setattr(ours_adapt.curves, "each", lambda fn, **how: given.append(how) or each(fn, **how))
+    work, given, each = smaller("W3", 6, 10), [], ours_adapt.adapting.each
+    monkeypatch.setattr(ours_adapt.adapting, "each", lambda fn, **how: given.append(how) or each(fn, **how))
     step, proof = ours_adapt.everybody(work, devices=devices, blocks=blocks)
     assert [(how["block"], how["mesh"].size if how["mesh"] else 1) for how in given] == [(blocks, devices)]
     bare, told = yardstick.everybody(work, devices=devices)

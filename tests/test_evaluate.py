@@ -15,7 +15,7 @@ from metapers import held_out
 from metapers.base import Cohort, InnerLoop, Model, Objective, Params
 from metapers.baselines import user_mean
 from metapers.scores.matrix import DEFINITIONS, average
-from metapers.scoring import curves, records
+from metapers.scoring import adapting, curves, records
 
 pytestmark = pytest.mark.xdist_group("evaluate")
 
@@ -105,16 +105,26 @@ def by_hand(params, cohort, shots, steps, horizon, start=None):
     return found
 
 
+def curves_of(model, loop, *, shots, steps, horizon, users=0, mesh=None, **options):
+    """Curves of a model and an inner loop."""
+    adaptation = adapting.adaptation(model, loop, steps=steps, width=horizon, users=users or 64, mesh=mesh)
+    scores = curves.query_scores(model, rmse())
+    return curves.curves(adaptation, scores, shots=shots, horizon=horizon, users=users, **options)
+
+
 @functools.cache
 def judged(**options):
     """Curves over GRID, or with ``options``, compiled once for all tests."""
-    return curves.curves(linear(), rmse(), gradient_steps(4), **GRID | options)
+    return curves_of(linear(), gradient_steps(4), **GRID | options)
 
 
 @functools.cache
-def kept_after(shots, steps, users):
+def kept_after(shots, steps, users, block=0, mesh=None):
     """Personal parameters at the end, for the bank, compiled once for all tests."""
-    return curves.adapted(linear(), gradient_steps(4), shots=shots, steps=steps, users=users)
+    found = adapting.adaptation(
+        linear(), gradient_steps(4), steps=(steps,), width=shots, users=users, block=block, mesh=mesh
+    )
+    return functools.partial(found.after, shots=shots, steps=steps)
 
 
 FEW = (2, 9, 3, 12, 5)  # one width of query
@@ -163,7 +173,7 @@ def test_seeds_are_a_loop():
 
 def test_a_handful_of_compilations_serve_every_cohort_and_version():
     traces = []
-    run = curves.curves(linear(traces), rmse(), gradient_steps(3), rows=1024, **GRID)
+    run = curves_of(linear(traces), gradient_steps(3), rows=1024, **GRID)
     for seed in range(4):
         cohort = population((*SIZES, 100, 300, 700, 2400, *range(2, 30 + seed)), seed=seed)
         run(jax.tree.map(lambda leaf, at=seed: leaf + at, start_params()), cohort)
@@ -177,14 +187,14 @@ def test_users_sharded_over_two_devices():
     mesh = jax.make_mesh((2,), ("users",), axis_types=(jax.sharding.AxisType.Auto,))
     cohort, params = population(FEW), start_params()
     alone = judged(rows=256)
-    sharded = curves.curves(linear(), rmse(), gradient_steps(4), mesh=mesh, rows=256, **GRID)
+    sharded = curves_of(linear(), gradient_steps(4), mesh=mesh, rows=256, **GRID)
     np.testing.assert_allclose(sharded(params, cohort).scores["rmse"], alone(params, cohort).scores["rmse"], rtol=1e-13)
     start = {"w": np.random.default_rng(8).normal(size=(2, len(FEW), 3))}
     np.testing.assert_allclose(
         sharded(params, cohort, start).scores["rmse"], alone(params, cohort, start).scores["rmse"], rtol=1e-13
     )
     one = kept_after(shots=4, steps=3, users=4)
-    two = curves.adapted(linear(), gradient_steps(4), shots=4, steps=3, users=4, mesh=mesh)
+    two = kept_after(shots=4, steps=3, users=4, mesh=mesh)
     np.testing.assert_allclose(two(params, cohort)["w"], one(params, cohort)["w"], rtol=1e-13)
 
 
@@ -193,9 +203,9 @@ def test_users_a_few_at_a_time_are_adapted_as_all_at_once(devices, monkeypatch):
     mesh = jax.make_mesh((2,), ("users",), axis_types=(jax.sharding.AxisType.Auto,)) if devices == 2 else None
     cohort, params, options = population(SIZES), start_params(), {"shots": 4, "steps": 3, "users": 8}
     whole = kept_after(**options)(params, cohort)["w"]
-    given, each = [], curves.each
-    monkeypatch.setattr(curves, "each", lambda fn, **how: given.append(how) or each(fn, **how))
-    few = curves.adapted(linear(), gradient_steps(4), block=3, mesh=mesh, **options)(params, cohort)["w"]
+    given, each = [], adapting.each
+    monkeypatch.setattr(adapting, "each", lambda fn, **how: given.append(how) or each(fn, **how))
+    few = kept_after(block=3, mesh=mesh, **options)(params, cohort)["w"]
     assert given == [{"block": 3, "mesh": mesh}]
     np.testing.assert_allclose(few, whole, rtol=1e-13)
 
@@ -206,7 +216,7 @@ def test_each_holds_no_more_users_than_a_block(block, held):
         return scale * jnp.sum(jnp.outer(x, x))
 
     rows = jnp.arange(30.0).reshape(6, 5)
-    found = curves.each(of_user, block=block)
+    found = adapting.each(of_user, block=block)
     np.testing.assert_allclose(found(2.0, rows), 2 * np.sum(rows, axis=1) ** 2, rtol=1e-14)
     shapes = re.findall(r"f64\[(\d+),5,5\]", str(jax.make_jaxpr(found)(2.0, rows)))
     assert {int(users) for users in shapes} == held
@@ -220,7 +230,7 @@ def test_rows_after_the_support_never_reach_the_inner_loop():
         return params, jax.tree.map(lambda a, b: jnp.stack([a, b]), params.personal, personal)
 
     cohort, params = population((12, 30)), start_params()
-    run = curves.curves(linear(), rmse(), InnerLoop(lambda params: {}, adapt), shots=(2, 4), steps=(1,), horizon=4)
+    run = curves_of(linear(), InnerLoop(lambda params: {}, adapt), shots=(2, 4), steps=(1,), horizon=4)
     later = np.concatenate([np.arange(12) < 2, np.arange(30) < 2])  # keep the support, hide two rows of the horizon
     moved = cohort._replace(targets=np.where(later, cohort.targets, 0.0))
     shown = run(params, moved).scores["rmse"]
@@ -232,7 +242,7 @@ def test_rows_after_the_support_never_reach_the_inner_loop():
 
 def test_adapted_is_the_end_of_the_path():
     cohort, params = population((2, 9, 30, 4, 6)), start_params()
-    found = curves.adapted(linear(), gradient_steps(4), shots=5, steps=3, users=2)(params, cohort)
+    found = kept_after(shots=5, steps=3, users=2)(params, cohort)
     assert found["w"].shape == (2, 5, 3)
     for seed, user in np.ndindex(2, 5):
         # who has no more than the shots is adapted on the support alone, half of what there is, never on the query
@@ -242,7 +252,7 @@ def test_adapted_is_the_end_of_the_path():
         for _ in range(3):
             w = w - RATE * 2 * (x @ (shared + w) - y) @ x / len(y)
         np.testing.assert_allclose(found["w"][seed, user], w, rtol=1e-12)
-    twice = curves.adapted(linear(), gradient_steps(4), shots=5, steps=0)(params, cohort, found)
+    twice = kept_after(shots=5, steps=0, users=64)(params, cohort, start=found)
     np.testing.assert_array_equal(twice["w"], found["w"])
 
 
@@ -269,7 +279,7 @@ def test_predicted_judges_the_same_rows_and_hides_the_query():
 
 def build(**changes):
     options = {"shots": (1, 2), "steps": (0, 2), "horizon": 4, **changes}
-    return curves.curves(linear(), rmse(), gradient_steps(2), **options)
+    return curves_of(linear(), gradient_steps(2), **options)
 
 
 @pytest.mark.parametrize(
@@ -277,15 +287,15 @@ def build(**changes):
     [
         (lambda: build(steps=(0, 3))(start_params(), population(SIZES)), "steps must be <= 2, .* got 3"),
         (lambda: build(steps=(-1,)), "steps must be >= 0, got -1"),
-        (lambda: curves.each(max, block=-1), "block must be >= 0, got -1"),
+        (lambda: adapting.each(max, block=-1), "block must be >= 0, got -1"),
         (lambda: build(shots=()), "shots must be >= 0, got none"),
         (lambda: build(shots=(1, 5)), "shots must be <= horizon = 4, got 5"),
         (lambda: build(rows=0), "rows must be >= 1, got 0"),
         (lambda: build()(start_params(), population((3, 1))), "a user needs >= 2 examples, got 1 for user row 11"),
         (lambda: build()(start_params(), population(())), "cohort must hold at least one user"),
         (
-            lambda: curves.adapted(linear(), gradient_steps(2), shots=1, steps=3)(start_params(), population((3,))),
-            "steps must be <= 2, .* got 3",
+            lambda: kept_after(shots=1, steps=5, users=64)(start_params(), population((3,))),
+            "steps must be <= 4, .* got 5",
         ),
         (lambda: curves.predicted(rmse(), shots=(9,), horizon=8), "shots must be <= horizon = 8, got 9"),
     ],
@@ -334,7 +344,7 @@ def test_how_many_users_at_a_time_changes_no_number(options):
 def test_queries_shorter_than_the_narrowest_block_are_padded_to_a_power_of_two():
     widths = []
     cohort, params = population((2, 3, 9, 8, 9)), start_params()  # 1 to 5 query rows
-    found = curves.curves(linear(widths), rmse(), gradient_steps(4), users=2, **GRID)(params, cohort)
+    found = curves_of(linear(widths), gradient_steps(4), users=2, **GRID)(params, cohort)
     np.testing.assert_allclose(found.scores["rmse"], by_hand(params, cohort, **GRID), rtol=1e-12)
     assert {*widths} - {8} == {4}  # 8: the support; five rows of five examples, of which half are support
 

@@ -13,6 +13,7 @@ from metapers import spec, store
 from metapers.evaluation import choices, printing, summary
 from metapers.evaluation import evaluate_run as evaluation
 from metapers.evaluation.evaluate_run import evaluate_run
+from metapers.journal import meter
 from metapers.members import registry
 from metapers.report import report_of, words
 from metapers.run import load, setup
@@ -298,7 +299,7 @@ def test_what_validation_users_chose_is_in_the_summary(small_run):
 def test_the_rate_with_the_best_reported_score_is_chosen_also_where_a_user_diverges(small_run, monkeypatch):
     scorer = scoring.scorer(setup.components(load.opened(small_run)))
     params = load.load_params(small_run, "joint_model", 2)
-    found = scorer.trial(scorer.ready(params, "joint_model"), scorer.components.stream.held_out("test", None))
+    found = scorer.tuned_headline(scorer.ready(params, "joint_model"), scorer.components.stream.held_out("test", None))
     grid = (0.1, 0.2, 0.3)
     better = iter((3.0, 1.0, 2.0))
 
@@ -307,21 +308,35 @@ def test_the_rate_with_the_best_reported_score_is_chosen_also_where_a_user_diver
         return found._replace(scores={"rmse": rmse, "diverged": (rmse == 1.0).astype(float)})
 
     monkeypatch.setattr(evaluation, "tuning_grid", lambda config: grid)
-    assert evaluation.tuning_rate(small_run, scorer._replace(trial=trial), "joint_model") == 0.2
+    assert evaluation.tuning_rate(small_run, scorer._replace(tuned_headline=trial), "joint_model") == 0.2
 
 
 def test_users_are_judged_and_banked_as_many_at_a_time_as_training_holds(small_run, monkeypatch):
-    given, banked = [], []
-
-    def adapted(*args, **options):
-        banked.append(options["block"])
-        return lambda params, cohort: "rows"
-
+    given, blocks, adaptation = [], [], scoring.adaptation
     monkeypatch.setattr(scoring.scored_curves, "curves", lambda *args, **options: given.append(options["users"]))
-    monkeypatch.setattr(scoring.scored_curves, "adapted", adapted)
+    monkeypatch.setattr(
+        scoring, "adaptation", lambda *args, **options: blocks.append(options["block"]) or adaptation(*args, **options)
+    )
     config = spec.merged(load.opened(small_run), {"user_block": 3})
-    scorer = scoring.scorer(setup.components(config))
-    assert given == [3, 3, 3]
-    everybody = scorer.components.stream.held_out("validation", None)
-    assert scorer.adapted(load.load_params(small_run, "continual", 2), "continual", everybody) == "rows"
-    assert banked == [3]
+    scoring.scorer(setup.components(config))
+    assert given == [3] * 4
+    assert blocks == [3, 3]  # for adapting and for tuning; the bank takes the same
+
+
+def test_versions_of_equal_parameters_are_scored_once_and_recorded_each(small_run, monkeypatch):
+    scorer, scored = scoring.scorer(setup.components(load.opened(small_run))), []
+    table = scoring.Scorer.table
+    monkeypatch.setattr(
+        scoring.Scorer, "table", lambda *args, **told: scored.append(told["version"]) or table(*args, **told)
+    )
+    with meter(9, title="", shown=False) as progress:
+        tables = evaluation.of_arm(small_run, scorer, "frozen", [0, 1, 2], "test", None, progress)
+    assert scored == [0, 1, 2]  # version 0, then the stored rows of periods 1 and 2
+    fresh = [one for one in tables if set(one["start"].to_pylist()) == {"fresh"}]
+    assert [(one["version"][0].as_py(), one["seen_until"][0].as_py()) for one in fresh] == [(0, 0), (1, 0), (2, 0)]
+    cohort = scoring.everyone(scorer.components.stream, "test")
+    alone = table(scorer, load.load_params(small_run, "frozen", 2), "frozen", cohort, split="test", version=2)
+    assert fresh[2].equals(alone)
+    with meter(9, title="", shown=False) as progress:
+        other = evaluation.of_arm(small_run, scorer, "continual", [0, 1, 2], "test", None, progress)
+    assert {0, 1, 2} <= set(scored[1:]) and other[0]["value"] != other[-1]["value"]

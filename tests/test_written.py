@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 from metapers import aggregate, base, inner, keys, learners, models, scores, tasks, trees
-from metapers.scoring import curves
+from metapers.scoring import adapting, curves
 from metapers.tasks import synthetic
 from tests.contracts import world
 from tests.inner_problems import adapt
@@ -67,7 +67,12 @@ def test_curves_over_steps_are_flat_after_the_first():
     stream, model, objective = waves()
     loop = inner.written(model.write, 5)
     seeds = jax.jit(jax.vmap(model.init))(jnp.stack([KEY, keys.root(4)]))
-    scored = curves.curves(model, objective, loop, shots=(0, 4), steps=(0, 1, 2, 5), horizon=6)
+    scored = curves.curves(
+        adapting.adaptation(model, loop, steps=(0, 1, 2, 5), width=6),
+        curves.query_scores(model, objective),
+        shots=(0, 4),
+        horizon=6,
+    )
     found = np.asarray(scored(seeds, stream.held_out("test", 0)).scores["mse"])  # [seeds, users, shots, steps]
     np.testing.assert_array_equal(found[:, :, 0], found[:, :, 0, :1] + 0 * found[:, :, 0])  # no shots: the prior
     np.testing.assert_array_equal(found[..., 2:], found[..., 1:2] + 0 * found[..., 2:])
@@ -79,8 +84,9 @@ def test_a_returning_user_goes_on_from_the_row_of_the_bank():
     loop = inner.written(model.write)
     params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[None]), jax.jit(model.init)(KEY))
     cohort = stream.held_out("test", 0)
-    rows = curves.adapted(model, loop, shots=6, steps=1)(params, cohort)
-    scored = curves.curves(model, objective, loop, shots=(0, 6), steps=(0, 1), horizon=6)
+    adaptation = adapting.adaptation(model, loop, steps=(0, 1), width=6)
+    rows = adaptation.after(params, cohort, shots=6, steps=1)
+    scored = curves.curves(adaptation, curves.query_scores(model, objective), shots=(0, 6), horizon=6)
     start = jax.tree.map(lambda leaf, own: np.broadcast_to(np.asarray(leaf)[:, None], own.shape), params.personal, rows)
     fresh, back = (scored(params, cohort, one).scores["mse"] for one in (start, rows))
     np.testing.assert_allclose(np.asarray(back)[:, :, 0, 0], np.asarray(fresh)[:, :, 1, 1], rtol=1e-10)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from metapers import held_out, store, workdir
+from metapers import held_out, store, trees, workdir
 from metapers.base import Params, Tree
 from metapers.evaluation import choices, printing, summary
 from metapers.journal import Meter, meter
@@ -99,8 +100,12 @@ def scored(
     """
     names = [] if part else [name for name in found if name != BASELINE]
     total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
-    with meter(total, title=f"evaluate on {split}", shown=scorer.components.config.progress) as progress:
+    with (
+        ThreadPoolExecutor(1, "baselines") as beside,  # NumPy's work and XLA's take turns on few cores
+        meter(total, title=f"evaluate on {split}", shown=scorer.components.config.progress) as progress,
+    ):
         progress.waiting("compiling")
+        simple = beside.submit(baselines.of_baselines, scorer, split)
         rates = {name: tuning_rate(folder, scorer, name, progress) for name in found}
         ended = [name for name in found if finished(folder, name, scorer.components.stream.periods)]
         if keep and ended:
@@ -108,10 +113,16 @@ def scored(
         tables = []
         for name, numbers in found.items():
             tables += of_arm(folder, scorer, name, numbers, split, rates[name], progress)
+        started = None  # arms that adapt have one inner loop, so their initialisation is scored once
         for name in names:
-            tables.append(of_init(scorer, name, split, rates[name]))
+            adapts = scorer.components.arms[name].adapts
+            if adapts and started is not None:
+                tables.append(records.relabelled(started, arm=name))
+            else:
+                tables.append(of_init(scorer, name, split, rates[name]))
+            started = tables[-1] if adapts else started
             progress.advance(1, f"{name}, initialisation")
-        more, fitted = baselines.of_baselines(scorer, split)
+        more, fitted = simple.result()
         progress.advance(1, "baselines")
     chosen = {name: {"rate": choices.of(rate, rates_to_try(scorer, name))} for name, rate in rates.items() if rate}
     return pa.concat_tables([*tables, *more]), chosen | choices.of_baselines(fitted)
@@ -212,15 +223,20 @@ def of_arm(
     folder: Path, scorer: Scorer, name: str, numbers: list[int], split: str, rate: float | None, progress: Meter
 ) -> list[pa.Table]:
     """Records of an arm's versions: fresh starts everywhere, stored rows for those who return in its newest period."""
-    tables, bank = [], Rows(scorer, name, split)
+    tables, bank, arm = [], Rows(scorer, name, split), scorer.components.arms[name]
+    before: tuple[Params, pa.Table] | None = None
     for number in store.versions(versions_of(folder, name)):
         if number > numbers[-1]:
             break
         params = load_params(folder, name, number)
         if number in numbers:
-            cohort = scoring.everyone(scorer.components.stream, split)
-            tables.append(scorer.table(params, name, cohort, split=split, version=number, rate=rate))
-            tables += bank.returned(params, number, rate)
+            if before is not None and trees.equal(before[0], params):  # as of an arm that trains no further
+                fresh = records.relabelled(before[1], version=number, boundary=number, seen_until=arm.seen(number))
+            else:
+                cohort = scoring.everyone(scorer.components.stream, split)
+                fresh = scorer.table(params, name, cohort, split=split, version=number, rate=rate)
+            before = params, fresh
+            tables += [fresh, *bank.returned(params, number, rate)]
             progress.advance(1, f"{name}, version {number}")
         if number < numbers[-1]:
             bank.adapt(params, number)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pyarrow as pa
 
-from metapers import baselines
-from metapers.base import Array, Cohort, Tree
+from metapers import baselines, held_out
+from metapers.base import Cohort, Tree
 from metapers.baselines import Chosen, Predictor
 from metapers.members import Context, Member, build, registry
 from metapers.options import Option
@@ -83,14 +83,15 @@ def fit_baselines(own: Scorer) -> dict[str, Fitted]:
     found = {}
     for name in names_for(stream.training(None)):
         member = registry("baseline")[name]
-        fit, grid = functools.cache(functools.partial(_as_of, own, name, member)), grid_of(member)
+        memos: dict[int, dict] = {}
+        fit, grid = functools.cache(functools.partial(_as_of, own, name, member, memos)), grid_of(member)
         each = []
         for lives in (True, False):
             judges = scorer.everyone(stream, "validation", lives=lives)
+            settings, best = {}, math.nan
             if grid and len(judges.users):
-                each.append(baselines.choose(fit, grid, functools.partial(score, judges)))
-            else:
-                each.append(Chosen(fit(), {}, math.nan))
+                _, settings, best = baselines.choose(fit, grid, functools.partial(score, judges))
+            each.append(Chosen(_as_of(own, name, member, None, **settings), settings, best))
         found[name] = Fitted(*each)
     return found
 
@@ -101,8 +102,11 @@ def _judge(own: Scorer, shots: tuple[int, ...]) -> Callable[[Predict, Cohort], C
     return curves.predicted(source_objective(config), shots=shots, horizon=horizon, halves=config.evaluation.metric)
 
 
-def _as_of(own: Scorer, name: str, member: Member, /, **settings: float) -> Predictor:
-    """A baseline that predicts each example by what was known of other users under ``config.as_of``."""
+def _as_of(own: Scorer, name: str, member: Member, memos: dict[int, dict] | None, /, **settings: float) -> Predictor:
+    """A baseline that predicts each example by what was known of other users under ``config.as_of``.
+
+    ``memos``: what fits with other settings share, by the last period of their training examples; None: nothing.
+    """
     stream, sizes = own.components.stream, own.components.sizes
     usual = {key: one.default for key, one in member.options.items() if isinstance(one, Option)}
 
@@ -110,22 +114,25 @@ def _as_of(own: Scorer, name: str, member: Member, /, **settings: float) -> Pred
     def until(period: int) -> Predictor:
         training = stream.training(period)
         classes = sizes.get("classes", sizes.get("vocabulary"))
-        context = Context(training=lambda: training, classes=lambda: classes)
+        memo = None if memos is None else memos.setdefault(period, {})
+        context = Context(training=lambda: training, classes=lambda: classes, memo=lambda: memo)
         return build("baseline", {"name": name, **usual, **settings}, context)
 
     def predict(cohort: Cohort, shots: int, horizon: int) -> Tree:
         last = last_known(own.components.config.as_of, cohort.example_periods, stream.periods - 1)
-        found = None
+        user = np.repeat(np.arange(len(cohort.users)), np.diff(cohort.offsets))
+        found: Tree = None
         for period in np.unique(last):
-            outputs = until(int(period)).predict(cohort, shots, horizon)
-            found = outputs if found is None else jax.tree.map(functools.partial(_put, last == period), found, outputs)
+            members = np.unique(user[last == period])
+            rows = held_out.rows_of(cohort, members)
+            outputs = until(int(period)).predict(held_out.take(cohort, members), shots, horizon)
+            if found is None:
+                found = jax.tree.map(lambda leaf: np.empty((last.size, *leaf.shape[1:]), leaf.dtype), outputs)
+            wanted = last[rows] == period
+            jax.tree.map(lambda whole, new: whole.__setitem__(rows[wanted], new[wanted]), found, outputs)  # noqa: B023
         return found
 
     return Predictor(predict, {"settings": settings})
-
-
-def _put(here: np.ndarray, old: Array, new: Array) -> np.ndarray:
-    return np.where(here.reshape(-1, *(1,) * (np.ndim(new) - 1)), new, old)
 
 
 def grid_of(member: Member) -> dict[str, tuple[Any, ...]]:

@@ -115,6 +115,20 @@ def records(
     return pa.table(columns, schema=SCHEMA)
 
 
+def relabelled(table: pa.Table, **labels: Any) -> pa.Table:
+    """The same records with one value for all in some columns, as of a version that has the parameters of another.
+
+    Args:
+      table: records.
+      labels: the value by the name of the column.
+    """
+    for name, value in labels.items():
+        place = SCHEMA.get_field_index(name)
+        column = pa.repeat(pa.scalar(value, SCHEMA.field(name).type), table.num_rows)
+        table = table.set_column(place, SCHEMA.field(name), column)
+    return table
+
+
 def write_records(path: str | Path, table: pa.Table) -> None:
     """Write ``table`` to ``path`` whole or not at all: a temporary file beside it, synced, then renamed.
 

@@ -17,6 +17,7 @@ from metapers.placement import host, users_mesh
 from metapers.scores import sign
 from metapers.scoring import curves as scored_curves
 from metapers.scoring import records
+from metapers.scoring.adapting import Adaptation, adaptation
 from metapers.spec import Components, Config
 from metapers.spec.heads import source_facts
 from metapers.spec.inner_loops import inner_loop, rate_before_tuning, tuning_loop
@@ -31,8 +32,10 @@ class Scorer(NamedTuple):
     steps: tuple[int, ...]
     own: Callable[..., records.Curves]  # (params, cohort, start): adapts by the config's inner loop
     tuned: Callable[..., records.Curves]  # the same for what is fine-tuned at a given rate
-    trial: Callable[..., records.Curves]  # `tuned` at the headline, to choose the rate by
-    bank: dict[str, Any]  # programs that fill the bank, one for each kind of arm
+    own_headline: Callable[..., records.Curves]  # `own` at the headline's shots alone
+    tuned_headline: Callable[..., records.Curves]  # `tuned` at the headline's shots alone
+    adapts: Adaptation  # by the config's inner loop
+    tunes: Adaptation  # at a given rate
 
     def curves(
         self, params: Params, name: str, cohort: Cohort, start: Tree | None = None, rate: float | None = None
@@ -49,7 +52,7 @@ class Scorer(NamedTuple):
         """
         chosen = self.components.config.evaluation
         try:
-            found = self.trial(self.ready(params, name, rate), cohort)
+            found = self.tuned_headline(self.ready(params, name, rate), cohort)
         except scored_curves.NotFinite:
             return -np.inf
         place = found.shots.index(chosen.headline_shots), found.steps.index(chosen.headline_steps)
@@ -73,19 +76,10 @@ class Scorer(NamedTuple):
 
     def adapted(self, params: Params, name: str, cohort: Cohort) -> Tree:
         """Personal parameters after the headline's steps on each user's first shots."""
-        kind = "own" if self.components.arms[name].adapts else "tuned"
-        if kind not in self.bank:
-            chosen = self.components.config.evaluation
-            loop = _loop(self.components, chosen.headline_steps, None, kind == "tuned")
-            self.bank[kind] = scored_curves.adapted(
-                self.components.model,
-                loop,
-                shots=chosen.headline_shots,
-                steps=chosen.headline_steps,
-                block=self.components.config.user_block or 0,
-                mesh=users_mesh(self.components.devices),
-            )
-        return self.bank[kind](self.ready(params, name), cohort)
+        chosen = self.components.config.evaluation
+        run = self.adapts if self.components.arms[name].adapts else self.tunes
+        shots, steps = chosen.headline_shots, chosen.headline_steps
+        return run.after(self.ready(params, name), cohort, shots=shots, steps=steps)
 
     def table(
         self,
@@ -155,9 +149,8 @@ class Scorer(NamedTuple):
         cohort = self.components.stream.held_out("validation", period)
         if not len(cohort.users):
             return {}
-        found = self.curves(params, name, cohort)
-        grid = found.scores[chosen.metric].mean(axis=(0, 1))
-        row = grid[self.shots.index(chosen.headline_shots)]
+        run = self.own_headline if self.components.arms[name].adapts else self.tuned_headline
+        row = run(self.ready(params, name), cohort).scores[chosen.metric].mean(axis=(0, 1))[0]
         return {
             f"validation/{chosen.metric}": float(row[self.steps.index(chosen.headline_steps)]),
             f"validation/{chosen.metric}_start": float(row[self.steps.index(0)]),
@@ -177,18 +170,24 @@ def scorer(components: Components, *, shots: tuple[int, ...] = (), steps: tuple[
     if uneven:
         raise ConfigError("shots", uneven[0], f"multiples of data.ways = {ways}")
     known, block = horizon(components, shots), components.config.user_block or 0
+    mesh, scores = (
+        users_mesh(components.devices),
+        scored_curves.query_scores(components.model, components.objective, halves=chosen.metric),
+    )
 
-    def curves(tunes: bool, shots: tuple[int, ...], steps: tuple[int, ...]) -> Callable[..., records.Curves]:
+    def adapting(tunes: bool) -> Adaptation:
         loop = _loop(components, max(steps), None, tunes)
-        options: dict[str, Any] = {"horizon": known, "users": block, "mesh": users_mesh(components.devices)}
-        options["halves"] = chosen.metric
-        return scored_curves.curves(components.model, components.objective, loop, shots=shots, steps=steps, **options)
+        return adaptation(components.model, loop, steps=steps, width=known, block=block, mesh=mesh)
 
-    own = curves(False, shots, steps)
-    tuned = own if _one_program(components.config) else curves(True, shots, steps)
-    headline = (chosen.headline_shots,)  # one compilation less where these are all shots
-    trial = tuned if shots == headline else curves(True, headline, (chosen.headline_steps,))
-    return Scorer(components, shots, steps, own, tuned, trial, {})
+    def curves(run: Adaptation, shots: tuple[int, ...]) -> Callable[..., records.Curves]:
+        return scored_curves.curves(run, scores, shots=shots, horizon=known, users=block)
+
+    adapts = adapting(False)
+    tunes = adapts if _one_program(components.config) else adapting(True)
+    own = curves(adapts, shots)
+    tuned = own if tunes is adapts else curves(tunes, shots)
+    own_headline, tuned_headline = (curves(run, (chosen.headline_shots,)) for run in (adapts, tunes))
+    return Scorer(components, shots, steps, own, tuned, own_headline, tuned_headline, adapts, tunes)
 
 
 def _loop(components: Components, steps: int, rate: float | None, tunes: bool) -> InnerLoop:
