@@ -81,7 +81,9 @@ def test_strengths_are_chosen_for_each_table_by_hand(made):
 
 def test_each_table_shows_its_own_strength(made):
     stream = people()
-    tables, fitted = baselines.of_baselines(scorer_of(made, stream, as_of="retrospective"), "test")
+    scorer = scorer_of(made, stream, as_of="retrospective")
+    found, fitted = baselines.of_baselines(scorer, "test")
+    tables = list(baselines.blocks(scorer, found, "test"))
     mean = float(np.asarray(stream.training(None).targets, float).mean())
     for period in (None, *range(PERIODS)):
         chosen = fitted["user_mean"].lives if period is None else fitted["user_mean"].periods
@@ -100,6 +102,11 @@ def test_strengths_are_chosen_by_the_headline_metric(made):
     assert len({round(score, 6) for score in scores.values()}) == 3 and scores["mae"] < scores["rmse"]
 
 
+def tables_of(scorer):
+    """The records of all baselines on test users."""
+    return list(baselines.blocks(scorer, baselines.of_baselines(scorer, "test")[0], "test"))
+
+
 def values(tables, name, period, metric="rmse"):
     """The records of a baseline in one period, by user."""
     found = {}
@@ -115,10 +122,7 @@ def values(tables, name, period, metric="rmse"):
     [("before", [False, False, True]), ("end", [False, True, True]), ("retrospective", [True, True, True])],
 )
 def test_an_example_is_predicted_by_what_was_known_of_others(as_of, moved, made):
-    tables = [
-        baselines.of_baselines(scorer_of(made, people(change=change, changed=1), as_of=as_of), "test")[0]
-        for change in (0.0, 2.0)
-    ]
+    tables = [tables_of(scorer_of(made, people(change=change, changed=1), as_of=as_of)) for change in (0.0, 2.0)]
     for period, differs in enumerate(moved):
         one, other = (values(table, "global_mean", period) for table in tables)
         assert one.keys() == other.keys() and (one != other) == differs, period
@@ -128,8 +132,7 @@ def test_an_example_is_predicted_by_what_was_known_of_others(as_of, moved, made)
 @pytest.mark.parametrize("as_of", ["before", "retrospective"])
 def test_the_last_period_is_known_of_in_retrospect_alone(as_of, made):
     tables = [
-        baselines.of_baselines(scorer_of(made, people(change=change, changed=PERIODS - 1), as_of=as_of), "test")[0]
-        for change in (0.0, 2.0)
+        tables_of(scorer_of(made, people(change=change, changed=PERIODS - 1), as_of=as_of)) for change in (0.0, 2.0)
     ]
     for name in ("global_mean", "user_mean") if as_of == "before" else ("global_mean",):
         for period in (-1, *range(PERIODS)):

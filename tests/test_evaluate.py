@@ -433,11 +433,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     records.write_records(path, table())
 
-    def fail(*arguments, **options):
-        arguments[1].write(b"half")
+    def fail(writer, rows):
+        write(writer, rows)
         raise OSError("disk full")
 
-    monkeypatch.setattr(pq, "write_table", fail)
+    write = pq.ParquetWriter.write_table
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", fail)
     with pytest.raises(OSError, match="disk full"):
         records.write_records(path, table(fold=4))
     assert records.read_records(tmp_path).equals(table())

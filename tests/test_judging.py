@@ -253,7 +253,9 @@ def test_what_has_no_inner_loop_is_tuned_at_the_value_that_is_best_for_validatio
     assert evaluation.tuning_rate(small_run, scorer, "continual") is None
 
 
-def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_when_all_is_done(small_run, monkeypatch):
+def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_when_all_is_done(
+    small_run, monkeypatch, tmp_path
+):
     counted, notes = [], []
 
     @contextlib.contextmanager
@@ -265,7 +267,8 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
     config = load.opened(small_run)
     scorer = scoring.scorer(setup.components(config))
     found = evaluation.existing(small_run, config, None, None)
-    evaluation.scored(small_run, scorer, found, "test", False, keep=False)
+    with records.Writer(tmp_path / "test.parquet") as written:
+        evaluation.scored(small_run, scorer, found, "test", False, written, keep=False)
     assert sum(amount for amount, _ in notes) == counted[0]
     tried = [note for _, note in notes if "tuned at" in note]
     assert len(tried) == len(tuning_grid(config)) and all(note.startswith("joint_model, tuned at") for note in tried)
@@ -325,18 +328,37 @@ def test_users_are_judged_and_banked_as_many_at_a_time_as_training_holds(small_r
 
 def test_versions_of_equal_parameters_are_scored_once_and_recorded_each(small_run, monkeypatch):
     scorer, scored = scoring.scorer(setup.components(load.opened(small_run))), []
-    table = scoring.Scorer.table
-    monkeypatch.setattr(
-        scoring.Scorer, "table", lambda *args, **told: scored.append(told["version"]) or table(*args, **told)
-    )
+    curves = scoring.Scorer.curves
+    monkeypatch.setattr(scoring.Scorer, "curves", lambda *args: scored.append(args[4] is None) or curves(*args))
     with meter(9, title="", shown=False) as progress:
-        tables = evaluation.of_arm(small_run, scorer, "frozen", [0, 1, 2], "test", None, progress)
-    assert scored == [0, 1, 2]  # version 0, then the stored rows of periods 1 and 2
+        tables = list(evaluation.of_arm(small_run, scorer, "frozen", [0, 1, 2], "test", None, progress))
+    assert scored == [True, False, False]  # the version once, and the stored rows of two periods
     fresh = [one for one in tables if set(one["start"].to_pylist()) == {"fresh"}]
     assert [(one["version"][0].as_py(), one["seen_until"][0].as_py()) for one in fresh] == [(0, 0), (1, 0), (2, 0)]
     cohort = scoring.everyone(scorer.components.stream, "test")
-    alone = table(scorer, load.load_params(small_run, "frozen", 2), "frozen", cohort, split="test", version=2)
+    alone = scorer.table(load.load_params(small_run, "frozen", 2), "frozen", cohort, split="test", version=2)
     assert fresh[2].equals(alone)
+    scored.clear()
     with meter(9, title="", shown=False) as progress:
-        other = evaluation.of_arm(small_run, scorer, "continual", [0, 1, 2], "test", None, progress)
-    assert {0, 1, 2} <= set(scored[1:]) and other[0]["value"] != other[-1]["value"]
+        list(evaluation.of_arm(small_run, scorer, "continual", [0, 1, 2], "test", None, progress))
+    assert scored == [True, True, False, True, False]
+
+
+def test_records_a_few_users_at_a_time_are_those_of_all_and_give_the_same_summary(small_run, monkeypatch, tmp_path):
+    scorer = scoring.scorer(setup.components(load.opened(small_run)))
+    cohort, columns = scoring.everyone(scorer.components.stream, "test"), ["metric", "seed", "user", "period"]
+    found = scorer.curves(load.load_params(small_run, "continual", 2), "continual", cohort)
+    about = {"split": "test", "version": 2}
+    (whole,) = scorer.blocks(found, "continual", cohort, **about)
+    monkeypatch.setattr(records, "USERS", 5)
+    parts = list(scorer.blocks(found, "continual", cohort, **about))
+    assert len(parts) == -(-len(cohort.users) // 5) > 2
+    order = [(name, "ascending") for name in (*columns, "shots", "steps")]
+    assert pa.concat_tables(parts).sort_by(order).equals(whole.sort_by(order))
+    asked = summary.needed(load.opened(small_run))
+    with records.Writer(tmp_path / "some.parquet", asked) as written:
+        written.write(parts)
+    assert records.read_file(tmp_path / "some.parquet").sort_by(order).equals(whole.sort_by(order))
+    assert written.kept().sort_by(order).equals(whole.filter(asked).sort_by(order))
+    assert 0 < written.kept().num_rows < whole.num_rows / 3
+    assert records.read_file(tmp_path / "some.parquet", asked).num_rows == written.kept().num_rows

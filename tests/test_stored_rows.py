@@ -91,7 +91,7 @@ def test_without_a_bank_nobody_starts_from_a_row(small_run):
         one = scorer._replace(components=scorer.components._replace(config=made))
         rows = evaluation.Rows(one, name, "test")
         for period in range(3):
-            assert rows.returned(load.load_params(small_run, name, period), period, None) == []
+            assert list(rows.returned(load.load_params(small_run, name, period), period, None)) == []
             rows.adapt(load.load_params(small_run, name, period), period)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metapers import held_out, store, trees, workdir
 from metapers.base import Params, Tree
@@ -68,17 +69,17 @@ def evaluate_run(
             whole(folder, found, components)
         scorer = scoring.scorer(components, shots=shots, steps=steps)
         log_use(folder, split, arm, version)
-        table, chosen = scored(folder, scorer, found, split, part, keep=not (steps or shots))
+        name = f"{split}-{arm or 'all'}-{'all' if version is None else version}"
+        for kind, asked in (("shots", shots), ("steps", steps)):
+            name += f"-{kind}-{_listed(asked)}" if asked else ""
+        place = f"looks/{name}.parquet" if look else "records/test.parquet"
+        with records.Writer(folder / place, None if look else summary.needed(config)) as written:
+            chosen = scored(folder, scorer, found, split, part, written, keep=not (steps or shots))
         if look:
-            name = f"{split}-{arm or 'all'}-{'all' if version is None else version}"
-            for kind, asked in (("shots", shots), ("steps", steps)):
-                name += f"-{kind}-{_listed(asked)}" if asked else ""
-            records.write_records(Path(folder) / "looks" / f"{name}.parquet", table)
-            say(printing.plain_table(table, config, split))
+            say(printing.plain_table(written.kept(), config, split))
             return None
-        records.write_records(Path(folder) / "records" / "test.parquet", table)
         seconds = lineage.add_seconds(folder, "evaluate", seconds=time.monotonic() - began, compile_seconds=clock())
-        return summarised(folder, scorer, table, chosen, seconds, say)
+        return summarised(folder, scorer, written.kept(), chosen, seconds, say)
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
@@ -89,14 +90,21 @@ def _listed(numbers: tuple[int, ...]) -> str:
 
 
 def scored(
-    folder: Path, scorer: Scorer, found: dict[str, list[int]], split: str, part: bool, *, keep: bool
-) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
-    """Records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part.
+    folder: Path,
+    scorer: Scorer,
+    found: dict[str, list[int]],
+    split: str,
+    part: bool,
+    written: records.Writer,
+    *,
+    keep: bool,
+) -> dict[str, dict[str, Any]]:
+    """Writes records of the versions in ``found`` and of the baselines; of the initialisation too, unless it is a part.
 
     ``keep``: the rates that were chosen on an arm's last period are what serving tunes at from now on.
 
     Returns:
-      The records, and what validation users chose: name -> option -> ``choices.of``.
+      What validation users chose: name -> option -> ``choices.of``.
     """
     names = [] if part else [name for name in found if name != BASELINE]
     total = sum(len(numbers) + len(rates_to_try(scorer, name)) for name, numbers in found.items()) + len(names) + 1
@@ -110,22 +118,23 @@ def scored(
         ended = [name for name in found if finished(folder, name, scorer.components.stream.periods)]
         if keep and ended:
             workdir.write_json(folder / TUNED, tuned(folder) | {name: rates[name] for name in ended if rates[name]})
-        tables = []
         for name, numbers in found.items():
-            tables += of_arm(folder, scorer, name, numbers, split, rates[name], progress)
+            written.write(of_arm(folder, scorer, name, numbers, split, rates[name], progress))
         started = None  # arms that adapt have one inner loop, so their initialisation is scored once
+        everyone = scoring.everyone(scorer.components.stream, split)
         for name in names:
             adapts = scorer.components.arms[name].adapts
-            if adapts and started is not None:
-                tables.append(records.relabelled(started, arm=name))
-            else:
-                tables.append(of_init(scorer, name, split, rates[name]))
-            started = tables[-1] if adapts else started
+            if not adapts or started is None:
+                started = scorer.curves(scorer.initial(), name, everyone, None, rates[name])
+            # version -1: what forward transfer is measured from
+            written.write(scorer.blocks(started, name, everyone, split=split, version=-1))
+            started = started if adapts else None
             progress.advance(1, f"{name}, initialisation")
         more, fitted = simple.result()
+        written.write(baselines.blocks(scorer, more, split))
         progress.advance(1, "baselines")
     chosen = {name: {"rate": choices.of(rate, rates_to_try(scorer, name))} for name, rate in rates.items() if rate}
-    return pa.concat_tables([*tables, *more]), chosen | choices.of_baselines(fitted)
+    return chosen | choices.of_baselines(fitted)
 
 
 def summarised(
@@ -139,7 +148,7 @@ def summarised(
     """Writes summary.json from the records of all versions, and prints the tables."""
     config, stream = scorer.components.config, scorer.components.stream
     found = summary.summarise(
-        pa.concat_tables([table, validation_records(folder)]),
+        pa.concat_tables([table, validation_records(folder, summary.needed(config))]),
         config,
         provenance=[dict(stream.provenance)],
         seconds=seconds,
@@ -221,26 +230,22 @@ def finished(folder: Path, name: str, periods: int) -> bool:
 
 def of_arm(
     folder: Path, scorer: Scorer, name: str, numbers: list[int], split: str, rate: float | None, progress: Meter
-) -> list[pa.Table]:
+) -> Iterator[pa.Table]:
     """Records of an arm's versions: fresh starts everywhere, stored rows for those who return in its newest period."""
-    tables, bank, arm = [], Rows(scorer, name, split), scorer.components.arms[name]
-    before: tuple[Params, pa.Table] | None = None
+    bank, cohort = Rows(scorer, name, split), scoring.everyone(scorer.components.stream, split)
+    before: tuple[Params, records.Curves] | None = None
     for number in store.versions(versions_of(folder, name)):
         if number > numbers[-1]:
             break
         params = load_params(folder, name, number)
         if number in numbers:
-            if before is not None and trees.equal(before[0], params):  # as of an arm that trains no further
-                fresh = records.relabelled(before[1], version=number, boundary=number, seen_until=arm.seen(number))
-            else:
-                cohort = scoring.everyone(scorer.components.stream, split)
-                fresh = scorer.table(params, name, cohort, split=split, version=number, rate=rate)
-            before = params, fresh
-            tables += [fresh, *bank.returned(params, number, rate)]
+            if before is None or not trees.equal(before[0], params):  # equal: of an arm that trains no further
+                before = params, scorer.curves(params, name, cohort, None, rate)
+            yield from scorer.blocks(before[1], name, cohort, split=split, version=number)
+            yield from bank.returned(params, number, rate)
             progress.advance(1, f"{name}, version {number}")
         if number < numbers[-1]:
             bank.adapt(params, number)
-    return tables
 
 
 class Rows:
@@ -274,22 +279,16 @@ class Rows:
             kept[:, place] = new
         self.there[place] = True
 
-    def returned(self, params: Params, period: int, rate: float | None) -> list[pa.Table]:
+    def returned(self, params: Params, period: int, rate: float | None) -> Iterator[pa.Table]:
         """Records of the users who return in a period, started from their stored rows."""
         cohort = self.scorer.components.stream.held_out(self.split, period)
         place = np.searchsorted(self.users, cohort.users)
         if not self.wanted or not self.there[place].any():
-            return []
+            return
         cohort = held_out.take(cohort, np.flatnonzero(self.there[place]))
         rows = jax.tree.map(lambda leaf: leaf[:, place[self.there[place]]], self.personal)
-        scored = self.scorer.table(params, self.name, cohort, split=self.split, version=period, start=rows, rate=rate)
-        return [scored]
-
-
-def of_init(scorer: Scorer, name: str, split: str, rate: float | None) -> pa.Table:
-    """Records of the initialisation, as trained period -1: what forward transfer is measured from."""
-    cohort = scoring.everyone(scorer.components.stream, split)
-    return scorer.table(scorer.initial(), name, cohort, split=split, version=-1, rate=rate)
+        found = self.scorer.curves(params, self.name, cohort, rows, rate)
+        yield from self.scorer.blocks(found, self.name, cohort, split=self.split, version=period, start="banked")
 
 
 def rates_to_try(scorer: Scorer, name: str) -> tuple[float, ...]:
@@ -315,10 +314,10 @@ def tuning_rate(folder: Path, scorer: Scorer, name: str, progress: Meter | None 
     return max(grid, key=score)
 
 
-def validation_records(folder: Path) -> pa.Table:
-    """What training wrote of the validation users: the last version of each arm chooses among baselines."""
+def validation_records(folder: Path, where: pc.Expression | None = None) -> pa.Table:
+    """What training wrote of the validation users, or what is asked for: it chooses between starts."""
     files = sorted((Path(folder) / "records").glob("validation-*-[0-9]*.parquet"))
-    return pa.concat_tables([records.read_file(path) for path in files])
+    return pa.concat_tables([records.read_file(path, where) for path in files])
 
 
 def log_use(folder: Path, split: str, arm: str | None, version: int | None) -> None:

@@ -77,6 +77,13 @@ def summarise(
     }
 
 
+def needed(config: Config) -> pc.Expression:
+    """The records that a summary reads: at the headline's shots its metric, and where adapting ran away."""
+    head = config.evaluation
+    shown = pc.field("metric").isin([head.metric, *records.HALVES]) & (pc.field("shots") == head.headline_shots)
+    return shown | ((pc.field("metric") == records.DIVERGED) & (pc.field("value") > 0))
+
+
 class View:
     """Per-user scores by arm from a table of records, at a fixed metric, shots and headline steps."""
 

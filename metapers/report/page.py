@@ -56,8 +56,9 @@ def report_of(folder: str | Path) -> Path:
       FileNotFoundError: for a folder without summary.json, records or config.json.
     """
     folder = Path(folder)
-    table = records.read_file(folder / "records" / "test.parquet")
-    return write_report(folder, read_json(folder / "summary.json"), table, read_json(folder / "config.json"))
+    summary = read_json(folder / "summary.json")
+    table = records.read_file(folder / "records" / "test.parquet", points.needed(summary))
+    return write_report(folder, summary, table, read_json(folder / "config.json"))
 
 
 def _drawn(found: points.Found, summary: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Picture]:

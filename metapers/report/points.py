@@ -44,6 +44,13 @@ class Found(NamedTuple):
     banked: list[dict[str, Any]]
 
 
+def needed(summary: Mapping[str, Any]) -> pc.Expression:
+    """The records that the pictures read: whole histories, and what returning users have at the headline's shots."""
+    head = summary["headline"]
+    own = (pc.field("arm") == head["arm"]) & (pc.field("shots") == head["shots"])
+    return (pc.field("metric") == head["metric"]) & ((pc.field("period") == -1) | own)
+
+
 def read(table: pa.Table, summary: Mapping[str, Any], draws: int) -> Found:
     """Curves of the last version, and of those who return the gain of their own row, at the summary's metric."""
     head = summary["headline"]

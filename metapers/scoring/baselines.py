@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,14 @@ class Fitted(NamedTuple):
     periods: Chosen  # by the mean over periods of the score on each
 
 
+class Scored(NamedTuple):
+    """A baseline's curves on held-out users."""
+
+    name: str
+    curves: Curves
+    cohort: Cohort
+
+
 def last_known(as_of: str, periods: np.ndarray, last: int) -> np.ndarray:
     """The last period in the training data of the baseline that predicts an example of ``periods`` int [n].
 
@@ -44,26 +52,28 @@ def last_known(as_of: str, periods: np.ndarray, last: int) -> np.ndarray:
     return np.maximum(periods - 1, 0) if as_of == "before" else periods
 
 
-def of_baselines(own: Scorer, split: str) -> tuple[list[pa.Table], dict[str, Fitted]]:
-    """Records of the baselines, strengths chosen on validation users, and of the oracle where there is one.
+def of_baselines(own: Scorer, split: str) -> tuple[list[Scored], dict[str, Fitted]]:
+    """Curves of the baselines, strengths chosen on validation users, and of the oracle where there is one.
 
     Returns:
-      The tables of records, and the baselines with their strengths by name.
+      The curves, and the baselines with their strengths by name.
     """
-    stream, last = own.components.stream, own.components.stream.periods - 1
-    judge = _judge(own, own.shots)
+    stream, judge = own.components.stream, _judge(own, own.shots)
     fitted = fit_baselines(own)
     lives, periods = (scorer.everyone(stream, split, lives=only) for only in (True, False))
     predictors = [(name, one.lives.predictor.predict, lives) for name, one in fitted.items()]
     predictors += [(name, one.periods.predictor.predict, periods) for name, one in fitted.items()]
     if stream.oracle is not None and predictors:
         predictors += [("oracle", stream.oracle, cohort) for cohort in (lives, periods)]
-    about: Any = {"split": split, "fold": scorer.fold(own.components), "version": last}
-    tables = [
-        records.records(judge(predict, cohort), cohort, stream.users, arm=name, **about)
-        for name, predict, cohort in predictors
-    ]
-    return tables, fitted
+    return [Scored(name, judge(predict, cohort), cohort) for name, predict, cohort in predictors], fitted
+
+
+def blocks(own: Scorer, found: Sequence[Scored], split: str) -> Iterator[pa.Table]:
+    """The records of ``of_baselines``'s curves, some users at a time."""
+    stream = own.components.stream
+    about: Any = {"split": split, "fold": scorer.fold(own.components), "version": stream.periods - 1}
+    for name, curves_of, cohort in found:
+        yield from records.blocks(curves_of, cohort, stream.users, arm=name, **about)
 
 
 def fit_baselines(own: Scorer) -> dict[str, Fitted]:

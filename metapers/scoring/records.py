@@ -1,7 +1,7 @@
 """Scores as Parquet records (docs/records.md), and the way back: the matrix and per-user scores from records."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,9 @@ SCHEMA = pa.schema(
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
+
+USERS = 4096
+"""Users whose records are made at one time."""
 
 HALVES = ("half_0", "half_1")
 """The headline metric on every other row of a query, from the first and from the second."""
@@ -115,38 +118,75 @@ def records(
     return pa.table(columns, schema=SCHEMA)
 
 
-def relabelled(table: pa.Table, **labels: Any) -> pa.Table:
-    """The same records with one value for all in some columns, as of a version that has the parameters of another.
+def blocks(curves: Curves, cohort: Cohort, names: Sequence[str], **about: Any) -> Iterator[pa.Table]:
+    """The records of ``records``, of at most ``USERS`` users at a time, so that memory does not grow with users."""
+    for first in range(0, len(cohort.users), USERS):
+        here = slice(first, first + USERS)
+        scores = {metric: values[:, here] for metric, values in curves.scores.items()}
+        part = curves._replace(scores=scores, n_support=curves.n_support[here], n_query=curves.n_query[here])
+        of_part = {key: getattr(cohort, key)[here] for key in ("users", "periods", "returning")}
+        yield records(part, cohort._replace(**of_part), names, **about)
 
-    Args:
-      table: records.
-      labels: the value by the name of the column.
+
+class Writer:
+    """Writes a file of records table by table, whole or not at all: a temporary file beside it, synced, then renamed.
+
+    As a context: the file is there when it ends without an exception. ``kept`` holds the rows of what was written that
+    are asked for, all by default.
     """
-    for name, value in labels.items():
-        place = SCHEMA.get_field_index(name)
-        column = pa.repeat(pa.scalar(value, SCHEMA.field(name).type), table.num_rows)
-        table = table.set_column(place, SCHEMA.field(name), column)
-    return table
+
+    def __init__(self, path: str | Path, keep: pc.Expression | None = None):
+        """
+        Args:
+          path: of the file; its folder is made.
+          keep: which rows stay in memory; None: all.
+
+        Raises:
+          OSError: where the disk refuses; so do the other methods.
+        """
+        self.path, self.keep = Path(path), keep
+        self.part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._kept: list[pa.Table] = []
+
+    def __enter__(self) -> "Writer":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.part, "wb")
+        self._writer = pq.ParquetWriter(self._file, SCHEMA, compression="zstd")
+        return self
+
+    def write(self, tables: Iterable[pa.Table]) -> None:
+        """Writes tables one after the other; ValueError where the columns are not ``SCHEMA``'s."""
+        for table in tables:
+            if not table.schema.equals(SCHEMA):
+                raise ValueError(f"table must have the columns of SCHEMA, got {table.schema.names}")
+            self._writer.write_table(table)
+            self._kept.append(table if self.keep is None else table.filter(self.keep))
+
+    def kept(self) -> pa.Table:
+        """The rows that stay in memory."""
+        return pa.concat_tables([SCHEMA.empty_table(), *self._kept])
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            with self._file:
+                self._writer.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            if error is None:
+                os.replace(self.part, self.path)
+        finally:
+            self.part.unlink(missing_ok=True)
 
 
 def write_records(path: str | Path, table: pa.Table) -> None:
-    """Write ``table`` to ``path`` whole or not at all: a temporary file beside it, synced, then renamed.
+    """Writes ``table`` to ``path`` whole or not at all (``Writer``).
 
-    Raises ValueError where the columns are not ``SCHEMA``'s; OSError where the disk refuses.
+    Raises:
+      ValueError: where the columns are not ``SCHEMA``'s.
+      OSError: where the disk refuses.
     """
-    if not table.schema.equals(SCHEMA):
-        raise ValueError(f"table must have the columns of SCHEMA, got {table.schema.names}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with Writer(path) as writer:
+        writer.write([table])
 
 
 def read_records(folder: str | Path) -> pa.Table:
@@ -207,10 +247,14 @@ def matrix_of(table: pa.Table, **where: Any) -> tuple[np.ndarray, np.ndarray | N
     return r[0], None if b is None else b[0]
 
 
-def read_file(path: Path) -> pa.Table:
-    """The records of one file; ValueError naming it where it is damaged or of other columns."""
+def read_file(path: Path, where: pc.Expression | None = None) -> pa.Table:
+    """The records of one file, or those of them that are asked for, which are all that memory holds.
+
+    Raises:
+      ValueError: naming a file that is damaged or of other columns.
+    """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, filters=where)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"records {path} cannot be read: {error}") from error
     if not table.schema.equals(SCHEMA):

@@ -1,6 +1,6 @@
 """Versions and baselines held against held-out users: what training and judging have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,20 +82,18 @@ class Scorer(NamedTuple):
         return run.after(self.ready(params, name), cohort, shots=shots, steps=steps)
 
     def table(
-        self,
-        params: Params,
-        name: str,
-        cohort: Cohort,
-        *,
-        split: str,
-        version: int,
-        start: Tree | None = None,
-        rate: float | None = None,
+        self, params: Params, name: str, cohort: Cohort, *, split: str, version: int, rate: float | None = None
     ) -> pa.Table:
-        """The records of an arm's params on a cohort."""
-        found = self.curves(params, name, cohort, start, rate)
-        config = self.components.config
-        return records.records(
+        """The records of an arm's params on a cohort, from a fresh start."""
+        found = self.curves(params, name, cohort, None, rate)
+        return pa.concat_tables(self.blocks(found, name, cohort, split=split, version=version))
+
+    def blocks(
+        self, found: records.Curves, name: str, cohort: Cohort, *, split: str, version: int, start: str = "fresh"
+    ) -> Iterator[pa.Table]:
+        """The records of an arm's curves on a cohort, some users at a time."""
+        config, arm = self.components.config, self.components.arms[name]
+        return records.blocks(
             found,
             cohort,
             self.components.stream.users,
@@ -103,9 +101,9 @@ class Scorer(NamedTuple):
             split=split,
             fold=fold(self.components),
             version=version,
-            seen_until=self.components.arms[name].seen(version) if version >= 0 else -1,
+            seen_until=arm.seen(version) if version >= 0 else -1,
             seeds=[config.seed + i for i in range(config.seeds)],
-            start="fresh" if start is None else "banked",
+            start=start,
         )
 
     def validation(self, params: Params, name: str, period: int) -> tuple[pa.Table, dict[str, Any]]:
