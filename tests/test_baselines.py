@@ -291,7 +291,7 @@ def test_one_search_answers_for_the_whole_grid_as_fits_of_their_own_do(monkeypat
     memo = {}
     together = [nearest(train, **one, memo=memo).predict(new, 4, 8) for one in settings]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
-    assert searches == [300, 300] + [7, 7] * 5  # a search for each user; 7 is not of the grid
+    assert searches == [1000, 1000] + [7, 7] * 6  # a search for each user; 7 is not of the grid
     other = new._replace(targets=new.targets + 1)
     assert (nearest(train, **settings[0], memo=memo).predict(other, 4, 8) != together[0]).any()
 
@@ -301,7 +301,7 @@ def test_baselines_of_inputs_apply_where_some_are_floats():
     for name in ("ridge_residual", "nearest"):
         assert registry("baseline")[name].facts(numbers) and not registry("baseline")[name].facts(names)
     for made, message in (
-        (lambda: ridge_residual(numbers, ridge=0.0), "ridge must be > 0, got 0.0"),
+        (lambda: ridge_residual(numbers, ridge=-1.0), "ridge must be >= 0, got -1.0"),
         (lambda: ridge_residual(numbers, shrink=-1.0), "shrink must be >= 0, got -1.0"),
         (lambda: nearest(numbers, k=0), "k must be >= 1, got 0"),
         (lambda: nearest(numbers, own=-1.0), "own must be >= 0, got -1.0"),

@@ -14,7 +14,7 @@ from metapers.options import Option
 
 MOST = 2000
 """Training examples among which neighbours are looked for, evenly spaced over all of them."""
-GRID: dict[str, tuple[Any, ...]] = {"k": (3, 10, 30, 100, 300), "own": (1.0, 3.0, 10.0, 30.0, 100.0)}
+GRID: dict[str, tuple[Any, ...]] = {"k": (3, 10, 30, 100, 300, 1000), "own": (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)}
 """The values among which validation users choose."""
 KEPT = 32
 """Answers at most that a memo keeps."""

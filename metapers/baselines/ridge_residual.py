@@ -16,7 +16,7 @@ def ridge_residual(training: Cohort, *, ridge: float = 1.0, shrink: float = 3.0)
 
     Args:
       training: examples of the training users; inputs with float leaves, targets float [total].
-      ridge: pseudo-examples at w = 0, > 0.
+      ridge: pseudo-examples at w = 0, >= 0; at 0 the shortest w of those that fit best.
       shrink: pseudo-examples of no residual, >= 0.
 
     Raises:
@@ -24,14 +24,14 @@ def ridge_residual(training: Cohort, *, ridge: float = 1.0, shrink: float = 3.0)
 
     Source: Hoerl, Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
     """
-    if not ridge > 0:
-        raise ValueError(f"ridge must be > 0, got {ridge}")
+    if not ridge >= 0:
+        raise ValueError(f"ridge must be >= 0, got {ridge}")
     if not shrink >= 0:
         raise ValueError(f"shrink must be >= 0, got {shrink}")
     rated = training_ratings("ridge_residual", training)
     rows, mean, deviation = scaled(training)
     level = rated.mean()
-    weights = np.linalg.solve(rows.T @ rows + ridge * np.eye(rows.shape[1]), rows.T @ (rated - level))
+    weights = np.linalg.pinv(rows.T @ rows + ridge * np.eye(rows.shape[1]), hermitian=True) @ (rows.T @ (rated - level))
 
     def predict(cohort: Cohort, shots: int, horizon: int) -> np.ndarray:
         pooled = level + (features(cohort) - mean) / deviation @ weights
@@ -45,8 +45,10 @@ def ridge_residual(training: Cohort, *, ridge: float = 1.0, shrink: float = 3.0)
 RIDGE_RESIDUAL = Member(
     ridge_residual,
     options={
-        "ridge": Option(1.0, above=0.0, grid=(0.1, 10.0, 1000.0, 1e5), doc="pseudo-examples at zero weights"),
-        "shrink": Option(3.0, least=0.0, grid=(0.0, 1.0, 3.0, 10.0, 30.0), doc="pseudo-examples of no residual"),
+        "ridge": Option(1.0, least=0.0, grid=(0.0, 10.0, 1000.0, 1e5), doc="pseudo-examples at zero weights"),
+        "shrink": Option(
+            3.0, least=0.0, grid=(0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 1000.0), doc="pseudo-examples of no residual"
+        ),
     },
     needs=("training",),
     facts=has_features,

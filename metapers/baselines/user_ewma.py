@@ -58,8 +58,12 @@ def support_ewma(
 USER_EWMA = Member(
     user_ewma,
     options={
-        "rate": Option(0.3, above=0.0, most=1.0, grid=(0.02, 0.05, 0.1, 0.2, 0.4, 0.8), doc="weight lost per example"),
-        "shrink": Option(0.0, least=0.0, grid=(0.0, 1.0, 4.0, 10.0, 25.0), doc="pseudo-counts at the mean"),
+        "rate": Option(
+            0.3, above=0.0, most=1.0, grid=(0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 0.95), doc="weight lost per example"
+        ),
+        "shrink": Option(
+            0.0, least=0.0, grid=(0.0, 1.0, 4.0, 10.0, 25.0, 100.0, 1000.0), doc="pseudo-counts at the mean"
+        ),
     },
     needs=("training",),
     facts=has_numbers,

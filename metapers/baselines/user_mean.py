@@ -29,7 +29,10 @@ USER_MEAN = Member(
     user_mean,
     options={
         "shrink": Option(
-            3.0, least=0.0, grid=(0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0), doc="pseudo-counts at the mean"
+            3.0,
+            least=0.0,
+            grid=(0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 200.0, 1000.0),
+            doc="pseudo-counts at the mean",
         )
     },
     needs=("training",),
