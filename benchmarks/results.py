@@ -125,7 +125,7 @@ def block(found: dict, synthetic: dict[str, dict]) -> str:
 def _failed(rows: list[tuple[str, bool, str]]) -> list[str]:
     """What the project asks of these figures and they do not show."""
     failed = [f"- {what}: {shown}" if shown else f"- {what}" for what, holds, shown in rows if not holds]
-    return [f"Of {len(rows)} things that the project asks of these figures, {len(failed)} do not hold:", "", *failed]
+    return [f"The project asks {len(rows)} things of these figures. Not shown: {len(failed)}", "", *failed]
 
 
 def _share(row: dict[str, float]) -> str:

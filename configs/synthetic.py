@@ -5,7 +5,7 @@ Command:  python train.py --config=configs/synthetic.py --workdir=runs/synthetic
           and train.py with --config.data.drift=sudden, gradual or none for the other drifts (recurring: A B A B).
 Minutes:  about 1 on 2 cores.
 
-Expected: 76 to 90 test users of fold 0, two seeds, RMSE after 5 steps on 16 examples, mean over the periods of the last
+Expected: 262 test users of fold 0, two seeds, RMSE after 5 steps on 16 examples, mean over the periods of the last
 version. ``cumulative`` has as many user-tasks as ``continual``, ``upper_bound`` trains until validation users stop
 improving (`make results`).
 

@@ -42,7 +42,7 @@ def test_the_block_names_both_bounds_and_what_the_arms_were_trained_with():
     found |= {"used": 4, "unused": {"item_user_bias": gain, "joint_model_fine_tuned": gain}}
     found["budget"] = {name: BUDGET | {"user_tasks": 1000.0 * (place + 1)} for place, name in enumerate(results.ARMS)}
     whole = results.block(found, {"sudden": found})
-    lines = whole[: whole.index("\nOf ")].splitlines()
+    lines = whole[: whole.index("\nThe project asks ")].splitlines()
     average = {name: row["average"] for name, row in found["continual"].items()}
     for stream in ("MovieLens", "sudden drift"):
         for place, name in enumerate(results.ARMS):
