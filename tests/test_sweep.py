@@ -56,7 +56,7 @@ def share(patched):
 
     def scorer_of(components):
         made = once(components.config, "scorer", lambda: scorer(components))
-        return made._replace(components=components, bank={})
+        return made._replace(components=components)
 
     patched.setattr(search, "build_learner", learner_of)
     patched.setattr(loop, "program", program_of)

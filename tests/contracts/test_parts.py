@@ -154,7 +154,7 @@ def test_a_baseline_predicts_every_row_from_the_first_examples_of_a_user(label):
     fitting = {name: cohort for name, cohort in parts.cohorts().items() if member.facts(cohort)}
     assert fitting, "facts: a baseline applies to some cohort of tests/contracts/parts.py"
     for name, cohort in fitting.items():
-        context = {"training": cohort, "classes": None}
+        context = {"training": cohort, "classes": None, "memo": None}
         predictor = build("baseline", section, context)
         outputs = predictor.predict(cohort, 2, 3)
         assert len(outputs) == len(cohort.targets) and np.isfinite(outputs).all(), f"shapes: a row each, {name}"
