@@ -314,6 +314,22 @@ def test_a_score_that_is_not_finite_is_refused_by_name():
         judged(rows=128)(start_params(), cohort)
 
 
+def test_a_score_at_a_step_that_does_not_count_need_not_be_finite():
+    cohort, params = population(SIZES), start_params()
+    adaptation = adapting.adaptation(linear(), gradient_steps(4), steps=(0, 2, 3), width=8)
+    blown = adaptation._replace(
+        program=lambda *given: (
+            lambda own, lost: (jax.tree.map(lambda leaf: leaf.at[:, :, 2].set(jnp.nan), own), lost)
+        )(*adaptation.program(*given))
+    )
+    options = {"shots": (4,), "horizon": 8}
+    scores = curves.query_scores(linear(), rmse())
+    found = curves.curves(blown, scores, steps=(0, 2), **options)(params, cohort)
+    np.testing.assert_allclose(found.scores["rmse"], by_hand(params, cohort, steps=(0, 2), **options), rtol=1e-12)
+    with pytest.raises(curves.NotFinite, match="4 shots, 3 steps"):
+        curves.curves(blown, scores, **options)(params, cohort)
+
+
 # parameters overflow; outputs alone; their squares alone
 @pytest.mark.parametrize(("size", "steps"), [(1e200, (0, 2, 3)), (1e120, (0, 1)), (1e80, (0, 1))])
 def test_a_user_whose_steps_overflow_is_judged_and_kept_at_the_start_and_counted(size, steps):

@@ -61,7 +61,7 @@ def test_a_rate_whose_scores_are_not_finite_is_the_worst():
     def trial(params, cohort):
         raise curves.NotFinite("mse must be finite")
 
-    scorer = scorer_of()._replace(trial=trial)
+    scorer = scorer_of()._replace(tuned_headline=trial)
     judges = scorer.components.stream.held_out("validation", None)
     assert scorer.validation_score(scorer.initial(), "joint_model", judges, 0.1) == -np.inf
 

@@ -33,6 +33,7 @@ def curves(
     *,
     shots: tuple[int, ...],
     horizon: int,
+    steps: tuple[int, ...] = (),
     rows: int = 2048,
     users: int = 0,
 ) -> Callable[..., Curves]:
@@ -48,6 +49,7 @@ def curves(
       scores: what ``query_scores`` makes of the same model.
       shots: examples to adapt on, each in [0, ``horizon``].
       horizon: where queries begin at the latest.
+      steps: those of the adaptation's that count; whether others are finite does not matter. (): all.
       rows: of a block of queries at most (``held_out.blocks``).
       users: of a block at most; 0: as many as ``rows`` allows. Where the working set of many users outgrows the cache,
         few are faster.
@@ -65,7 +67,9 @@ def curves(
     check("users", (users,), 0)
     if max(shots) > min(horizon, adaptation.width):
         raise ValueError(f"shots must be <= horizon = {min(horizon, adaptation.width)}, got {max(shots)}")
-    mesh, steps = adaptation.mesh, adaptation.steps
+    mesh, taken = adaptation.mesh, adaptation.steps
+    steps = steps or taken
+    columns = [taken.index(step) for step in steps]
 
     def run(params: Params, cohort: Cohort, start: Tree | None = None) -> Curves:
         held_out.cut(cohort, horizon)  # refuses a cohort that cannot be scored
@@ -79,11 +83,11 @@ def curves(
         n_support = np.minimum(np.asarray(shots, np.int32), starts[:, None]).astype(np.int32)
         start = of_users(start, params, cohort)
         found: list[tuple[np.ndarray, int, dict[str, Array]]] = []
-        for members in _groups(n_query, params.personal, len(shots) * len(steps)):
+        for members in _groups(n_query, params.personal, len(shots) * len(taken)):
             each = [adaptation.entries(params, cohort, counts, members, start) for counts in n_support.T]
             found += of_queries(params, each, cohort, members)
-        whole = _gathered(found, cohort, shots, steps)
-        return _curves(whole, n_support, n_query, shots, steps)
+        whole = {name: values[..., columns] for name, values in _gathered(found, cohort, shots, taken).items()}
+        return _curves(_finite(whole, cohort, shots, steps), n_support, n_query, shots, steps)
 
     def of_queries(
         params: Params, each: list[tuple[Tree, np.ndarray]], cohort: Cohort, members: np.ndarray
@@ -153,7 +157,8 @@ def predicted(
                 told = jax.device_get(block(query.inputs, query.targets, query.mask))
                 one = jax.tree.map(lambda leaf: leaf[None, :, None], told)
                 found.append((part.members[: part.count], column, one))
-        return _curves(_gathered(found, cohort, shots, (0,)), n_support, n_query, shots, (0,))
+        whole = _finite(_gathered(found, cohort, shots, (0,)), cohort, shots, (0,))
+        return _curves(whole, n_support, n_query, shots, (0,))
 
     return run
 
@@ -201,6 +206,13 @@ def _gathered(
             shape = (values.shape[0], len(cohort.users), len(shots), len(steps))
             whole = scores.setdefault(name, np.empty(shape, values.dtype))
             whole[:, members, place] = values[:, : members.size]
+    return scores
+
+
+def _finite(
+    scores: dict[str, np.ndarray], cohort: Cohort, shots: tuple[int, ...], steps: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """The scores, without ``DIVERGED`` where nobody did; ``NotFinite`` where one is not finite."""
     if not np.any(scores.get(DIVERGED, False)):
         scores.pop(DIVERGED, None)
     for name, values in scores.items():

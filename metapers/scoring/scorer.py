@@ -148,10 +148,11 @@ class Scorer(NamedTuple):
         if not len(cohort.users):
             return {}
         run = self.own_headline if self.components.arms[name].adapts else self.tuned_headline
-        row = run(self.ready(params, name), cohort).scores[chosen.metric].mean(axis=(0, 1))[0]
+        found = run(self.ready(params, name), cohort)
+        row = found.scores[chosen.metric].mean(axis=(0, 1))[0]
         return {
-            f"validation/{chosen.metric}": float(row[self.steps.index(chosen.headline_steps)]),
-            f"validation/{chosen.metric}_start": float(row[self.steps.index(0)]),
+            f"validation/{chosen.metric}": float(row[found.steps.index(chosen.headline_steps)]),
+            f"validation/{chosen.metric}_start": float(row[found.steps.index(0)]),
         }
 
 
@@ -177,14 +178,15 @@ def scorer(components: Components, *, shots: tuple[int, ...] = (), steps: tuple[
         loop = _loop(components, max(steps), None, tunes)
         return adaptation(components.model, loop, steps=steps, width=known, block=block, mesh=mesh)
 
-    def curves(run: Adaptation, shots: tuple[int, ...]) -> Callable[..., records.Curves]:
-        return scored_curves.curves(run, scores, shots=shots, horizon=known, users=block)
+    def curves(run: Adaptation, shots: tuple[int, ...], steps: tuple[int, ...] = ()) -> Callable[..., records.Curves]:
+        return scored_curves.curves(run, scores, shots=shots, steps=steps, horizon=known, users=block)
 
     adapts = adapting(False)
     tunes = adapts if _one_program(components.config) else adapting(True)
     own = curves(adapts, shots)
     tuned = own if tunes is adapts else curves(tunes, shots)
-    own_headline, tuned_headline = (curves(run, (chosen.headline_shots,)) for run in (adapts, tunes))
+    headline = (chosen.headline_shots,), tuple(sorted({0, chosen.headline_steps}))
+    own_headline, tuned_headline = (curves(run, *headline) for run in (adapts, tunes))
     return Scorer(components, shots, steps, own, tuned, own_headline, tuned_headline, adapts, tunes)
 
 
