@@ -5,14 +5,14 @@ from ``held_out.query_starts`` on. Users come in blocks of few shapes (``held_ou
 parameters and tasks are arguments, so versions, arms, periods and folds of one model share a handful of programs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from metapers import held_out
 from metapers.base import Array, Batch, Cohort, Model, Objective, Params, Tree, hide
@@ -85,23 +85,10 @@ def curves(
         found: list[tuple[np.ndarray, int, dict[str, Array]]] = []
         for members in _groups(n_query, params.personal, len(shots) * len(taken)):
             each = [adaptation.entries(params, cohort, counts, members, start) for counts in n_support.T]
-            found += of_queries(params, each, cohort, members)
+            parts = held_out.blocks(n_query[members], rows=rows, users=users, multiple=devices(mesh))
+            found += _of_queries(scores, mesh, params, each, cohort, members, parts, (starts, n_query))
         whole = {name: values[..., columns] for name, values in _gathered(found, cohort, shots, taken).items()}
         return _curves(_finite(whole, cohort, shots, steps), n_support, n_query, shots, steps)
-
-    def of_queries(
-        params: Params, each: list[tuple[Tree, np.ndarray]], cohort: Cohort, members: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, int, dict[str, Array]]]:
-        """The scores of a group of users by block and number of shots, with the users' places in the cohort."""
-        starts, n_query = held_out.cut(cohort, horizon)
-        without = placed(mesh, params._replace(inner=()), PartitionSpec())  # nobody adapts here: one program for all
-        for part in held_out.blocks(n_query[members], rows=rows, users=users, multiple=devices(mesh)):
-            mine = members[part.members]
-            query = placed(mesh, held_out.batch(cohort, mine, starts, n_query, part.width), by_user(mesh, 0))
-            for place, own in enumerate(each):
-                of_part = jax.tree.map(lambda leaf, at=part: leaf[:, at.members], own)
-                told = scores(without, *placed(mesh, of_part, by_user(mesh, 1)), query)
-                yield mine[: part.count], place, told
 
     return run
 
@@ -132,10 +119,33 @@ def query_scores(model: Model, objective: Objective, *, halves: str | None = Non
     return jax.jit(jax.vmap(jax.vmap(of_user, in_axes=(None, 0, 0, 0)), in_axes=(0, 0, 0, None)))
 
 
+def _of_queries(
+    scores: Callable[..., dict[str, Array]],
+    mesh: Mesh | None,
+    params: Params,
+    each: list[tuple[Tree, np.ndarray]],
+    cohort: Cohort,
+    members: np.ndarray,
+    parts: Iterable[held_out.Block],
+    query_rows: tuple[np.ndarray, np.ndarray],
+) -> Iterator[tuple[np.ndarray, int, dict[str, Array]]]:
+    """(places of the users in the cohort, place of the shots, scores) for each block of queries and number of shots.
+
+    ``each``: the users' parameters for each number of shots; ``query_rows``: the first and the number of each user's.
+    """
+    without = placed(mesh, params._replace(inner=()), PartitionSpec())  # inner parameters play no part in predicting
+    for part in parts:
+        mine = members[part.members]
+        query = placed(mesh, held_out.batch(cohort, mine, *query_rows, part.width), by_user(mesh, 0))
+        for place, own in enumerate(each):
+            of_part = jax.tree.map(lambda leaf, at=part: leaf[:, at.members], own)
+            yield mine[: part.count], place, scores(without, *placed(mesh, of_part, by_user(mesh, 1)), query)
+
+
 def predicted(
     objective: Objective, *, shots: tuple[int, ...], horizon: int, rows: int = 2048, halves: str | None = None
 ) -> Callable[[Callable[[Cohort, int, int], Tree], Cohort], Curves]:
-    """Scores of a baseline's ``predict`` or a stream's ``oracle`` on the very rows that ``curves`` judges.
+    """Scores of a baseline's ``predict`` or a stream's ``oracle`` on the very rows that ``curves`` scores.
 
     The result is called as (predict, cohort) -> Curves with one seed and steps (0,). Users with the same number of
     support rows c are predicted together, predict(their cohort, c, c), so nobody's query is ever seen.
