@@ -95,18 +95,21 @@ def measure(sizes: dict[str, int], how: str, blocks: int, steps: int) -> tuple[d
     mask = jnp.ones(sizes["users"], bool)
     state = jax.jit(learner.init)(started(sizes), tasks)
     before = time.perf_counter()
-    step = jax.jit(learner.update, donate_argnums=0).lower(state, tasks, mask, root).compile()
+    step = jax.jit(learner.update, donate_argnums=0).lower(state, {"fresh": (tasks, mask)}, root).compile()
     compiled = time.perf_counter() - before
     whole = timing.peak_mb()
     again = timing.forget_peak()  # or what the compiler held would hide the step
     resting = timing.peak_mb()
-    state, info = jax.block_until_ready(step(state, tasks, mask, root))
+    state, scores, _ = jax.block_until_ready(step(state, {"fresh": (tasks, mask)}, root))
     kept = next(part for part in state.opt_state if isinstance(part, Kept))
-    gradient, loss = [np.asarray(leaf) for leaf in jax.tree.leaves(kept.gradient)], float(np.mean(info["losses"]))
+    gradient, loss = (
+        [np.asarray(leaf) for leaf in jax.tree.leaves(kept.gradient)],
+        float(np.mean(scores["fresh"]["losses"])),
+    )
     took = []
     for _ in range(steps):
         before = time.perf_counter()
-        state, info = jax.block_until_ready(step(state, tasks, mask, root))
+        state, scores, _ = jax.block_until_ready(step(state, {"fresh": (tasks, mask)}, root))
         took.append(time.perf_counter() - before)
     analysis = step.memory_analysis()
     return {

@@ -25,7 +25,7 @@ from benchmarks import timing, workloads
 from benchmarks.workloads import Examples, Workload
 from metapers import aggregate, inner, keys, learners, models
 from metapers.aggregate.sums import pad
-from metapers.base import Batch, Learner, Model, Objective, Params, Task, TaskFamily, example_loss, masked_mean
+from metapers.base import Batch, Learner, Model, Objective, Params, Sampler, Task, example_loss, masked_mean
 from metapers.inner import dual
 from metapers.run import loop
 from metapers.scores import objectives
@@ -92,8 +92,9 @@ def stepper(work: Workload, *, devices: int = 1, unroll: int = 1, blocks: int = 
         state, root = jax.device_put((state, root), NamedSharding(mesh, P()))
 
     def update(state: Any, tasks: Task, mask: jax.Array, root: jax.Array) -> tuple[Any, jax.Array]:
-        state, info = learner.update(state, tasks, mask, keys.named(root, "step", state.step))
-        return state, masked_mean(info["losses"], mask)
+        key = keys.named(root, "step", state.step)
+        state, scores, _ = learner.update(state, {"fresh": (tasks, mask)}, key)
+        return state, masked_mean(scores["fresh"]["losses"], mask)
 
     train, held = jax.jit(update, donate_argnums=0), [state]
 
@@ -110,8 +111,8 @@ def chunks(work: Workload, *, chunk: int, devices: int = 1, unroll: int = 1, blo
     drawn = tasks_of(work, devices)
     if mesh is not None:
         drawn = jax.device_put(drawn, NamedSharding(mesh, P("users")))
-    family = TaskFamily(lambda window, step, num: drawn, lambda data, step, n, key: data)
-    program = loop.program(learner_of(work, mesh, unroll, blocks), family, users=len(drawn[1]), chunk=chunk)
+    sampler = Sampler(lambda window: drawn, lambda data, step, since, order, key: data, len(drawn[1]))
+    program = loop.program(learner_of(work, mesh, unroll, blocks), sampler, chunk=chunk)
     params = jax.tree.map(lambda leaf: leaf[None], params_of(work))
     state, root = program.init(params, drawn), keys.root(0)[None]
     if mesh is not None:
@@ -119,7 +120,7 @@ def chunks(work: Workload, *, chunk: int, devices: int = 1, unroll: int = 1, blo
     held, done = [state], [0]
 
     def step() -> float:
-        numbers = np.int32(0), np.int32(done[0]), np.int32(done[0] + chunk)
+        numbers = np.int32(done[0]), np.int32(done[0] + chunk), np.int32(0)
         held[0], infos = program.chunk(held[0], root, drawn, *numbers)
         done[0] += chunk
         return float(infos["loss"][0, -1])

@@ -2,7 +2,8 @@
 
 A method is a lower-case factory that returns one of these NamedTuples of pure functions. In every one of
 them ``state`` comes first in and first out, ``key`` comes last, and what is optional is keyword-only. A step
-returns ``(state, info)``: ``state`` is carried and saved, ``info`` is for people and for the loop's alarms.
+returns ``(state, scores, info)``: ``state`` is carried and saved; ``scores`` are arrays by task that a memory may read;
+``info`` is for people and for the loop's alarms, and is never read back.
 
 Words: a *stream* is a sequence of *periods* (periods of time); a period holds *users*; a user's data in a period
 is a *task* with a *support* set to adapt on and a *query* set to be judged on. Parameters are *shared* (moved by
@@ -74,6 +75,20 @@ class Model(NamedTuple):
     apply: Callable[[Params, Tree, Array, Key | None], Tree]  # (params, inputs, mask, key) -> outputs [n, ...]
     write: Callable[[Params, Batch, Key | None], Tree]  # (params, support, key) -> personal, without gradients
     groups: Callable[[Params], Tree]  # params -> the name of each leaf's group, from its Variable type
+    taps: Callable[[Params, Tree, Tree, Array, Key | None], tuple[Tree, dict[str, Array]]] | None = None
+    """(params, inputs, offsets, mask, key) -> (outputs, {layer: its inputs [n, ...]}).
+
+    ``offsets`` {layer: [n, ...]} are added to the outputs of layers. So a gradient with respect to them, at zeros, is
+    that of the layers' outputs. None: the model has none. The Kronecker form of a Fisher matrix holds for outputs
+    without adaptation only."""
+
+
+Sources = Mapping[str, tuple[Task, Array]]
+"""Where the tasks of a step come from: (tasks, mask [n]) by name. ``fresh``: new tasks; ``memory``: remembered ones."""
+Scores = dict[str, dict[str, Array]]
+"""By name of the source: arrays [n, ...], one entry for each task; ``losses`` at least (0 for masked tasks)."""
+Compose = Callable[[Sources], Sources]
+"""Sources -> sources: what is support and what is query of the tasks that a step trains on."""
 
 
 class TaskFamily(NamedTuple):
@@ -83,6 +98,26 @@ class TaskFamily(NamedTuple):
     """(window, step, num) -> leaves of the same shapes every time; ``window``: first and last period to draw from,
     both included. (t, t) is a plain stream, (0, t) all so far, (0, 0) the first only: an arm is a window."""
     sample: Callable[[Tree, Array, int, Key], tuple[Task, Array]]  # (data, step, n, key) -> (tasks, mask [n])
+    roll: Callable[[tuple[int, int]], Tree] | None = None
+    """window -> what ``of_users`` reads beside ``data``: the training users who are there, ``count`` of them; None:
+    every task has a new user, so that there is no list of them."""
+    of_users: Callable[[Tree, Array, Key], Task] | None = None
+    """(data | roll, places int32 [n], key) -> a task of the users at these places of the list, each below ``count``."""
+
+
+class Sampler(NamedTuple):
+    """Which training users have a task in an outer step."""
+
+    data: Callable[[tuple[int, int]], Tree]  # window -> what ``sample`` reads
+    sample: Callable[[Tree, Array, Array, Key, Key], tuple[Task, Array]]
+    """(data, step, since, order, key) -> (tasks, mask [slots]).
+
+    ``step``: outer steps since the arm began; ``since``: since the period began; ``order``: one key for all steps of a
+    period; ``key``: of the step."""
+    slots: int  # places of a batch
+    passes: Callable[[tuple[int, int]], int | None] = lambda window: None
+    """window -> the batches after which no task is left; None: no end."""
+    repeats: int = 1  # outer steps that have the same batch
 
 
 class InnerLoop(NamedTuple):
@@ -117,36 +152,59 @@ class Penalty(NamedTuple):
     value: Callable[[Tree, Params], Array]  # (state, params) -> scalar; its gradient is added after ``finish``
     on_task: Callable[[Tree, Params, Params, Task, Key], Array]  # (state, params, adapted, task, key) -> scalar
     observe: Callable[[Tree, Params, Params, Params], Tree]  # (state, before, after, grads) -> state, every step
-    consolidate: Callable[[Tree, Params, "Draw", Key], Tree]  # (state, params, draw, key) -> state, per period
+    consolidate: Callable[[Tree, Params, "Draw", Key], Tree]  # (state, params, draw, key) -> state, at a boundary
+
+
+class Update(NamedTuple):
+    """How the gradients of the sources of a step become one direction."""
+
+    init: Callable[[Params], Tree]
+    points: Callable[[Tree, Params], dict[str, Params]]
+    """(state, params) -> where gradients are wanted, by name; the first one's losses are the step's."""
+    combine: Callable[[Tree, Mapping[tuple[str, str], Params], Params, Key], tuple[Tree, Params, dict]]
+    """(state, gradients by (source, point), params, key) -> (state, direction, info)."""
+    apart: bool = False
+    """Whether it needs the gradient of each source. If not, all sources are one batch, whose source is ``all``."""
 
 
 class Memory(NamedTuple):
     """A fixed number of items from the past: any pytree with a leading axis."""
 
     init: Callable[[Tree], Tree]  # item_spec: one item's arrays or ShapeDtypeStructs -> state
-    insert: Callable[[Tree, Tree, Array, Array, Key], Tree]  # (state, items, users [n], mask [n], key) -> state
-    sample: Callable[[Tree, int, Key], tuple[Tree, Array]]  # (state, n, key) -> (items [n, ...], mask [n])
-    forget: Callable[[Tree, Array], Tree]  # (state, user) -> state
+    insert: Callable[[Tree, Tree, Array, Mapping[str, Array], Array, Key], Tree]
+    """(state, items, users [n], scores, mask [n], key) -> state.
+
+    ``scores``: arrays [n, ...] of the step that trained on the items, by name; empty where no step did."""
+    sample: Callable[[Tree, int, Key], tuple[Tree, Array, Array]]
+    """(state, n, key) -> (items [n, ...], slots int32 [n], mask [n]); a slot is -1 where the mask is False."""
+    touch: Callable[[Tree, Array, Mapping[str, Array]], Tree]
+    """(state, slots int32 [n], scores) -> state, after a step that trained on the items of these slots."""
+    forget: Callable[[Tree, Array], Tree]  # (state, user) -> state without the user's bytes
+    influence: tuple[str, ...] = ()  # what of a user ``forget`` cannot remove
 
 
-class Detector(NamedTuple):
-    """Says that a period ended when no calendar does."""
+class Boundary(NamedTuple):
+    """When an arm consolidates. It is asked on the host when a chunk of outer steps ends; one answer for all seeds."""
 
     init: Callable[[], Tree]
-    update: Callable[[Tree, Array, Array], tuple[Tree, Array]]  # (state, losses, mask) -> (state, alarm)
+    update: Callable[[Tree, np.ndarray, np.ndarray, bool], tuple[Tree, bool]]
+    """(state, losses [steps, users], mask [steps, users], ends) -> (state, whether a boundary is here). ``losses``: of
+    fresh tasks, the mean over seeds; ``ends``: whether a period of the calendar ends here."""
+    watches: bool = False  # whether it reads losses; without, they come empty, [0, 0]
 
 
-Draw = Callable[[Array], tuple[Task, Array]]  # i -> (tasks, mask): the i-th batch of the period that ended
+Draw = Callable[[Array], tuple[Task, Array]]  # i -> (tasks, mask): the i-th batch since the last boundary
 
 
 class Learner(NamedTuple):
     """The outer loop. All that learning carries is one pytree, ``state``."""
 
     init: Callable[[Params, Task], Tree]  # of tasks (a stacked batch) only shapes are read
-    update: Callable[[Tree, Task, Array, Key], tuple[Tree, dict]]  # info holds at least ``losses`` [n]
+    update: Callable[[Tree, Sources, Key], tuple[Tree, Scores, dict]]  # (state, sources, key) -> (state, scores, info)
     consolidate: Callable[[Tree, Draw, Key], Tree]
-    forget: Callable[[Tree, Array], Tree]  # (state, user) -> state
-    params: Callable[[Tree], Params]  # what is judged, saved and served (slow weights, averages)
+    forget: Callable[[Tree, Array], Tree]  # (state, user) -> state without the user's bytes
+    params: Callable[[Tree], Params]  # what is evaluated, saved and served (slow weights, averages)
+    influence: tuple[str, ...] = ()  # what of a user ``forget`` cannot remove
 
 
 class Cohort(NamedTuple):

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from metapers import spec, store, trees
 from metapers.members import registry
-from metapers.run import training
+from metapers.run import programs
 from metapers.scoring import records, scorer
 from metapers.spec.tree import binding
 
@@ -84,7 +84,7 @@ _SHARED: dict[tuple[Any, ...], Any] = {}
 
 def share_programs(patched: pytest.MonkeyPatch) -> None:
     """Lets runs of the same numbers use the compiled programs, of training and of scoring, of the first one."""
-    make_program, make_scorer = training.program, scorer.scorer
+    make_program, make_scorer = programs.program, scorer.scorer
 
     def once(components: spec.Components, what: Any, make: Any) -> Any:
         key = (store.digest(binding(components.config)), what)
@@ -92,7 +92,7 @@ def share_programs(patched: pytest.MonkeyPatch) -> None:
             _SHARED[key] = make()
         return _SHARED[key]
 
-    def program(run: training.Run, name: str) -> Any:
+    def program(run: programs.Run, name: str) -> Any:
         kind = store.digest(spec.plain(run.components.arms[name].config))
         return once(run.components, kind, lambda: make_program(run, name))
 
@@ -101,7 +101,7 @@ def share_programs(patched: pytest.MonkeyPatch) -> None:
         made = once(components, repr(own), lambda: make_scorer(components, **grid))
         return made._replace(components=components)
 
-    patched.setattr(training, "program", program)
+    patched.setattr(programs, "program", program)
     patched.setattr(scorer, "scorer", scorer_of)
 
 

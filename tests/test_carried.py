@@ -101,7 +101,7 @@ def test_seeds_with_strengths_of_their_own_are_trained_together():
     both = jax.tree.map(lambda leaf: jnp.asarray(np.stack([leaf, leaf])), state)
     both = both._replace(penalty=both.penalty._replace(values={"strength": np.array([1.0, 10.0])}))
     tasks, mask = world.tasks(9)
-    update = jax.jit(jax.vmap(run.learner.update, in_axes=(0, None, None, None)))
+    update = jax.jit(jax.vmap(world.on_batch(run.learner), in_axes=(0, None, None, None)))
     together, _ = update(both, tasks, mask, KEY)
     together, _ = update(together, tasks, mask, KEY)
     for place, strength in enumerate((1.0, 10.0)):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from metapers import keys, learners, memory
+from metapers import keys, learners, memory, samplers
 from metapers.aggregate import clipped, mean
 from metapers.base import Params
 from metapers.learners.descent import descent
@@ -48,13 +48,14 @@ def recorded(learner):
             "fresh": jnp.zeros((total, USERS, 2)),
         }
 
-    def update(state, tasks, mask, key):
-        after, info = learner.update(state["of"], tasks, mask, key)
-        losses = jnp.zeros(USERS + REPLAYED).at[: info["losses"].shape[0]].set(info["losses"])
+    def update(state, sources, key):
+        after, scores, info = learner.update(state["of"], sources, key)
+        tasks, told = sources["fresh"][0], jnp.concatenate([one["losses"] for one in scores.values()])
+        losses = jnp.zeros(USERS + REPLAYED).at[: told.shape[0]].set(told)
         fresh = jnp.stack([tasks.user.astype(losses.dtype), tasks.query.targets.sum(axis=1)], axis=1)
         at = state["at"]
         kept = {"losses": state["losses"].at[at].set(losses), "fresh": state["fresh"].at[at].set(fresh)}
-        return {"of": after, "at": at + 1, **kept}, info
+        return {"of": after, "at": at + 1, **kept}, scores, info
 
     def consolidate(state, draw, key):
         return {**state, "of": learner.consolidate(state["of"], draw, key)}
@@ -75,7 +76,7 @@ ARMS = {
 @functools.cache
 def lived(arm):
     """The losses, the fresh tasks and the memory's users by period, of an arm that lived through all periods."""
-    compiled = loop.program(recorded(ARMS[arm]()), family(), users=USERS, chunk=CHUNK)
+    compiled = loop.program(recorded(ARMS[arm]()), samplers.with_replacement(family(), USERS), chunk=CHUNK)
     params = Params({}, {"w": jnp.zeros(SEEDS)}, {})
     state, held = compiled.init(params, family().data((0, 0), 0, 0)), []
     for now in range(PERIODS):

@@ -41,7 +41,7 @@ def centres(support, query):
 def step(learner, params, tasks, mask, key=KEY):
     """One update under plain SGD of rate 1: (gradient, state, info)."""
     before = learner.init(params, tasks)
-    after, info = jax.jit(learner.update)(before, tasks, mask, key)
+    after, info = jax.jit(world.on_batch(learner))(before, tasks, mask, key)
     return trees.subtract(before.params, after.params), after, info
 
 
@@ -240,7 +240,7 @@ def test_the_outer_step_costs_what_the_bare_one_costs():
     def products(function, *args):
         return str(jax.make_jaxpr(function)(*args)).count("dot_general")
 
-    mine = products(learner.update, state, tasks, mask, KEY)
+    mine = products(world.on_batch(learner), state, tasks, mask, KEY)
     assert mine == products(bare, state.params, state.opt_state, tasks) > 0
 
 
@@ -268,7 +268,7 @@ def shelf(capacity):
         items = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), spec)
         return {"items": items, "users": jnp.full((capacity,), -1, jnp.int32), "count": jnp.zeros((), jnp.int32)}
 
-    def insert(state, items, users, mask, key):
+    def insert(state, items, users, scores, mask, key):
         for i in range(mask.shape[0]):
             place = jnp.where(mask[i] & (state["count"] < capacity), state["count"], capacity)
             state = {
@@ -281,12 +281,13 @@ def shelf(capacity):
         return state
 
     def sample(state, n, key):
-        return jax.tree.map(lambda x: x[:n], state["items"]), jnp.arange(n, dtype=jnp.int32) < state["count"]
+        slots = jnp.arange(n, dtype=jnp.int32)
+        return jax.tree.map(lambda x: x[:n], state["items"]), slots, slots < state["count"]
 
     def forget(state, user):
         return {**state, "users": jnp.where(state["users"] == user, -1, state["users"])}
 
-    return Memory(init, insert, sample, forget)
+    return Memory(init, insert, sample, lambda state, slots, scores: state, forget)
 
 
 def meta(optimizer=None):
@@ -305,8 +306,8 @@ def test_replay_of_nothing_is_the_plain_learner(n):
     plain, again = meta(), replay(meta(), shelf(4), n, draws=1)
     one, two = plain.init(params, tasks), again.init(params, tasks)
     for i in range(3):
-        one, said = jax.jit(plain.update)(one, tasks, mask, keys.named(KEY, "step", i))
-        two, info = jax.jit(again.update)(two, tasks, mask, keys.named(KEY, "step", i))
+        one, said = jax.jit(world.on_batch(plain))(one, tasks, mask, keys.named(KEY, "step", i))
+        two, info = jax.jit(world.on_batch(again))(two, tasks, mask, keys.named(KEY, "step", i))
         np.testing.assert_allclose(np.asarray(info["losses"])[: world.USERS], said["losses"], atol=1e-12)
         assert int(info["replayed"]) == 0
     assert world.distance(one, two.learner) <= (0.0 if n == 0 else 1e-12)
@@ -325,7 +326,7 @@ def test_replay_fills_after_the_learner_consolidated_and_then_trains_on_both():
     state = consolidated(learner, state, lambda i: (old._replace(user=old.user + 10 * i), mask))
     assert calls[0] == "learner" and "memory" in calls
     assert state.memory["users"].tolist() == [100, 101, 102, 103, 110, 111]
-    after, info = jax.jit(learner.update)(state, new, mask, KEY)
+    after, info = jax.jit(world.on_batch(learner))(state, new, mask, KEY)
     both = jax.tree.map(
         lambda a, b: jnp.asarray(np.concatenate([a, b[:3]])), *jax.tree.map(np.asarray, ((new, mask), (old, mask)))
     )
@@ -347,7 +348,7 @@ def test_copies_of_a_user_have_keys_of_their_own():
     tasks = tasks._replace(user=jnp.zeros_like(tasks.user))
     state = learner.init(begin(), tasks)
     state = consolidated(learner, state, lambda i: (tasks, mask))
-    _, info = jax.jit(learner.update)(state, tasks, mask, KEY)
+    _, info = jax.jit(world.on_batch(learner))(state, tasks, mask, KEY)
     losses = info["losses"].tolist()
     assert losses[4] == 0.0 and len(set(losses)) == 7  # four fresh ones, one masked, two replayed
 
@@ -356,7 +357,7 @@ def test_the_state_shares_no_buffer_with_the_callers_parameters():
     tasks, mask = world.tasks(12)
     params = begin()
     learner = meta()
-    jax.jit(learner.update, donate_argnums=0)(learner.init(params, tasks), tasks, mask, KEY)
+    jax.jit(world.on_batch(learner), donate_argnums=0)(learner.init(params, tasks), tasks, mask, KEY)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
 
 

@@ -40,7 +40,7 @@ def put(memory, state, ids, users=None, mask=None, key=KEY, rows=6):
     users, mask = list(ids if users is None else users), list([True] * len(ids) if mask is None else mask)
     behind = [0] * max(rows - len(ids), 0)
     ids, users, mask = [*ids, *behind], np.array([*users, *behind], np.int32), np.array([*mask, *behind], bool)
-    return memory.insert(state, *jax.tree.map(jnp.asarray, (items_of(ids), users, mask)), key)
+    return memory.insert(state, *jax.tree.map(jnp.asarray, (items_of(ids), users, {}, mask)), key)
 
 
 def held(state):
@@ -53,7 +53,7 @@ def stream(memory, key, total, batch):
     def step(state, i):
         ids = i * batch + jnp.arange(1, batch + 1, dtype=jnp.int32)
         there, own = jnp.ones(batch, bool), keys.named(key, "batch", i)
-        return memory.insert(state, items_of(ids, jnp), ids, there, own), state.seen
+        return memory.insert(state, items_of(ids, jnp), ids, {}, there, own), state.seen
 
     return jax.lax.scan(step, memory.init(SPEC), jnp.arange(total // batch, dtype=jnp.int32))
 
@@ -181,7 +181,7 @@ def test_sample_draws_filled_slots_without_replacement_and_uniformly():
 def test_sample_from_fewer_masks_the_surplus(n):
     memory, empty = compiled(4)
     state = put(memory, empty, [1, 2])
-    items, mask = memory.sample(state, n, KEY)
+    items, _, mask = memory.sample(state, n, KEY)
     assert mask.tolist() == [i < 2 for i in range(n)] and mask.dtype == bool
     assert sorted(items["id"].tolist()) == ([0] * (n - 2) + [1, 2] if n > 1 else items["id"].tolist())
     assert not np.any(np.asarray(items["x"])[~np.asarray(mask)])
@@ -189,7 +189,7 @@ def test_sample_from_fewer_masks_the_surplus(n):
 
 def test_sample_from_nothing_is_all_masked():
     memory, empty = compiled(4)
-    items, mask = memory.sample(empty, 6, KEY)
+    items, _, mask = memory.sample(empty, 6, KEY)
     assert not np.any(mask) and not np.any(items["x"])
 
 
@@ -329,7 +329,9 @@ def test_inserting_never_copies_the_whole_storage():
     memory, spec = reservoir(4096), {"x": jax.ShapeDtypeStruct((256,), jnp.float64)}
     state = jax.eval_shape(lambda: memory.init(spec))
     arguments = ({"x": jax.ShapeDtypeStruct((4, 256), jnp.float64)}, jax.ShapeDtypeStruct((4,), jnp.int32))
-    lowered = jax.jit(memory.insert, donate_argnums=0).lower(state, *arguments, jax.ShapeDtypeStruct((4,), bool), KEY)
+    lowered = jax.jit(memory.insert, donate_argnums=0).lower(
+        state, *arguments, {}, jax.ShapeDtypeStruct((4,), bool), KEY
+    )
     analysis = lowered.compile().memory_analysis()
     assert analysis.alias_size_in_bytes >= 4096 * 256 * 8 > 10 * analysis.temp_size_in_bytes
 

@@ -22,7 +22,7 @@ def loop(first_order=False):
 def slopes(learner, count):
     """The gradient at the same parameters at outer steps 0, 1, ...: SGD of rate zero stays where it is."""
     tasks, mask = centres(SUPPORT, QUERY)
-    update, state, found = jax.jit(learner.update), learner.init(POINT, tasks), []
+    update, state, found = jax.jit(world.on_batch(learner)), learner.init(POINT, tasks), []
     for step in range(count):
         state, info = update(state, tasks, mask, keys.named(KEY, "step", step))
         found.append((float(info["grad_norm"]), float(np.mean(info["losses"]))))
@@ -57,7 +57,7 @@ def test_without_inner_steps_there_is_nothing_to_evaluate_one_by_one():
     with pytest.raises(
         ValueError, match="inner_loop must take at least one step, got one whose path is its start alone"
     ):
-        one.update(one.init(POINT, tasks), tasks, mask, KEY)
+        world.on_batch(one)(one.init(POINT, tasks), tasks, mask, KEY)
 
 
 def test_without_annealing_it_is_maml():
@@ -66,7 +66,7 @@ def test_without_annealing_it_is_maml():
         learners.multi_step(world.point_loss, loop(), optax.adam(0.1), anneal=0, aggregator=aggregate.mean()),
         learners.maml(world.point_loss, loop(), optax.adam(0.1), aggregator=aggregate.mean()),
     ]
-    ends = [jax.jit(one.update)(one.init(POINT, tasks), tasks, mask, KEY)[0].params for one in pair]
+    ends = [jax.jit(world.on_batch(one))(one.init(POINT, tasks), tasks, mask, KEY)[0].params for one in pair]
     assert world.distance(*ends) < 1e-14
 
 
@@ -111,7 +111,7 @@ def test_serial_reptile_is_the_loop_written_out_and_a_masked_user_takes_no_step(
     learner = learners.serial(learners.reptile(world.point_loss, loop(), optax.sgd(outer), aggregator=aggregate.mean()))
     tasks, _ = centres(SUPPORT, QUERY)
     mask = jnp.array([True, False, True])
-    state, info = jax.jit(learner.update)(learner.init(POINT, tasks), tasks, mask, KEY)
+    state, info = jax.jit(world.on_batch(learner))(learner.init(POINT, tasks), tasks, mask, KEY)
     theta = THETA.copy()
     for user in (0, 2):
         centre = (SUPPORT[user] + QUERY[user]) / 2  # Reptile adapts on support and query joined
@@ -124,7 +124,7 @@ def test_serial_differs_from_one_step_for_all():
     reptile = learners.reptile(world.point_loss, loop(), optax.sgd(0.5), aggregator=aggregate.mean())
     tasks, mask = centres(SUPPORT, QUERY)
     ends = [
-        jax.jit(one.update)(one.init(POINT, tasks), tasks, mask, KEY)[0].params
+        jax.jit(world.on_batch(one))(one.init(POINT, tasks), tasks, mask, KEY)[0].params
         for one in (reptile, learners.serial(reptile))
     ]
     assert world.distance(*ends) > 0.1
@@ -133,7 +133,7 @@ def test_serial_differs_from_one_step_for_all():
 def steps_of(learner, count, masks=None):
     """Parameters and what is reported after each of ``count`` updates on the same users."""
     tasks, mask = centres(SUPPORT, QUERY)
-    update, state, found = jax.jit(learner.update), learner.init(POINT, tasks), []
+    update, state, found = jax.jit(world.on_batch(learner)), learner.init(POINT, tasks), []
     for step in range(count):
         there = mask if masks is None else jnp.array(masks[step])
         state, info = update(state, tasks, there, keys.named(KEY, "step", step))
@@ -193,7 +193,7 @@ def test_serial_takes_no_other_learner():
     plain = learners.joint(world.point_loss, optax.sgd(0.5), aggregator=aggregate.mean())
     other = plain._replace(init=lambda params, tasks: {"params": params})
     with pytest.raises(TypeError, match="learner must be one whose state is a DescentState, got dict"):
-        learners.serial(other).update(other.init(POINT, tasks), tasks, mask, KEY)
+        world.on_batch(learners.serial(other))(other.init(POINT, tasks), tasks, mask, KEY)
 
 
 def test_a_scheduled_rate_needs_the_step():
@@ -214,7 +214,7 @@ def test_a_step_computes_what_its_phase_needs_and_no_more_whether_or_not_seeds_a
     learner = staged(anneal=2, second_from=1)
     state = learner.init(POINT, tasks)
     seeds = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
-    one = lambda state: learner.update(state, tasks, mask, KEY)[0]
+    one = lambda state: world.on_batch(learner)(state, tasks, mask, KEY)[0]
     for program in (jax.make_jaxpr(one)(state), jax.make_jaxpr(jax.vmap(one))(seeds)):
         (choice,) = [equation for equation in program.eqns if equation.primitive.name == "cond"]
         plain, exact, last = (numbers_in(branch.jaxpr) for branch in choice.params["branches"])

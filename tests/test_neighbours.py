@@ -161,7 +161,7 @@ def test_joint_training_moves_what_is_shared_and_stores_nothing():
     )
     task = base.Task(support((True,) * 6), support((True,) * 6), jnp.int32(0), {})
     batch = jax.tree.map(lambda x: np.asarray(x)[None], task)
-    state, update = jax.jit(learner.init)(params, batch), jax.jit(learner.update)
+    state, update = jax.jit(learner.init)(params, batch), jax.jit(world.on_batch(learner))
     for step in range(3):
         state, info = update(state, batch, jnp.ones(1, bool), keys.named(KEY, "step", step))
     after = learner.params(state)

@@ -11,6 +11,7 @@ import pytest
 from metapers import aggregate, inner, keys, learners
 from metapers.base import Batch, Cohort, Params, Task
 from metapers.penalties import carried
+from tests.contracts import world
 from tests.plug_ins import FILES, KINDS, registered
 
 
@@ -43,7 +44,7 @@ def test_the_ring_holds_the_newest_items_and_forgets_a_user():
     def inserted(state, items, mask=None):
         items = np.array(items)
         there = np.ones(len(items), bool) if mask is None else np.array(mask)
-        return insert(state, items, items.astype(np.int32), there, keys.root(0))
+        return insert(state, items, items.astype(np.int32), {}, there, keys.root(0))
 
     state = inserted(memory.init(jnp.zeros(())), [10.0, 11.0, 12.0], [True, False, True])
     assert state.items.tolist() == [10.0, 12.0, 0.0] and state.users.tolist() == [10, 12, -1]
@@ -52,7 +53,7 @@ def test_the_ring_holds_the_newest_items_and_forgets_a_user():
     state = inserted(state, [20.0, 21.0, 22.0, 23.0, 24.0])  # more than it holds: 22, 23 and 24 stay
     assert state.items.tolist() == [22.0, 23.0, 24.0]
     assert inserted(state, [30.0]).items.tolist() == [30.0, 23.0, 24.0]  # 22 was the oldest
-    items, mask = sample(state, 5, keys.root(1))
+    items, slots, mask = sample(state, 5, keys.root(1))
     assert mask.tolist() == [True] * 3 + [False] * 2 and sorted(items.tolist()) == [0.0, 0.0, 22.0, 23.0, 24.0]
     assert {tuple(sorted(sample(state, 2, keys.root(i))[0].tolist())) for i in range(9)} == {
         (22.0, 23.0),
@@ -95,7 +96,7 @@ def test_the_straight_through_learner_applies_the_gradient_at_the_end_to_the_sta
 
     def moved(made) -> float:
         state = made.init(params(0.0), tasks)
-        state, _ = jax.jit(made.update)(state, tasks, jnp.array([True]), keys.root(0))
+        state, _ = jax.jit(world.on_batch(made))(state, tasks, jnp.array([True]), keys.root(0))
         return float(np.asarray(made.params(state).personal["w"])[0])
 
     given = {"aggregator": aggregate.mean()}

@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from metapers import inner, keys, store, tasks
+from metapers import inner, keys, samplers, store, tasks
 from metapers.base import Learner
 from metapers.placement import place
 from metapers.run import loop
@@ -33,7 +33,7 @@ def seeds_mesh():
 
 
 def made(learner: Learner, mesh=None, chunk=CHUNK):
-    return loop.program(learner, FAMILY, users=USERS, chunk=chunk, mesh=mesh)
+    return loop.program(learner, samplers.with_replacement(FAMILY, USERS), chunk=chunk, mesh=mesh)
 
 
 def failing(after: int) -> Learner:
@@ -46,11 +46,11 @@ def failing(after: int) -> Learner:
         doomed = params.shared["map"][0, 0] == second
         return {"of": learner.init(params, examples), "count": jnp.int32(0), "doomed": doomed}
 
-    def update(state, examples, mask, key):
-        after_it, info = learner.update(state["of"], examples, mask, key)
+    def update(state, sources, key):
+        after_it, scores, info = learner.update(state["of"], sources, key)
         bad = state["doomed"] & (state["count"] >= after)
-        info = info | {"losses": jnp.where(bad, jnp.nan, info["losses"])}
-        return {"of": after_it, "count": state["count"] + 1, "doomed": state["doomed"]}, info
+        scores = {"fresh": {"losses": jnp.where(bad, jnp.nan, scores["fresh"]["losses"])}}
+        return {"of": after_it, "count": state["count"] + 1, "doomed": state["doomed"]}, scores, info
 
     return learner._replace(init=init, update=update, params=lambda state: learner.params(state["of"]))
 
@@ -263,7 +263,8 @@ def test_a_loss_that_is_no_number_behind_the_mask_of_the_last_chunk_stops_nothin
     assert int(through(compiled, state, roots, stop=4)["count"][0]) == 4
 
 
-@pytest.mark.parametrize(("given", "message"), [({"users": 0}, "users must be >= 1, got 0"), ({"chunk": -2}, "-2")])
-def test_sizes_are_checked(given, message):
-    with pytest.raises(ValueError, match=message):
-        loop.program(table.maml(), FAMILY, **{"users": 2, "chunk": 2} | given)
+def test_sizes_are_checked():
+    with pytest.raises(ValueError, match="chunk must be >= 1, got -2"):
+        loop.program(table.maml(), samplers.with_replacement(FAMILY, 2), chunk=-2)
+    with pytest.raises(ValueError, match="users must be >= 1, got 0"):
+        samplers.with_replacement(FAMILY, 0)

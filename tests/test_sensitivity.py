@@ -59,8 +59,9 @@ def remembered(memory, like):
     state = memory.init(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), like))
     for seed in (1, 2):
         tasks, mask = batch(seed)
-        state = memory.insert(state, keys.numbered(tasks), tasks.user, mask, keys.named(KEY, "insert", seed))
-    return memory.sample(state, REMEMBERED, KEY)
+        state = memory.insert(state, keys.numbered(tasks), tasks.user, {}, mask, keys.named(KEY, "insert", seed))
+    items, _, there = memory.sample(state, REMEMBERED, KEY)
+    return items, there
 
 
 @functools.cache
@@ -68,7 +69,9 @@ def step(learner, label, size):
     """One outer step as one program: (tasks, mask) -> its gradient times the tasks that it has room for."""
     made = build("aggregator", AGGREGATORS[label], {})
     made = LEARNERS[learner](telling(made if size is None else aggregate.blocks(made, size)))
-    return jax.jit(lambda tasks, mask: made.update(made.init(table.MODEL.init(KEY), tasks), tasks, mask, KEY)[1])
+    return jax.jit(
+        lambda tasks, mask: world.on_batch(made)(made.init(table.MODEL.init(KEY), tasks), tasks, mask, KEY)[1]
+    )
 
 
 CASES = [(learner, label, None) for learner in LEARNERS for label in AGGREGATORS]
@@ -103,7 +106,7 @@ def test_replay_bounds_a_user_who_was_drawn_and_remembered():
     def update(user):
         state = made.init(table.MODEL.init(KEY), tasks)
         state = made.consolidate(state, lambda i: jax.tree.map(lambda leaf: leaf[i], older), KEY)
-        return made.update(made.forget(state, user), tasks, mask & (tasks.user != user), KEY)[1]
+        return world.on_batch(made)(made.forget(state, user), tasks, mask & (tasks.user != user), KEY)[1]
 
     whole, without = update(jnp.int32(-1)), update(jnp.int32(1))
     assert (int(whole["replayed"]), int(without["replayed"])) == (10, 4)

@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 from metapers import aggregate, base, inner, learners, models, scores
 from metapers.models import layers
 from metapers.models.transformer import attention
+from tests.contracts import world
 from tests.test_models import assert_close, drawn, outputs_of, started
 
 KEY = jax.random.key(0)
@@ -199,7 +200,7 @@ def test_sequence_models_learn_alike_on_one_device_and_on_two(name):
     found = []
     for aggregator in (aggregate.mean(), aggregate.sharded(aggregate.mean(), mesh)):
         one = learner(model, aggregator)
-        step = lambda start, one=one: one.update(one.init(start, tasks), tasks, mask, KEY)
+        step = lambda start, one=one: world.on_batch(one)(one.init(start, tasks), tasks, mask, KEY)
         state, info = jax.jit(step)(start)
         found.append((one.params(state), info["losses"]))
     assert_close(*found, 1e-10)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from metapers import placement, serving, spec, store, workdir
 from metapers.evaluation.evaluate_run import evaluate_run
 from metapers.options import ConfigError
-from metapers.run import load, loop, resume, training
+from metapers.run import load, loop, programs, resume, training
 from metapers.run.training import train
 from metapers.workdir import versions_of
 from tests import runs
@@ -94,19 +94,19 @@ def test_an_interrupted_run_saves_and_resumes_bit_for_bit(after, whole, tmp_path
 
 def test_every_arm_counts_its_steps_from_its_beginning(tmp_path, monkeypatch, compiled_once):
     """Random draws follow that count: no period draws again what an earlier one drew."""
-    begun, run, ended, build = [], loop.run, [], training.program
+    begun, run, ended, build = [], loop.run, [], programs.program
 
     def watched(compiled, *given, period, start, stop, before=0):
         begun.append((period, before + start, before + stop))
         return run(compiled, *given, period=period, start=start, stop=stop, before=before)
 
     def program(run, name):
-        learner, compiled = build(run, name)
-        consolidate = lambda *given: ended.append(int(given[-1])) or compiled.consolidate(*given)
-        return learner, compiled._replace(consolidate=consolidate)
+        built = build(run, name)
+        consolidate = lambda *given: ended.append(int(given[-1])) or built.compiled.consolidate(*given)
+        return built._replace(compiled=built.compiled._replace(consolidate=consolidate))
 
     monkeypatch.setattr(loop, "run", watched)
-    monkeypatch.setattr(training, "program", program)
+    monkeypatch.setattr(programs, "program", program)
     config = quick(data__periods=2)
     train(config, tmp_path)
     arms = spec.arms(config)
@@ -226,21 +226,21 @@ def test_an_unknown_penalty_is_refused_by_name(tmp_path):
 
 
 def test_a_diverged_run_stops_by_name_and_its_last_good_state_loads(tmp_path, monkeypatch, compiled_once):
-    program = training.program
+    program = programs.program
 
     def poisoned(*given):
-        learner, compiled = program(*given)
+        built = program(*given)
 
-        def chunk(state, roots, data, step, last):
-            after, infos = compiled.chunk(state, roots, data, step, last)
+        def chunk(state, roots, data, step, *bounds):
+            after, infos = built.compiled.chunk(state, roots, data, step, *bounds)
             bad = np.asarray(step) == 7 + 3  # of the arm: step 3 of period 1
             finite = jnp.asarray(np.asarray(infos["finite"]) & ~(bad & (np.arange(3) == 2)))
             return after, infos | {"finite": finite}
 
-        return learner, compiled._replace(chunk=chunk)
+        return built._replace(compiled=built.compiled._replace(chunk=chunk))
 
     with monkeypatch.context() as patched, jax.transfer_guard("allow"):
-        patched.setattr(training, "program", poisoned)
+        patched.setattr(programs, "program", poisoned)
         patched.setattr(loop.jax, "transfer_guard", lambda _: io.StringIO())  # the poison reads on the host
         with pytest.raises(loop.Diverged, match="continual: a loss is NaN or infinite at step 5 of period 1, seed 0"):
             train(quick(checkpoint_every=100), tmp_path)

@@ -117,7 +117,7 @@ def test_learners_learn_the_prior_and_leave_the_start_empty():
         learner = make(optax.adam(0.05))
 
         def step(state, number, learner=learner):
-            state, info = learner.update(state, *batch, keys.named(KEY, "step", number))
+            state, info = world.on_batch(learner)(state, *batch, keys.named(KEY, "step", number))
             return state, jnp.mean(info["losses"])
 
         run = lambda learner=learner, step=step: jax.lax.scan(step, learner.init(start, batch[0]), jnp.arange(30))

@@ -10,7 +10,22 @@ import jax.numpy as jnp
 import optax
 
 from metapers import base, keys, trees
-from metapers.base import Aggregator, Array, Batch, Draw, Key, Learner, Params, Penalty, Task, Tree
+from metapers.base import (
+    Aggregator,
+    Array,
+    Batch,
+    Draw,
+    Key,
+    Learner,
+    Params,
+    Penalty,
+    Scores,
+    Sources,
+    Task,
+    Tree,
+    Update,
+)
+from metapers.learners import sources as of
 from metapers.options import Option
 
 UserLoss = Callable[[Params, Task, Array, Key], tuple[Array, Array, Params]]
@@ -42,6 +57,7 @@ class DescentState(NamedTuple):
     opt_state: Tree
     aggregator: Tree
     penalty: Tree  # {} without a penalty
+    update: Tree  # of the update rule; {} without one
     step: Array  # int32, outer steps taken
 
 
@@ -56,17 +72,28 @@ def descent(
     *,
     aggregator: Aggregator,
     penalty: Penalty | None = None,
+    rule: Update | None = None,
     inner: Callable[[Params], Tree] | None = None,
 ) -> Learner:
     """Gradient descent on the aggregate over users of ``user_loss`` plus ``penalty``, by an optax optimizer.
+
+    ``rule`` makes one direction of the gradients of the sources; None: that of all tasks in one batch.
 
     The optimizer sees all of ``Params`` (shared, personal, inner) as one tree, and as the extra argument ``step`` the
     outer step, for those that ask for it (``scheduled``). ``inner(params)`` fills the inner parameters where they
     come empty. ``user_loss`` may be several in turn, phases by ascending start, the first at 0: of each step only that
     of its phase is computed, whether or not seeds are vmapped, for they take their steps together. Without a penalty
-    nothing is computed for one. Info: ``losses`` [n] (0 for masked users), ``penalty`` and ``grad_norm`` (scalars), and
-    what the aggregator tells.
+    nothing is computed for one. Scores: ``losses`` [n] of each source (0 for masked users). Info: ``penalty`` and
+    ``grad_norm`` (scalars), and what the aggregator and the rule tell.
+
+    Raises:
+      ValueError: for a rule that needs the gradient of each source beside an aggregator that needs the tasks of a user
+        together: a user's bound would hold for each source alone.
     """
+    if rule is not None and rule.apart and aggregator.whole_users:
+        raise ValueError(
+            "update_rule must take all sources as one batch where users are bounded as a whole, got one by source"
+        )
 
     phases = [Phase(0, user_loss)] if callable(user_loss) else list(user_loss)
 
@@ -74,8 +101,10 @@ def descent(
         if inner is not None and not jax.tree.leaves(params.inner):
             params = params._replace(inner=inner(params))
         params = _fresh(params)
-        kept = penalty.init(params) if penalty else {}
-        return DescentState(params, optimizer.init(params), aggregator.init(params), kept, jnp.zeros((), jnp.int32))
+        kept, own = penalty.init(params) if penalty else {}, rule.init(params) if rule else {}
+        return DescentState(
+            params, optimizer.init(params), aggregator.init(params), kept, own, jnp.zeros((), jnp.int32)
+        )
 
     def task_loss(phase: Phase, state: DescentState, params: Params, task: Task, key: Key) -> tuple[Array, Tree]:
         surrogate, loss, adapted = phase.user_loss(params, task, state.step, key)
@@ -84,26 +113,21 @@ def descent(
         extra = penalty.on_task(state.penalty, params, adapted, task, keys.named(key, "penalty"))
         return surrogate + extra, {"loss": loss, "penalty": extra}
 
-    def update(state: DescentState, tasks: Task, mask: Array, key: Key) -> tuple[DescentState, dict]:
-        tasks = base.hide_padding(tasks, mask)
-
-        def total(phase: Phase, state: DescentState, tasks: Task, mask: Array, key: Key) -> tuple[Tree, tuple]:
-            return aggregator.total(
-                state.aggregator, partial(task_loss, phase, state), state.params, tasks, mask, keys.named(key, "users")
-            )
-
-        now = sum((_of_all_seeds(state.step) >= phase.start).astype(jnp.int32) for phase in phases[1:])
-        turns = [partial(total, phase) for phase in phases]
-        sums, (_, told) = jax.lax.switch(now, turns, state, tasks, mask, key)
-        kept, grads, info = aggregator.finish(state.aggregator, sums, keys.named(key, "finish"), expected=mask.shape[0])
-        before, plain, cost = state.params, grads, jnp.zeros_like(told["loss"], shape=())
+    def update(state: DescentState, sources: Sources, key: Key) -> tuple[DescentState, Scores, dict]:
+        before = state.params
+        state, grads, info, told = _directed(rule, gradient, state, sources, key)
+        mask = jnp.concatenate([mask for _, mask in sources.values()])
+        plain, cost = grads, jnp.zeros_like(told["loss"], shape=())
         if penalty:
             cost, extra = jax.value_and_grad(penalty.value, argnums=1)(state.penalty, before)
             cost, grads = cost + base.masked_mean(told["penalty"], mask), trees.add(grads, extra)
         after, opt_state = _moved(optimizer, state, grads)
         watched = penalty.observe(state.penalty, before, after, plain) if penalty else {}
-        info = {**info, "losses": base.hide(told["loss"], mask), "penalty": cost, "grad_norm": optax.tree.norm(grads)}
-        return DescentState(after, opt_state, kept, watched, state.step + 1), info
+        state = state._replace(params=after, opt_state=opt_state, penalty=watched, step=state.step + 1)
+        losses = of.split(base.hide(told["loss"], mask), sources)
+        return state, of.scores(losses), {**info, "penalty": cost, "grad_norm": optax.tree.norm(grads)}
+
+    gradient = partial(_gradient, phases, task_loss, aggregator)
 
     def consolidate(state: DescentState, draw: Draw, key: Key) -> DescentState:
         if penalty is None:
@@ -111,7 +135,51 @@ def descent(
         return state._replace(penalty=penalty.consolidate(state.penalty, state.params, draw, key))
 
     # parameters and importances are sums over users: no single one can be taken out
-    return Learner(init, update, consolidate, lambda state, user: state, lambda state: state.params)
+    held = ("parameters", "the state of the optimizer", *(("the state of the penalties",) if penalty else ()))
+    return Learner(init, update, consolidate, lambda state, user: state, lambda state: state.params, held)
+
+
+def _gradient(
+    phases: Sequence[Phase],
+    task_loss: Callable,
+    aggregator: Aggregator,
+    state: DescentState,
+    point: Params,
+    tasks: Task,
+    mask: Array,
+    key: Key,
+) -> tuple[Tree, Params, dict, dict[str, Array]]:
+    """(the aggregator's state, gradient, info, {"loss": [n], "penalty": [n]}) of one batch at ``point``."""
+    tasks = base.hide_padding(tasks, mask)
+
+    def total(phase: Phase, state: DescentState, tasks: Task, mask: Array, key: Key) -> tuple[Tree, tuple]:
+        loss = partial(task_loss, phase, state)
+        return aggregator.total(state.aggregator, loss, point, tasks, mask, keys.named(key, "users"))
+
+    now = sum((_of_all_seeds(state.step) >= phase.start).astype(jnp.int32) for phase in phases[1:])
+    sums, (_, told) = jax.lax.switch(now, [partial(total, phase) for phase in phases], state, tasks, mask, key)
+    finish = keys.named(key, "finish")
+    return *aggregator.finish(state.aggregator, sums, finish, expected=mask.shape[0]), told
+
+
+def _directed(
+    rule: Update | None, gradient: Callable, state: DescentState, sources: Sources, key: Key
+) -> tuple[DescentState, Params, dict, dict[str, Array]]:
+    """(state with what aggregator and rule carry, direction, info, {"loss": [n], "penalty": [n]}) of all sources."""
+    tasks, mask = of.joined(sources)
+    if rule is None:
+        kept, grads, info, told = gradient(state, state.params, tasks, mask, key)
+        return state._replace(aggregator=kept), grads, info, told
+    parts = of.apart(tasks, mask, sources) if rule.apart else {"all": (tasks, mask)}
+    grads, first, info = {}, {}, {}
+    for point, params in rule.points(state.update, state.params).items():
+        for name, part in parts.items():
+            kept, grads[name, point], more, told = gradient(state, params, *part, key)
+            state, info = state._replace(aggregator=kept), more | info
+            first.setdefault(name, told)
+    told = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *first.values())
+    kept, direction, more = rule.combine(state.update, grads, state.params, keys.named(key, "update"))
+    return state._replace(update=kept), direction, {**info, **more}, told
 
 
 @jax.custom_batching.custom_vmap

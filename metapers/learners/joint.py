@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from metapers import base, keys
-from metapers.base import Aggregator, Array, Key, Learner, LossFn, Params, Penalty, Task
+from metapers.base import Aggregator, Array, Key, Learner, LossFn, Params, Penalty, Task, Update
 from metapers.learners.descent import RMSE_EPSILON, descent, joined
 from metapers.members import Member
 
@@ -15,6 +15,7 @@ def joint(
     *,
     aggregator: Aggregator,
     penalty: Penalty | None = None,
+    rule: Update | None = None,
     root: float | None = None,
 ) -> Learner:
     """Descend mean_u loss(params, support_u and query_u in one batch): the start is trained as it stands.
@@ -32,7 +33,7 @@ def joint(
         loss = base.masked_mean(loss_fn(params, batch, keys.named(key, "query")), batch.mask)
         return loss if root is None else jnp.sqrt(loss + root), loss, params
 
-    return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty)
+    return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty, rule=rule)
 
 
 def _member(
@@ -40,15 +41,16 @@ def _member(
     optimizer: optax.GradientTransformation,
     aggregator: Aggregator,
     penalty: Penalty | None,
+    rule: Update | None,
     rmse_epsilon: float | None,
 ) -> Learner:
-    return joint(loss_fn, optimizer, aggregator=aggregator, penalty=penalty, root=rmse_epsilon)
+    return joint(loss_fn, optimizer, aggregator=aggregator, penalty=penalty, rule=rule, root=rmse_epsilon)
 
 
 JOINT = Member(
     _member,
     options={"rmse_epsilon": RMSE_EPSILON},
-    needs=("loss_fn", "optimizer", "aggregator", "penalty"),
+    needs=("loss_fn", "optimizer", "aggregator", "penalty", "rule"),
     traits=("no_inner_loop",),
     doc="one model for all users, no inner loop in training",
 )

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import optax
 
 from metapers import base, keys
-from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task
+from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task, Update
 from metapers.learners.descent import RMSE_EPSILON, descent
 from metapers.members import Member
 
@@ -16,6 +16,7 @@ def maml(
     *,
     aggregator: Aggregator,
     penalty: Penalty | None = None,
+    rule: Update | None = None,
     root: float | None = None,
 ) -> Learner:
     """Descend the query loss after adaptation, L(params) = mean_u loss(adapt(params, support_u), query_u).
@@ -37,7 +38,7 @@ def maml(
         loss = base.masked_mean(losses, task.query.mask)
         return loss if root is None else jnp.sqrt(loss + root), loss, adapted
 
-    return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty, inner=inner_loop.init)
+    return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty, rule=rule, inner=inner_loop.init)
 
 
 def _member(
@@ -46,15 +47,16 @@ def _member(
     optimizer: optax.GradientTransformation,
     aggregator: Aggregator,
     penalty: Penalty | None,
+    rule: Update | None,
     rmse_epsilon: float | None,
 ) -> Learner:
-    return maml(loss_fn, inner_loop, optimizer, aggregator=aggregator, penalty=penalty, root=rmse_epsilon)
+    return maml(loss_fn, inner_loop, optimizer, aggregator=aggregator, penalty=penalty, rule=rule, root=rmse_epsilon)
 
 
 MAML = Member(
     _member,
     options={"rmse_epsilon": RMSE_EPSILON},
-    needs=("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty"),
+    needs=("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty", "rule"),
     paper="Finn, Abbeel, Levine 2017, arXiv:1703.03400",
     variants=({"rmse_epsilon": 0.1},),
     doc="descend the query loss after adaptation (MAML)",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from metapers import base, keys
-from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task, Tree
+from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task, Tree, Update
 from metapers.learners.descent import Phase, UserLoss, descent
 from metapers.members import Member
 from metapers.options import Option
@@ -19,6 +19,7 @@ def multi_step(
     anneal: int,
     aggregator: Aggregator,
     penalty: Penalty | None = None,
+    rule: Update | None = None,
     first_order: InnerLoop | None = None,
     second_from: int = 0,
 ) -> Learner:
@@ -63,7 +64,7 @@ def multi_step(
     for start in sorted({0, anneal, second_from}):
         loop = inner_loop if first_order is None or start >= second_from else first_order
         phases.append(Phase(start, judged(loop, since=1 if start < anneal else -1)))
-    return descent(phases, optimizer, aggregator=aggregator, penalty=penalty, inner=inner_loop.init)
+    return descent(phases, optimizer, aggregator=aggregator, penalty=penalty, rule=rule, inner=inner_loop.init)
 
 
 def _weights(step: Array, losses: Array, anneal: int) -> Array:
@@ -78,6 +79,7 @@ def _member(
     optimizer: optax.GradientTransformation,
     aggregator: Aggregator,
     penalty: Penalty | None,
+    rule: Update | None,
     first_order_loop: InnerLoop,
     msl_anneal_steps: int,
     second_order_from: int,
@@ -89,6 +91,7 @@ def _member(
         anneal=msl_anneal_steps,
         aggregator=aggregator,
         penalty=penalty,
+        rule=rule,
         first_order=first_order_loop if second_order_from else None,
         second_from=second_order_from,
     )
@@ -96,7 +99,7 @@ def _member(
 
 ANNEAL = "outer steps until only the last inner step counts"
 FROM = "outer step from which on the derivative is of second order"
-NEEDS = (*("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty"), "first_order_loop")
+NEEDS = (*("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty", "rule"), "first_order_loop")
 NO_PATH = {"path": "there are no inner steps to evaluate one by one"}
 
 MULTI_STEP = Member(

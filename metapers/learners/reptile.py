@@ -4,7 +4,7 @@ import jax
 import optax
 
 from metapers import base, keys, trees
-from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task
+from metapers.base import Aggregator, Array, InnerLoop, Key, Learner, LossFn, Params, Penalty, Task, Update
 from metapers.learners.descent import descent, joined
 from metapers.members import Member
 
@@ -16,6 +16,7 @@ def reptile(
     *,
     aggregator: Aggregator,
     penalty: Penalty | None = None,
+    rule: Update | None = None,
 ) -> Learner:
     """Descend mean_u ½‖personal − stop_gradient(adapted_u)‖², whose step is mean_u (adapted_u − personal).
 
@@ -34,12 +35,12 @@ def reptile(
         distance = optax.tree.norm(trees.subtract(params.personal, end), squared=True)
         return 0.5 * distance + loss, loss, adapted
 
-    return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty, inner=inner_loop.init)
+    return descent(user_loss, optimizer, aggregator=aggregator, penalty=penalty, rule=rule, inner=inner_loop.init)
 
 
 REPTILE = Member(
     reptile,
-    needs=("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty"),
+    needs=("loss_fn", "inner_loop", "optimizer", "aggregator", "penalty", "rule"),
     paper="Nichol, Achiam, Schulman 2018, arXiv:1803.02999",
     traits=("undifferentiated",),
     conflicts={"closed_form_loop": "what is computed from one user's examples is no start that others could share"},

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from metapers import keys, trees
-from metapers.base import Array, Key, Learner, Task, hide
+from metapers.base import Array, Key, Learner, Scores, Sources, Task, hide
+from metapers.learners import sources as of
 from metapers.learners.descent import DescentState
 
 
@@ -27,23 +28,26 @@ def serial(learner: Learner) -> Learner:
       TypeError: from ``update``, for a learner with another state.
     """
 
-    def update(state: DescentState, tasks: Task, mask: Array, key: Key) -> tuple[DescentState, dict]:
+    def update(state: DescentState, sources: Sources, key: Key) -> tuple[DescentState, Scores, dict]:
         if not isinstance(state, DescentState):
             raise TypeError(f"learner must be one whose state is a DescentState, got {type(state).__name__}")
 
-        def one(state: DescentState, user: tuple[Task, Array, Array]) -> tuple[DescentState, dict]:
-            task, there, place = user
-            batch, mask = jax.tree.map(lambda leaf: leaf[None], (task, there))
-            moved, info = learner.update(state, batch, mask, keys.named(key, "serial", place))
-            return trees.select(there, moved._replace(step=state.step), state), info
+        tasks, mask = of.joined(sources)
 
-        state, info = jax.lax.scan(one, state, (tasks, mask, jnp.arange(mask.shape[0])))
+        def one(state: DescentState, user: tuple[Task, Array, Array]) -> tuple[DescentState, tuple[Array, dict]]:
+            task, there, place = user
+            batch = jax.tree.map(lambda leaf: leaf[None], (task, there))
+            moved, scores, info = learner.update(state, {"fresh": batch}, keys.named(key, "serial", place))
+            after = trees.select(there, moved._replace(step=state.step), state)
+            return after, (scores["fresh"]["losses"][0], info)
+
+        state, (losses, info) = jax.lax.scan(one, state, (tasks, mask, jnp.arange(mask.shape[0])))
         count = jnp.maximum(jnp.sum(mask, dtype=jnp.int32), 1)
 
         def told(leaf: Array) -> Array:
             return jnp.sum(hide(leaf, mask), 0) / count.astype(leaf.dtype)
 
-        told_of = {name: leaf[:, 0] if name == "losses" else told(leaf) for name, leaf in info.items()}
-        return state._replace(step=state.step + 1), told_of
+        scores = of.scores(of.split(losses, sources))
+        return state._replace(step=state.step + 1), scores, {name: told(leaf) for name, leaf in info.items()}
 
     return learner._replace(update=update)

@@ -1,5 +1,6 @@
 """Reservoir: a uniform sample, of fixed size, of everything that was ever inserted."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -29,7 +30,8 @@ def reservoir(capacity: int) -> Memory:
     slot j if j < capacity. Masked items and items without a user (``users`` < 0) change nothing and are not counted.
     The draws are folded with ``seen``, so they do not depend on where padding stands in a batch.
 
-    ``sample`` draws n filled slots without replacement, all of them (and masked zeros) where fewer are filled.
+    ``sample`` draws n filled slots without replacement, all of them (and masked zeros) where fewer are filled. Scores
+    are not read, and ``touch`` changes nothing.
 
     ``forget`` overwrites the user's items by zeros. If r of f filled slots were the user's, ``seen`` falls by
     floor(seen * r / f): an estimate of how many of the insertions were the user's, exact (as if the user had never
@@ -41,7 +43,8 @@ def reservoir(capacity: int) -> Memory:
 
     >>> memory = reservoir(2)
     >>> state = memory.init(jnp.zeros(()))
-    >>> state = memory.insert(state, jnp.array([7.0, 8.0]), jnp.array([0, 1]), jnp.array([True, False]), keys.root(0))
+    >>> there = jnp.array([True, False])
+    >>> state = memory.insert(state, jnp.array([7.0, 8.0]), jnp.array([0, 1]), {}, there, keys.root(0))
     >>> state.items.tolist(), state.users.tolist(), int(state.seen)
     ([7.0, 0.0], [0, -1], 1)
     """
@@ -52,7 +55,9 @@ def reservoir(capacity: int) -> Memory:
         items = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), item_spec)
         return ReservoirState(items, jnp.full((capacity,), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
-    def insert(state: ReservoirState, items: Tree, users: Array, mask: Array, key: Key) -> ReservoirState:
+    def insert(
+        state: ReservoirState, items: Tree, users: Array, scores: Mapping[str, Array], mask: Array, key: Key
+    ) -> ReservoirState:
         _check_items(state.items, items, users.shape[0])
         users = users.astype(jnp.int32)
         keep = mask & (users >= 0)
@@ -67,14 +72,15 @@ def reservoir(capacity: int) -> Memory:
             state.seen + jnp.sum(keep, dtype=jnp.int32),
         )
 
-    def sample(state: ReservoirState, n: int, key: Key) -> tuple[Tree, Array]:
+    def sample(state: ReservoirState, n: int, key: Key) -> tuple[Tree, Array, Array]:
         # 31 random bits order the filled slots; empty ones come last. O(capacity) on integers, then n items gathered.
         priority = (jax.random.bits(keys.named(key, "sample"), (capacity,), jnp.uint32) >> 1).astype(jnp.int32)
         priority, index = jax.lax.top_k(jnp.where(state.users >= 0, priority, -1), min(n, capacity))
         surplus = (0, max(n - capacity, 0))
         mask = jnp.pad(priority >= 0, surplus)
         index = jnp.pad(index, surplus)
-        return hide(jax.tree.map(lambda leaf: leaf[index], state.items), mask), mask
+        items = hide(jax.tree.map(lambda leaf: leaf[index], state.items), mask)
+        return items, jnp.where(mask, index.astype(jnp.int32), -1), mask
 
     def forget(state: ReservoirState, user: Array) -> ReservoirState:
         filled = state.users >= 0
@@ -84,7 +90,7 @@ def reservoir(capacity: int) -> Memory:
         seen = state.seen - (whole * removed + _share(rest, removed, jnp.maximum(count, 1)))
         return ReservoirState(hide(state.items, ~gone), jnp.where(gone, -1, state.users), seen)
 
-    return Memory(init, insert, sample, forget)
+    return Memory(init, insert, sample, lambda state, slots, scores: state, forget)
 
 
 def _share(rest: Array, removed: Array, count: Array) -> Array:
@@ -133,6 +139,6 @@ RESERVOIR = Member(
     options={"capacity": Option(256, least=1, doc="user-tasks that it holds")},
     paper="Vitter 1985, ACM TOMS 11(1), Algorithm R",
     example={"capacity": 64, "replay_batch": 3, "consolidation_batches": 2},
-    variants=({"capacity": 4},),
+    variants=({"capacity": 4, "insertion": "step"},),
     doc="a uniform sample of everything that was ever inserted",
 )

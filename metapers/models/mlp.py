@@ -44,11 +44,22 @@ class MLP(nnx.Module):
             self.context = Context(jnp.zeros(context))
 
     def __call__(self, x: Array, *, mask: Array | None = None, key: Key | None = None) -> Array:
+        return self.tapped(x, {}, mask=mask, key=key)[0]
+
+    def tapped(
+        self, x: Array, offsets: Mapping[str, Array], *, mask: Array | None = None, key: Key | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Outputs, and the inputs [n, in] of each dense layer; ``offsets`` [n, out] are added to outputs of layers."""
+        seen = {}
         for i in range(self.depth):
-            x = getattr(self, f"dense_{i}")(x, self.context[...] if self.beside and i == 0 else None)
+            name, beside = f"dense_{i}", self.context[...] if self.beside and i == 0 else None
+            wide = None if beside is None else jnp.broadcast_to(beside, (*x.shape[:-1], beside.shape[-1]))
+            seen[name] = x if wide is None else jnp.concatenate([x, wide], axis=-1)
+            x = getattr(self, name)(x, beside)
+            x = x + offsets[name] if name in offsets else x
             if i + 1 < self.depth:
                 x = jax.nn.relu(getattr(self, f"film_{i}")(x) if self.film else x)
-        return x[..., 0] if self.scalar else x
+        return (x[..., 0] if self.scalar else x), seen
 
 
 def mlp(

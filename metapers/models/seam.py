@@ -31,12 +31,15 @@ def model(build: Callable[[nnx.Rngs], nnx.Module], adapts: tuple[type[nnx.Variab
     the call; running statistics and random state kept inside a module have no place in the parameters.
 
     A module with a method ``write(support, key=key)`` sets its personal Variables from a user's support set (a head
-    solved in closed form, prototypes); that is the model's ``write``. One without leaves them as they are.
+    solved in closed form, prototypes); that is the model's ``write``. One without leaves them as they are. A method
+    ``tapped(inputs, offsets, mask=mask, key=key)`` gives the model's ``taps``.
 
     Raises:
       ValueError: no parameter is personal, or some leaf is neither personal nor ``nnx.Param``, or is not floating.
     """
-    graph, personal, shared, rest = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), *_filters(adapts))
+    shapes = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+    graph, personal, shared, rest = nnx.split(shapes, *_filters(adapts))
+    tapped = hasattr(shapes, "tapped")
     _check(personal, shared, rest, adapts)
     personal, shared = _plain(personal), _plain(shared)  # dicts of abstract Variables, as the module names them
 
@@ -59,10 +62,15 @@ def model(build: Callable[[nnx.Rngs], nnx.Module], adapts: tuple[type[nnx.Variab
         _, mine, _, _ = nnx.split(built, *_filters(adapts))
         return _worded(nnx.to_pure_dict(mine))
 
+    def taps(
+        params: Params, inputs: Tree, offsets: Tree, mask: Array, key: Key | None = None
+    ) -> tuple[Tree, dict[str, Array]]:
+        return module(params).tapped(inputs, offsets, mask=mask, key=key)
+
     def groups(params: Params) -> Tree:
         return Params(_kinds(shared), _kinds(personal), jax.tree.map(lambda _: "inner", params.inner))
 
-    return Model(init, apply, write, groups)
+    return Model(init, apply, write, groups, taps if tapped else None)
 
 
 def _filters(adapts: tuple[type[nnx.Variable], ...]) -> tuple:

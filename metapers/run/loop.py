@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from metapers import keys, trees
-from metapers.base import Array, Key, Learner, Params, Task, TaskFamily, Tree
+from metapers.base import Array, Key, Learner, Params, Sampler, Scores, Task, Tree
 from metapers.placement import place
 
 
@@ -23,8 +23,10 @@ class Program(NamedTuple):
     """The compiled functions of a learner on a family; state, keys and infos have a leading seed axis."""
 
     init: Callable[[Params, Tree], Tree]  # (params [seeds, ...], data) -> state
-    chunk: Callable[..., tuple[Tree, dict[str, Array]]]  # (state, keys, data, step, last) -> (state, infos)
+    chunk: Callable[..., tuple[Tree, dict[str, Array]]]
+    """(state, keys, data, step, last, begin) -> (state, infos); ``begin``: the first outer step of the period."""
     consolidate: Callable[..., Tree]  # (state, keys, data, step) -> state, ``step`` outer steps after the start
+    data: Callable[[tuple[int, int]], Tree]  # window -> its data where the program expects them
     length: int  # outer steps in a chunk
     mesh: Mesh | None  # where everything lies
 
@@ -46,36 +48,53 @@ class Diverged(FloatingPointError):
         self.state = state
 
 
-def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mesh: Mesh | None = None) -> Program:
-    """Compiles ``learner`` on ``family`` once for a whole stream: ``users`` tasks a step, ``chunk`` steps a dispatch.
+def program(
+    learner: Learner, sampler: Sampler, *, chunk: int, mesh: Mesh | None = None, watched: bool = False
+) -> Program:
+    """Compiles ``learner`` on the tasks of ``sampler`` once for a whole stream, ``chunk`` outer steps a dispatch.
 
-    Every random draw is a function of (the seed's key, name, outer steps since the arm began), so that a run continued
-    from a saved state ends bit for bit where an uninterrupted one does, and no two steps of an arm draw alike.
+    Every random draw is a function of the seed's key, a name, the outer steps since the arm began and the first one of
+    the period. So a run continued from a saved state ends bit for bit where an uninterrupted one does. No two steps of
+    an arm draw alike, unless the sampler repeats a batch.
+
+    Args:
+      learner: the outer loop.
+      sampler: gives the tasks of each step.
+      chunk: outer steps of a dispatch, >= 1.
+      mesh: where seeds or users are spread, or None.
+      watched: whether infos hold ``task_losses`` and ``task_mask`` [seeds, chunk, slots], of fresh tasks.
 
     Raises:
-      ValueError: if ``users`` or ``chunk`` is below 1.
+      ValueError: if ``chunk`` is below 1.
     """
-    for name, value in (("users", users), ("chunk", chunk)):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be >= 1, got {chunk}")
 
-    def draw(key: Key, data: Tree, step: Array) -> tuple[Task, Array]:
-        tasks, mask = family.sample(data, step, users, keys.named(key, "tasks"))
+    def draw(key: Key, data: Tree, step: Array, since: Array, order: Key) -> tuple[Task, Array]:
+        tasks, mask = sampler.sample(data, step, since, order, key)
         return keys.numbered(tasks), mask
 
     def init(params: Params, data: Tree) -> Tree:
-        shapes, _ = jax.eval_shape(partial(draw, keys.root(0), data), jnp.int32(0))
+        zero, root = jnp.int32(0), keys.root(0)
+        shapes, _ = jax.eval_shape(draw, root, data, zero, zero, root)
         tasks = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return jax.vmap(lambda one: learner.init(one, tasks))(params)
 
-    def steps(state: Tree, key: Key, data: Tree, step: Array, last: Array) -> tuple[Tree, dict]:
+    def steps(state: Tree, key: Key, data: Tree, step: Array, last: Array, begin: Array) -> tuple[Tree, dict]:
+        order = keys.named(key, "order", begin)
+
         def body(state: Tree, offset: Array) -> tuple[Tree, dict]:
             now = step + offset
-            step_key = keys.named(key, "step", now)
-            tasks, mask = draw(step_key, data, now)
-            after, info = learner.update(state, tasks, mask, keys.named(step_key, "update"))
+            since = now - begin
+            same = now if sampler.repeats == 1 else now - since % sampler.repeats  # the first step with this batch
+            tasks, mask = draw(keys.named(key, "step", same), data, now, since, order)
+            update_key = keys.named(keys.named(key, "step", now), "update")
+            after, scores, info = learner.update(state, {"fresh": (tasks, mask)}, update_key)
             live = now < last
-            return trees.select(live, after, state), _told(info, learner.params(after), mask, live)
+            told = _told(scores, info, learner.params(after), mask, live)
+            if watched:
+                told |= {"task_losses": scores["fresh"]["losses"], "task_mask": mask & live}
+            return trees.select(live, after, state), told
 
         return jax.lax.scan(body, state, jnp.arange(chunk, dtype=jnp.int32))
 
@@ -83,12 +102,13 @@ def program(learner: Learner, family: TaskFamily, *, users: int, chunk: int, mes
         key = keys.named(key, "consolidate", step)
         return learner.consolidate(
             state,
-            lambda index: draw(keys.named(key, "draw", index), data, index),
+            lambda index: draw(keys.named(key, "draw", index), data, index, index * sampler.repeats, key),
             keys.named(key, "learner"),
         )
 
     over_seeds = partial(_over_seeds, mesh=mesh)
-    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), chunk, mesh)
+    data = lambda window: place(sampler.data(window), mesh, by_seed=False)
+    return Program(jax.jit(init), over_seeds(steps), over_seeds(consolidate), data, chunk, mesh)
 
 
 def run(
@@ -121,7 +141,8 @@ def run(
     """
     for step in range(start, stop, compiled.length):
         fed = data(step)
-        numbers = place((np.int32(before + step), np.int32(before + stop)), compiled.mesh, by_seed=False)
+        numbers = tuple(np.int32(number) for number in (before + step, before + stop, before))
+        numbers = place(numbers, compiled.mesh, by_seed=False)
         with jax.transfer_guard("disallow"):
             after, infos = compiled.chunk(state, seed_keys, fed, *numbers)
         done = min(compiled.length, stop - step)
@@ -139,10 +160,10 @@ def run(
         yield Progress(step + done, state, told)
 
 
-def _told(info: dict, params: Params, mask: Array, live: Array) -> dict[str, Array]:
+def _told(scores: Scores, info: dict, params: Params, mask: Array, live: Array) -> dict[str, Array]:
     """Scalars of a step for people: the mean loss over the fresh users, whether all is finite, what is scalar."""
-    fresh = info["losses"][: mask.shape[0]]
-    watched = [info[name] for name in info if name.endswith("losses")] + jax.tree.leaves(params)
+    fresh = scores["fresh"]["losses"]
+    watched = [one["losses"] for one in scores.values()] + jax.tree.leaves(params)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in watched]))
     scalars = {name: value for name, value in info.items() if jnp.ndim(value) == 0}
     count = jnp.maximum(jnp.sum(mask, dtype=fresh.dtype), 1)

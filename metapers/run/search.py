@@ -24,7 +24,7 @@ from metapers.run.resume import Interrupted, interruptions
 from metapers.scores import sign
 from metapers.scoring import curves
 from metapers.scoring import scorer as scoring
-from metapers.spec import Arm, Components, Config, arms, check, leading, merged, unused
+from metapers.spec import Arm, Components, Config, arms, building, check, leading, merged, unused
 from metapers.spec.building import learner as build_learner
 from metapers.spec.root import OPERATIONAL
 from metapers.spec.tree import at, binding, options, plain
@@ -199,10 +199,8 @@ def learned(
     config, arm = members[0], components.arms[name]
     mesh = placement.training_mesh(config.seeds * len(members), components.devices)
     learner = build_learner(arms(config)[name].config, components.model, mesh)
-    family, periods = components.stream.family, components.stream.periods
-    compiled = loop.program(
-        learner, family, users=config.meta_batch, chunk=min(config.chunk, config.outer_steps), mesh=mesh
-    )
+    sampler, periods = building.sampler(arm.config, components.stream.family), components.stream.periods
+    compiled = loop.program(learner, sampler, chunk=min(config.chunk, config.outer_steps), mesh=mesh)
     initial = scoring.scorer(components).initial()
     roots = jnp.concatenate([scoring.roots(components)] * len(members))
     roots = placement.place(roots, mesh, by_seed=True)
@@ -212,7 +210,7 @@ def learned(
         if not arm.trains(now):
             continue
         state = start if arm.restarts else state
-        data = placement.place(family.data(arm.window(now), 0, 0), mesh, by_seed=False)
+        data = compiled.data(arm.window(now))
         for told in loop.run(
             compiled,
             state,
@@ -234,12 +232,12 @@ def learned(
 
 
 def _starts(components: Components, members: Sequence[Config], arm: Arm, initial: Params, mesh: Any) -> Tree:
-    config = members[0]
-    data = components.stream.family.data(arm.window(0), 0, 0)
+    sampler = building.sampler(arm.config, components.stream.family)
+    data = sampler.data(arm.window(0))
     states = []
     for member in members:
         learner = build_learner(arms(member)[arm.name].config, components.model, mesh)
-        compiled = loop.program(learner, components.stream.family, users=config.meta_batch, chunk=1)
+        compiled = loop.program(learner, sampler, chunk=1)
         states.append(compiled.init(initial, data))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
 

@@ -22,6 +22,7 @@ class Arm(NamedTuple):
     restarts: bool  # each period from the same initialisation
     budget: str  # "own", "matched" or "converged"
     matches: "Arm | None" = None  # the arm whose user-tasks a matched one sees at least
+    passes: tuple[int, ...] = ()  # the batches of each period where its sampler ends; () where it goes on
 
     def window(self, period: int) -> tuple[int, int]:
         """The first and the last period that its tasks of this period are drawn from."""
@@ -43,6 +44,8 @@ class Arm(NamedTuple):
         own = self.config.outer_steps
         if not self.trains(period):
             return 0
+        if self.passes:
+            own = min(own, self.passes[period])
         if self.budget == "own" or self.matches is None:
             return own
         first = 0 if self.restarts else period
@@ -54,19 +57,31 @@ class Arm(NamedTuple):
         return sum(self.steps(now) for now in range(period))
 
     def tasks_per_step(self, period: int) -> int:
-        """User-tasks that an outer step of a period trains on, replayed ones among them.
+        """User-tasks that the first outer step of a period trains on, replayed ones among them.
 
         An arm that begins each period from the initialisation begins with an empty memory.
         """
         fresh, memory = self.config.meta_batch, self.config.memory
         if memory.name == NONE:
             return fresh
-        inserted = 0 if self.restarts else period * memory.consolidation_batches * fresh
-        return fresh + min(memory.replay_batch, inserted, memory.get("capacity", inserted))
+        offered = memory.consolidation_batches * fresh * period
+        if memory.insertion == "step":
+            offered = sum(self.steps(now) for now in range(period)) // self.config.sampler.glances * fresh
+        return fresh + self._replayed(0 if self.restarts else offered)
 
-    def tasks(self, period: int) -> int:
-        """User-tasks that it trains on in a period."""
-        return self.steps(period) * self.tasks_per_step(period)
+    def _replayed(self, offered: int) -> int:
+        memory = self.config.memory
+        return min(memory.replay_batch, offered, memory.get("capacity", offered))
+
+    def tasks(self, period: int, steps: int | None = None) -> int:
+        """User-tasks that it trains on in a period, or in the first ``steps`` of its outer steps."""
+        steps = self.steps(period) if steps is None else steps
+        if self.config.memory.name == NONE or self.config.memory.insertion != "step":
+            return steps * self.tasks_per_step(period)
+        fresh, glances = self.config.meta_batch, self.config.sampler.glances
+        before = 0 if self.restarts else sum(self.steps(now) for now in range(period))
+        offered = (-(-step // glances) * fresh for step in range(before, before + steps))
+        return steps * fresh + sum(self._replayed(each) for each in offered)
 
     def spent(self, period: int, steps: int | None = None) -> dict[str, int]:
         """What the version after ``period`` was trained with: outer steps, user-tasks and gradient evaluations.
@@ -80,7 +95,7 @@ class Arm(NamedTuple):
         """
         taken = self.steps(period) if steps is None else steps
         before = () if self.restarts else range(period)
-        tasks = taken * self.tasks_per_step(period) + sum(self.tasks(now) for now in before)
+        tasks = self.tasks(period, taken) + sum(self.tasks(now) for now in before)
         inner = self.config.inner
         each = 0 if not self.adapts or inner.name == NONE else inner.get("steps", 1)
         if each and "closed_form_loop" in registry("inner_loop")[inner.name].traits:
@@ -134,6 +149,13 @@ def arms(config: Config) -> dict[str, Arm]:
         made[name] = Arm(name, config_of(arm_tree(tree, name)), *(own[key] for key in ARM))
     lead = next((made[name] for name in _leading_first(names) if made[name].budget == "own"), None)
     return {name: arm._replace(matches=lead) for name, arm in made.items()}
+
+
+def with_passes(made: dict[str, Arm], passes: dict[str, tuple[int, ...]]) -> dict[str, Arm]:
+    """Arms that know after how many batches of each period their sampler ends, by name; () where it goes on."""
+    known = {name: arm._replace(passes=passes[name]) for name, arm in made.items()}
+    lead = next((arm.matches.name for arm in made.values() if arm.matches), None)
+    return {name: arm._replace(matches=known[lead] if lead else None) for name, arm in known.items()}
 
 
 def has_joint_model(config: Config) -> bool:

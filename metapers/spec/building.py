@@ -9,11 +9,27 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from metapers import aggregate, base, inner, learners, penalties, placement
-from metapers.base import Aggregator, Array, Key, Learner, Memory, Model, Objective, Params, Penalty, Stream, Tree
+from metapers import aggregate, base, inner, learners, penalties, placement, samplers
+from metapers.base import (
+    Aggregator,
+    Array,
+    Boundary,
+    Key,
+    Learner,
+    Memory,
+    Model,
+    Objective,
+    Params,
+    Penalty,
+    Sampler,
+    Stream,
+    TaskFamily,
+    Tree,
+    Update,
+)
 from metapers.members import Context, build, registry
-from metapers.options import ConfigError, nearest
-from metapers.spec.arms import Arm, arms
+from metapers.options import NONE, ConfigError, nearest
+from metapers.spec.arms import Arm, arms, with_passes
 from metapers.spec.heads import head_facts, objective, source_facts
 from metapers.spec.inner_loops import inner_loop
 from metapers.spec.tree import Config
@@ -44,7 +60,8 @@ def components(config: Config) -> Components:
     _check_held_out(built, config)
     sizes = source_facts(config.data).sizes(built)
     there = placement.devices(config.devices)
-    made = Components(config, arms(config), built, sizes, model(config, sizes), objective(config), there)
+    known = _with_passes(arms(config), built)
+    made = Components(config, known, built, sizes, model(config, sizes), objective(config), there)
     known, metric = metrics(made), config.evaluation.metric
     if metric not in known:
         raise ConfigError("evaluation.metric", metric, f"one of {known}", nearest(metric, known))
@@ -110,6 +127,11 @@ def learner(config: Config, built: Model, mesh: Mesh | None) -> Learner:
       ConfigError: for what a member refuses.
     """
     section = config.learner.to_dict()
+    if config.update_rule.name != "sum" and "rule" not in registry("learner")[section["name"]].needs:
+        fits = [name for name, one in registry("learner").items() if "rule" in one.needs]
+        raise ConfigError(
+            "update_rule", config.update_rule.name, f"'sum' with learner {section['name']!r}", f"{fits} read it"
+        )
     # joint training does not adapt: its penalty's Fisher information is that of the parameters as they are
     adapts = "no_inner_loop" not in registry("learner")[section["name"]].traits
     loop = inner_loop(config, built, training=True) if adapts else inner.none()
@@ -120,6 +142,7 @@ def learner(config: Config, built: Model, mesh: Mesh | None) -> Learner:
         optimizer=lambda: optimizer(config, built.groups),
         aggregator=lambda: aggregator(config, mesh),
         penalty=lambda: penalty(config, built, loop),
+        rule=lambda: update_rule(config),
         model=lambda: built,
         objective=lambda: objective(config),
         mesh=lambda: mesh,
@@ -127,14 +150,53 @@ def learner(config: Config, built: Model, mesh: Mesh | None) -> Learner:
     made = build("learner", section, context, key="learner")
     made = learners.serial(made) if section["sequential"] else made
     kept, chosen = memory(config), config.memory
-    return (
-        made if kept is None else learners.replay(made, kept, chosen.replay_batch, draws=chosen.consolidation_batches)
-    )
+    if kept is None:
+        return made
+    compose = build("composition", chosen.composition, {}, key="memory.composition")
+    draws, when = chosen.consolidation_batches, chosen.insertion
+    return learners.replay(made, kept, chosen.replay_batch, draws=draws, insertion=when, compose=compose)
+
+
+def update_rule(config: Config) -> Update:
+    """How the gradients of the sources of a step become one direction."""
+    return build("update_rule", config.update_rule, {}, key="update_rule")
+
+
+def boundary(config: Config) -> Boundary:
+    """When an arm consolidates."""
+    return build("boundary", config.boundary, {}, key="boundary")
+
+
+def sampler(config: Config, family: TaskFamily) -> Sampler:
+    """Which training users have a task in an outer step of an arm.
+
+    Raises:
+      ConfigError: for a sampler that goes by a list of users, where every task has a new user.
+    """
+    chosen = config.sampler
+    if "listed" in registry("sampler")[chosen.name].traits and family.roll is None:
+        fits = [name for name, one in registry("sampler").items() if "listed" not in one.traits]
+        why = f"every task of data.name {config.data.name!r} has a new user, so there is no list of users to go through"
+        raise ConfigError("sampler", chosen.name, f"one of {fits}", why)
+    context = Context(family=lambda: family, users=lambda: config.meta_batch)
+    return samplers.glances(build("sampler", chosen, context, key="sampler"), chosen.glances)
+
+
+def _with_passes(known: dict[str, Arm], built: Stream) -> dict[str, Arm]:
+    found = {}
+    for name, arm in known.items():
+        drawn = sampler(arm.config, built.family)
+        counts = [drawn.passes(arm.window(period)) for period in range(built.periods)]
+        found[name] = tuple(count for count in counts if count is not None)
+    return with_passes(known, found)
 
 
 def aggregator(config: Config, mesh: Mesh | None) -> Aggregator:
     """How users become one gradient: in blocks or not, over the mesh's "users" or not."""
     made = build("aggregator", config.aggregator, {}, key="aggregator")
+    if "varying" in registry("sampler")[config.sampler.name].traits:
+        remembered = 0 if config.memory.name == NONE else config.memory.replay_batch
+        made = aggregate.expecting(made, config.meta_batch + remembered)
     if config.user_block:
         made = aggregate.blocks(made, config.user_block)
     return aggregate.sharded(made, mesh) if mesh is not None and "users" in mesh.axis_names else made

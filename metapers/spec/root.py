@@ -18,18 +18,40 @@ ARM: Schema = {
 }
 """The keys that an arm alone has."""
 
-OVERRIDES = ("learner", "aggregator", "optimizer", "schedule", "clip_norm", "user_block", "penalties", "memory")
+OVERRIDES = (
+    *("learner", "aggregator", "update_rule", "optimizer", "schedule", "clip_norm", "user_block"),
+    *("penalties", "memory", "sampler", "boundary"),
+)
 """The keys and sections that an arm may override: the learner, and what keeps the past. The rest is the same for all
 arms, so that their rows can be compared."""
 
 _NOTHING_KEPT = {"penalties": (), "memory": "none"}
+_AS_OFTEN_AS_NEEDED = {"sampler": "with_replacement"}  # for as many user-tasks as another arm, or more
 SHIPPED_ARMS = {
     "frozen": {"trains_on": "first", **_NOTHING_KEPT},
     "fine_tune": _NOTHING_KEPT,
-    "cumulative": {"trains_on": "so_far", "restarts": True, "budget": "matched", **_NOTHING_KEPT},
-    "upper_bound": {"trains_on": "so_far", "restarts": True, "budget": "converged", **_NOTHING_KEPT},
+    "cumulative": {
+        "trains_on": "so_far",
+        "restarts": True,
+        "budget": "matched",
+        **_NOTHING_KEPT,
+        **_AS_OFTEN_AS_NEEDED,
+    },
+    "upper_bound": {
+        "trains_on": "so_far",
+        "restarts": True,
+        "budget": "converged",
+        **_NOTHING_KEPT,
+        **_AS_OFTEN_AS_NEEDED,
+    },
     "continual": {},
-    "joint_model": {"trains_on": "so_far", "learner": "joint", "budget": "matched", **_NOTHING_KEPT},
+    "joint_model": {
+        "trains_on": "so_far",
+        "learner": "joint",
+        "budget": "matched",
+        **_NOTHING_KEPT,
+        **_AS_OFTEN_AS_NEEDED,
+    },
 }
 """What an arm of these names overrides, where a config does not say otherwise."""
 
@@ -82,11 +104,14 @@ ROOT: Schema = {
     "gate": Choice("gate", None, optional=True, doc="whether, and how far, a user adapts; none: always, all the way"),
     "learner": Choice("learner", "maml", doc="the outer loop"),
     "aggregator": Choice("aggregator", "mean", doc="how the gradients of users become one"),
+    "update_rule": Choice("update_rule", "sum", doc="how the gradients of new and of remembered tasks become one"),
     "optimizer": {
         group: Choice("optimizer", "adam", doc=f"the outer optimizer of the group {group!r}") for group in GROUPS
     },
     "schedule": Choice("schedule", "constant", doc="the rates of the outer optimizers over outer steps"),
     "penalties": Choice("penalty", (), many=True, doc="terms of the loss that keep what earlier periods taught"),
+    "sampler": Choice("sampler", "with_replacement", doc="which training users have a task in an outer step"),
+    "boundary": Choice("boundary", "calendar", doc="when an arm consolidates"),
     "memory": Choice("memory", "reservoir", optional=True, doc="tasks of earlier periods that are trained on again"),
     "evaluation": EVALUATION,
     "log_every": Option(50, least=1, doc="outer steps between points of the training curves"),

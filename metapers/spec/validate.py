@@ -70,6 +70,7 @@ def _arm(config: Config, arm: Arm) -> None:
         own = ConfigDict(read(plain(arm.config))).lock()
         _contradictions(own)
         _learner(own, _stand_in(own))
+        _sampler(own, arm)
     except ConfigError as error:
         if arm.name == BASELINE and BASELINE not in config.arms:
             raise
@@ -77,6 +78,16 @@ def _arm(config: Config, arm: Arm) -> None:
             hint = f"{error.hint}; so it is in the arm {arm.name!r}"
             raise ConfigError(error.key, error.value, error.bound, hint.removeprefix("; ")) from error
         raise ConfigError(f"arms.{arm.name}.{error.key}", error.value, error.bound, error.hint) from error
+
+
+def _sampler(own: Config, arm: Arm) -> None:
+    chosen, traits = own.sampler.name, registry("sampler")[own.sampler.name].traits
+    if "ends" in traits and arm.budget != "own":
+        why = f"it ends after one pass, and an arm of budget {arm.budget!r} takes as many outer steps as it needs"
+        raise ConfigError("sampler", chosen, "a sampler that goes on", why)
+    if "varying" in traits and own.learner.sequential:
+        why = "the number of its tasks varies, and one user after the other has no expected number"
+        raise ConfigError("sampler", chosen, "a sampler with a fixed number of tasks", why)
 
 
 def read(tree: Mapping[str, Any]) -> dict[str, Any]:

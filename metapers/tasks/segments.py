@@ -1,6 +1,7 @@
 """Training tasks drawn on the device: a user's segment of history cut into a support window and later queries."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 from metapers import keys
 from metapers.base import Array, Batch, Key, Task, TaskFamily, Tree, hide
+from metapers.tasks import user_list
 from metapers.tasks.past import Past, past_at
 
 
@@ -78,15 +80,34 @@ def family(
     def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
         drawn = keys.named(key, "tasks", step)
         each = jax.vmap(lambda i: jax.random.fold_in(drawn, i))(jnp.arange(n))
-        return jax.vmap(one, in_axes=(None, 0))(data, each), jnp.ones(n, bool)
+        task = lambda key: one(data, key, functools.partial(_segment, data))
+        return jax.vmap(task)(each), jnp.ones(n, bool)
 
-    return TaskFamily(data, sample)
+    def of_users(data: Tree, places: Array, key: Key) -> Task:
+        def task(place: Array, i: Array) -> Task:
+            choose = functools.partial(user_list.segment_of, data, place, power=length_power)
+            return one(data, jax.random.fold_in(key, i), choose)
+
+        return jax.vmap(task)(places, jnp.arange(places.shape[0]))
+
+    roll = user_list.roll(segments.user, segments.period, periods)
+    return TaskFamily(data, sample, roll, of_users)
 
 
-def _task(data: Tree, key: Key, *, support: int, query: int, p_full_support: float, p_from_first: float) -> Task:
+def _task(
+    data: Tree,
+    key: Key,
+    choose: Callable[[Array], Array],
+    *,
+    support: int,
+    query: int,
+    p_full_support: float,
+    p_from_first: float,
+) -> Task:
+    """A task of the segment ``choose(uniform)``."""
     # a single draw for all that is chosen: one threefry call a task in the hot path
     segment, size, fully, offset, early, shift = jax.random.uniform(key, (6,))
-    chosen = _segment(data, segment)
+    chosen = choose(segment)
     length = data["length"][chosen]
     most = jnp.minimum(support, length - 1)
     count = jnp.where(fully < p_full_support, most, 1 + _below(most, size))

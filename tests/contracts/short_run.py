@@ -31,7 +31,7 @@ class Program:
             return learner.consolidate(state, lambda i: jax.tree.map(lambda x: x[i % DRAWS], batches), key)
 
         self.traced = {"update": 0, "consolidate": 0, "forget": 0}
-        self.update = jax.jit(many(self._counted("update", learner.update), (0, None, None, 0)))
+        self.update = jax.jit(many(self._counted("update", world.on_batch(learner)), (0, None, None, 0)))
         self.consolidate = jax.jit(many(self._counted("consolidate", end_period), (0, None, 0)))
         self.forget = jax.jit(many(self._counted("forget", learner.forget), (0, None)))
 

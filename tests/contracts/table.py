@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, Mesh
 
-from metapers import aggregate, base, inner, learners, memory, optimizers, penalties, scores
+from metapers import aggregate, base, inner, learners, memory, optimizers, penalties, scores, updates
 from metapers.base import Aggregator, InnerLoop, Learner, Memory, Params, Penalty, Tree
 from metapers.members import Context, build, filled, registry, sections, without_name
 from metapers.options import NONE, Choice, ConfigError, Option
@@ -25,7 +25,7 @@ MODEL = world.bilinear()
 OBJECTIVE = scores.squared_error()
 LOSS = base.example_loss(MODEL, OBJECTIVE)
 
-PACKAGES = (aggregate, inner, learners, memory, optimizers, penalties)
+PACKAGES = (aggregate, inner, learners, memory, optimizers, penalties, updates)
 """The packages whose members a learner is made of; importing them fills the registries."""
 
 Section = Mapping[str, Any]
@@ -40,6 +40,7 @@ NESTED = ("rates", "inner_optimizer")
 def standard() -> Sections:
     """The members of every learner that is not about them."""
     parts = {"learner": "maml", "inner_loop": "gradient", "aggregator": "mean", "schedule": "constant"}
+    parts["update_rule"] = "sum"
     made = {kind: filled(kind, {"name": name, **registry(kind)[name].example}) for kind, name in parts.items()}
     empty = dict.fromkeys(("gate", "penalty", "memory"), {"name": NONE})
     return made | empty | {"optimizer": filled("optimizer", {"name": "adam", "rate": 0.02})}
@@ -86,6 +87,7 @@ def context(chosen: Sections) -> Context:
         optimizer=lambda: _optimizer(chosen),
         aggregator=lambda: build("aggregator", chosen["aggregator"], context(chosen)),
         penalty=lambda: build("penalty", chosen["penalty"], context(chosen)),
+        rule=lambda: build("update_rule", chosen["update_rule"], context(chosen)),
     )
 
 
@@ -142,8 +144,9 @@ def reptile() -> Learner:
 
 def replayed(kept: Memory, wrapped: Learner | None = None, options: Section | None = None) -> Learner:
     """A learner, MAML by default, on tasks of a memory beside the new ones."""
-    options = options or {"replay_batch": 3, "consolidation_batches": 2}
-    return learners.replay(wrapped or maml(), kept, options["replay_batch"], draws=options["consolidation_batches"])
+    options = options or {"replay_batch": 3, "consolidation_batches": 2, "insertion": "boundary"}
+    draws, when = options["consolidation_batches"], options["insertion"]
+    return learners.replay(wrapped or maml(), kept, options["replay_batch"], draws=draws, insertion=when)
 
 
 def fisher() -> Penalty:

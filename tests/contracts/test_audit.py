@@ -16,13 +16,15 @@ from tests.contracts import parts, table
 SHORT = {package: package.__name__.removeprefix("metapers.") for package in PACKAGES}
 
 LEARNED = table.kinds()
-COVERED = (*LEARNED, "model", "head", "norm", "objective", "source", "baseline")
-"""Kinds whose members are cases of tests/contracts/table.py or parts.py."""
+STEPS = ("sampler", "boundary", "composition")
+COVERED = (*LEARNED, "model", "head", "norm", "objective", "source", "baseline", *STEPS)
+"""Kinds whose members are cases of tests/contracts/table.py, parts.py or test_steps.py."""
 
 ENTRIES = [(kind, name) for kind in COVERED for name in registry(kind)]
 
 EXCLUDED: dict[str, str] = {
     "aggregate.blocks": "a combinator, a case of COMBINED; the key user_block chooses it",
+    "aggregate.expecting": "a combinator, test_steps.py; a sampler whose batches vary in size chooses it",
     "aggregate.sharded": "a combinator, a case of COMBINED; several devices choose it",
     "baselines.Chosen": "a type: what choose gives",
     "baselines.Predictor": "a type: the shape of a fitted baseline",
@@ -42,6 +44,7 @@ EXCLUDED: dict[str, str] = {
     "penalties.carried": "puts options of a penalty into its state; the registry calls it for every penalty",
     "penalties.none": "no penalty, a case of COMBINED",
     "penalties.sum_of": "a combinator, a case of COMBINED; several penalties choose it",
+    "samplers.glances": "a combinator, test_steps.py; the option glances chooses it",
     "scores.DEFINITIONS": "names of the metrics of a run, no objective",
     "scores.Interval": "a type: a mean with its interval",
     "scores.Scored": "a type: what the metrics of a run are computed from",

@@ -95,7 +95,7 @@ def test_a_compiled_update_is_the_plain_one(name):
     # for one learner alone: the seeds below trace the update of every case a second time, by another transformation
     one, end = short_run.of(name), short_run.after_two_periods(name)
     tasks, mask = world.tasks(51)
-    assert world.distance(one.update(end, tasks, mask, KEY), one.learner.update(end, tasks, mask, KEY)) < 1e-12
+    assert world.distance(one.update(end, tasks, mask, KEY), world.on_batch(one.learner)(end, tasks, mask, KEY)) < 1e-12
 
 
 def check_resumed(one, end):
@@ -147,4 +147,4 @@ def test_other_values_of_carried_options_run_the_same_program(name):
 
 
 def lowered_update(learner, state):
-    return jax.jit(learner.update).lower(state, *world.tasks(0), KEY).as_text()
+    return jax.jit(world.on_batch(learner)).lower(state, *world.tasks(0), KEY).as_text()

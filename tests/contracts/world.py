@@ -1,12 +1,13 @@
 """A small world written out by hand: a model with shared and personal parameters, ragged tasks, poison behind masks."""
 
+from collections.abc import Callable
 from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Model, Params, Task, Tree
+from metapers.base import Array, Batch, InnerLoop, Key, Learner, LossFn, Model, Params, Task, Tree
 
 USERS, EXAMPLES, DIM = 5, 4, 3
 
@@ -106,3 +107,16 @@ def numbers(leaf: Array) -> np.ndarray:
     keyed = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     array = np.asarray(jax.random.key_data(leaf) if keyed else leaf)
     return array.astype(np.int8) if array.dtype == bool else array
+
+
+def on_batch(learner: Learner) -> Callable:
+    """``learner.update`` of fresh tasks alone: (state, tasks, mask, key) -> (state, info), the ``losses`` in the info.
+
+    Losses [n + m] are those of the fresh tasks, then of the remembered ones, where the learner has a memory.
+    """
+
+    def update(state: Tree, tasks: Task, mask: Array, key: Key) -> tuple[Tree, dict]:
+        state, scores, info = learner.update(state, {"fresh": (tasks, mask)}, key)
+        return state, {**info, "losses": jnp.concatenate([one["losses"] for one in scores.values()])}
+
+    return update

@@ -1,5 +1,6 @@
 """A ring buffer: the newest user-tasks, each new one in place of the oldest."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -23,14 +24,16 @@ def ring(capacity: int) -> Memory:
     """The last ``capacity`` items that were inserted. A masked item, or one without a user, is not inserted.
 
     ``sample`` draws filled slots without replacement; where fewer than n are filled, the rest is masked.
-    ``forget`` overwrites a user's items by zeros; their slots stay empty until their turn comes.
+    ``forget`` overwrites a user's items by zeros; their slots stay empty until their turn comes. Scores are not read.
     """
 
     def init(item_spec: Tree) -> RingState:
         items = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), item_spec)
         return RingState(items, jnp.full((capacity,), -1, jnp.int32), jnp.zeros((), jnp.int32))
 
-    def insert(state: RingState, items: Tree, users: Array, mask: Array, key: Key) -> RingState:
+    def insert(
+        state: RingState, items: Tree, users: Array, scores: Mapping[str, Array], mask: Array, key: Key
+    ) -> RingState:
         kept = mask & (users >= 0)
         rank, count = jnp.cumsum(kept, dtype=jnp.int32) - 1, jnp.sum(kept, dtype=jnp.int32)
         newest = kept & (rank >= count - capacity)  # no slot is written twice in one call
@@ -39,18 +42,18 @@ def ring(capacity: int) -> Memory:
         users = write(state.users, users.astype(jnp.int32))
         return RingState(jax.tree.map(write, state.items, items), users, (state.place + count) % capacity)
 
-    def sample(state: RingState, n: int, key: Key) -> tuple[Tree, Array]:
+    def sample(state: RingState, n: int, key: Key) -> tuple[Tree, Array, Array]:
         drawn = jax.random.uniform(keys.named(key, "ring"), (capacity,), jnp.float32)
         order = jnp.argsort(jnp.where(state.users >= 0, drawn, 2.0))  # empty slots last
         slot = jnp.pad(order, (0, max(n - capacity, 0)))[:n]
         mask = jnp.arange(n) < jnp.sum(state.users >= 0)
-        return hide(jax.tree.map(lambda leaf: leaf[slot], state.items), mask), mask
+        return hide(jax.tree.map(lambda leaf: leaf[slot], state.items), mask), jnp.where(mask, slot, -1), mask
 
     def forget(state: RingState, user: Array) -> RingState:
         gone = state.users == user
         return state._replace(items=hide(state.items, ~gone), users=jnp.where(gone, -1, state.users))
 
-    return Memory(init, insert, sample, forget)
+    return Memory(init, insert, sample, lambda state, slots, scores: state, forget)
 
 
 register(

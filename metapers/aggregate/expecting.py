@@ -1,0 +1,22 @@
+"""A divisor that does not depend on who was drawn."""
+
+from metapers.base import Aggregator, Key, Params, Tree
+
+
+def expecting(aggregator: Aggregator, users: int) -> Aggregator:
+    """``aggregator`` whose ``finish`` is told that ``users`` tasks were expected, whatever the places of the batch.
+
+    Args:
+      aggregator: any.
+      users: expected tasks of a batch, remembered ones among them, >= 1.
+
+    Raises:
+      ValueError: if ``users`` is below 1.
+    """
+    if users < 1:
+        raise ValueError(f"users must be >= 1, got {users}")
+
+    def finish(state: Tree, sums: Tree, key: Key, *, expected: int) -> tuple[Tree, Params, dict]:
+        return aggregator.finish(state, sums, key, expected=users)
+
+    return aggregator._replace(finish=finish)
