@@ -6,7 +6,19 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 # the packages whose members a config can choose: importing them fills the registries
-from metapers import aggregate, baselines, inner, learners, memory, models, optimizers, penalties, scores, tasks
+from metapers import (
+    aggregate,
+    baselines,
+    inner,
+    learners,
+    memory,
+    models,
+    optimizers,
+    penalties,
+    scores,
+    tasks,
+    user_models,
+)
 from metapers.members import load_installed, load_plugins, registry
 from metapers.options import NONE, REQUIRED, Arms, Choice, ConfigError, Option, Schema, nearest
 from metapers.spec.named import arm_sections, as_section, named_members, not_chosen
@@ -14,7 +26,7 @@ from metapers.spec.root import OPERATIONAL, PLACES, PLUGINS, ROOT
 
 Config = Any  # an ml_collections.ConfigDict whose keys are known at run time only
 
-PACKAGES = (aggregate, baselines, inner, learners, memory, models, optimizers, penalties, scores, tasks)
+PACKAGES = (aggregate, baselines, inner, learners, memory, models, optimizers, penalties, scores, tasks, user_models)
 
 
 class Leaf(NamedTuple):

@@ -16,8 +16,8 @@ from tests.contracts import parts, table
 SHORT = {package: package.__name__.removeprefix("metapers.") for package in PACKAGES}
 
 LEARNED = table.kinds()
-COVERED = (*LEARNED, "model", "head", "norm", "objective", "source", "baseline")
-"""Kinds whose members are cases of tests/contracts/table.py or parts.py."""
+COVERED = (*LEARNED, "model", "head", "norm", "objective", "source", "baseline", "user_model")
+"""Kinds whose members are cases of tests/contracts/table.py, parts.py or test_user_models.py."""
 
 ENTRIES = [(kind, name) for kind in COVERED for name in registry(kind)]
 
@@ -70,6 +70,7 @@ EXCLUDED: dict[str, str] = {
     "tasks.split_of": "a function of a user's id, no source",
     "tasks.stream": "quadratic and linear_gaussian are made with it",
     "tasks.user_hash": "a function of a user's id, no source",
+    "user_models.prequential": "a scan over the examples of a user, tests/contracts/test_user_models.py",
 }
 
 
