@@ -128,6 +128,34 @@ class InnerLoop(NamedTuple):
     """(params, support, key) -> (params, path); shared untouched; path: personal [steps + 1, ...], start first."""
 
 
+class Example(NamedTuple):
+    """One example of one user, with the times at which its parts are known; n examples: leaves [n, ...].
+
+    Times are float scalars in days from one origin for all users, best the start of the stream: float32 resolves three
+    minutes at 20,000 days.
+    """
+
+    inputs: Tree  # without a leading axis
+    target: Tree
+    time: Array  # when the inputs are known and the prediction is due
+    available: Array  # when the target becomes known, usually >= ``time``
+
+
+class UserModel(NamedTuple):
+    """One user as a state machine, for serving, the bank and prequential evaluation alike.
+
+    Nothing of a target may reach a prediction at a time before ``Example.available``, although ``observe`` gets the
+    whole example. ``params`` are shared by all users and may differ from call to call. ``user_state`` is a pytree of
+    arrays of fixed shapes. ``time`` is the time of the call, in days. ``key`` None means that nothing is drawn.
+    """
+
+    start: Callable[[Params], Tree]  # params -> user_state, of a user without examples
+    predict: Callable[[Params, Tree, Tree, Array, Key | None], Tree]
+    """(params, user_state, inputs, time, key) -> outputs; both of one example, without a leading axis."""
+    observe: Callable[[Params, Tree, Example, Array, Key | None], Tree]
+    """(params, user_state, example, time, key) -> user_state."""
+
+
 class Aggregator(NamedTuple):
     """How the losses of many users become one gradient; combinators wrap another aggregator."""
 

@@ -79,3 +79,23 @@ def names(a: Tree) -> list[str]:
     ['a/c', 'b']
     """
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(a)]
+
+
+def varying_like(tree: Tree, others: Tree) -> Tree:
+    """``tree`` as every device's own, over all the mesh axes that ``others`` differ along.
+
+    Inside shard_map the gradient with respect to something that all devices hold alike is summed over the devices:
+    the step of one user would use the gradients of all. And what a scan carries must vary before the first step as
+    after. Outside shard_map nothing varies, and ``tree`` comes back as it is.
+    """
+    axes = frozenset().union(*(_axes(leaf) for leaf in jax.tree.leaves(others)))
+
+    def one(leaf: Array) -> Array:
+        missing = tuple(sorted(axes - _axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def _axes(leaf: Array) -> frozenset:
+    return jax.typeof(leaf).manual_axis_type.varying

@@ -17,8 +17,8 @@ from metapers.spec.root import ROOT
 from metapers.spec.tree import put
 from tests.test_config import refused
 
-NO_KEYS = ("baseline", "objective")
-"""Kinds that no key chooses: a stream and an objective bring them."""
+NO_KEYS = ("baseline", "objective", "user_model")
+"""Kinds that no key chooses: a stream and an objective bring the first two, Python code makes the last."""
 
 
 def choices(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Choice]]:

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from metapers import trees
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
 from metapers.inner import dual
 from metapers.inner.mixed import mixed_gradient
 from metapers.inner.rates import Rates
 from metapers.inner.rates import fixed as constant
-from metapers.inner.support_loss import Write, begin, check_weights, path_of, support_loss, varying_like
+from metapers.inner.support_loss import Write, begin, check_weights, path_of, support_loss
 from metapers.members import Member
 from metapers.options import Choice, Option
 
@@ -64,7 +65,7 @@ def gradient(
         start, first = begin(params, support, key, write)
         fixed = params._replace(personal=first), support, key
         loss, ready = support_loss(loss_fn, *fixed, pseudo_count=pseudo_count, proximal_weight=proximal_weight)
-        ready = varying_like(ready, fixed) if mixed else ready
+        ready = trees.varying_like(ready, fixed) if mixed else ready
         speeds = lambda step: rates.at(params.inner, first, step)
         others = jnp.asarray(0), ready
         way = dual.descent(loss, first, others, speeds(others[0]), steps, first_order=first_order)

@@ -10,7 +10,7 @@ import optax
 from metapers import trees
 from metapers.base import Array, Batch, InnerLoop, Key, LossFn, Params, Tree
 from metapers.inner.gradient import FIRST_ORDER, STEPS, SUPPORT_LOSS
-from metapers.inner.support_loss import Write, begin, check_weights, path_of, support_loss, varying_like
+from metapers.inner.support_loss import Write, begin, check_weights, path_of, support_loss
 from metapers.members import Member
 from metapers.options import Choice, Option
 
@@ -123,7 +123,7 @@ def descend(
         moved = trees.select(known, cast(Tree, optax.apply_updates(personal, updates)), start)
         return (moved, opt_state), moved
 
-    fresh = varying_like(optimizer.init(start), (start, known))
+    fresh = trees.varying_like(optimizer.init(start), (start, known))
     (end, _), moved = jax.lax.scan(step_fn, (start, fresh), jnp.arange(steps))
     return end, moved
 

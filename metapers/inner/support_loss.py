@@ -27,11 +27,11 @@ def begin(params: Params, support: Batch, key: Key | None, write: Write | None =
     ``start`` has not seen the support; it is entry 0 of a path. ``first`` is what ``write`` computes from the support,
     without one the start.
     """
-    start = varying_like(params.personal, (params, support, key))
+    start = trees.varying_like(params.personal, (params, support, key))
     if write is None:
         return start, start
     first = write(params._replace(personal=start), support, None if key is None else keys.named(key, "write"))
-    return start, varying_like(first, (params, support, key))
+    return start, trees.varying_like(first, (params, support, key))
 
 
 def support_loss(
@@ -93,22 +93,3 @@ def turn(support: Batch, size: int, step: Array, key: Key | None) -> Batch:
 def path_of(start: Tree, moved: Tree) -> Tree:
     """The start before the positions after each step: leaves [...] and [steps, ...] to [steps + 1, ...]."""
     return jax.tree.map(lambda x, rest: jnp.concatenate([x[None], rest]), start, moved)
-
-
-def varying_like(tree: Tree, others: Tree) -> Tree:
-    """``tree`` as every device's own, over all the mesh axes that ``others`` differ along.
-
-    Inside shard_map the gradient with respect to something that all devices hold alike is summed over the devices:
-    one user's step would use everybody's gradient. And what a scan carries must vary before the first step as after.
-    """
-    axes = frozenset().union(*(_axes(leaf) for leaf in jax.tree.leaves(others)))
-
-    def one(leaf: Array) -> Array:
-        missing = tuple(sorted(axes - _axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(one, tree)
-
-
-def _axes(leaf: Array) -> frozenset:
-    return jax.typeof(leaf).manual_axis_type.varying

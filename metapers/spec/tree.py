@@ -20,6 +20,7 @@ from metapers import (
     scores,
     tasks,
     updates,
+    user_models,
 )
 from metapers.members import load_installed, load_plugins, registry
 from metapers.options import NONE, REQUIRED, Arms, Choice, ConfigError, Option, Schema, nearest
@@ -30,7 +31,7 @@ Config = Any  # an ml_collections.ConfigDict whose keys are known at run time on
 
 PACKAGES = (
     *(aggregate, baselines, boundaries, inner, learners, memory, models, optimizers),
-    *(penalties, samplers, scores, tasks, updates),
+    *(penalties, samplers, scores, tasks, updates, user_models),
 )
 
 

@@ -17,8 +17,8 @@ SHORT = {package: package.__name__.removeprefix("metapers.") for package in PACK
 
 LEARNED = table.kinds()
 STEPS = ("sampler", "boundary", "composition")
-COVERED = (*LEARNED, "model", "head", "norm", "objective", "source", "baseline", *STEPS)
-"""Kinds whose members are cases of tests/contracts/table.py, parts.py or test_steps.py."""
+COVERED = (*LEARNED, "model", "head", "norm", "objective", "source", "baseline", "user_model", *STEPS)
+"""Kinds whose members are cases of tests/contracts/table.py, parts.py, test_steps.py or test_user_models.py."""
 
 ENTRIES = [(kind, name) for kind in COVERED for name in registry(kind)]
 
@@ -73,6 +73,7 @@ EXCLUDED: dict[str, str] = {
     "tasks.split_of": "a function of a user's id, no source",
     "tasks.stream": "quadratic and linear_gaussian are made with it",
     "tasks.user_hash": "a function of a user's id, no source",
+    "user_models.prequential": "a scan over the examples of a user, tests/contracts/test_user_models.py",
 }
 
 
