@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from metapers import held_out
-from metapers.base import InnerLoop, Model, Params
+from metapers.base import InnerLoop, Model, Params, hide_padding
 from metapers.scoring.adapting import adaptation
+from tests.contracts import world
 from tests.test_evaluate import population
 
 
@@ -40,6 +41,16 @@ def test_the_rows_of_a_batch_have_their_times_and_an_adaptation_sees_no_others()
     found, _ = compiled.entries(Params({}, begun, {}), cohort, counts, members)
     assert found["time"][0, :, 0].tolist() == [[5, 6, 0], [0, 1, 2]]
     assert found["available"][0, :, 0].tolist() == [[5.5, 6.5, 0], [0.5, 1.5, 2.5]]
+
+
+def test_hidden_padding_has_no_time():
+    tasks, mask = world.tasks(0)
+    hidden = hide_padding(world.tasks(0, poisoned=True)[0], mask)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(hidden))
+    keep = np.asarray(hidden.support.mask)
+    for name in ("time", "available"):
+        found, given = getattr(hidden.support, name), getattr(tasks.support, name)
+        np.testing.assert_array_equal(found, np.where(keep, given, 0))
 
 
 def test_users_whose_examples_differ_in_time_alone_are_two():
