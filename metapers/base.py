@@ -32,11 +32,17 @@ class Params(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Examples of one user: leaves [n, ...]; ``mask`` bool [n], False where a row is padding."""
+    """Examples of one user: leaves [n, ...]; ``mask`` bool [n], False where a row is padding.
+
+    ``time`` and ``available`` are float [n], in days since the first example of the source. None: not given. Every
+    source gives both; they are zeros where it does not know the time of an example.
+    """
 
     inputs: Tree
     targets: Tree
     mask: Array
+    time: Array | None = None  # when the example happens
+    available: Array | None = None  # when its target becomes known; equal to ``time`` where there is no delay
 
 
 class Task(NamedTuple):
@@ -239,6 +245,8 @@ class Cohort(NamedTuple):
     """Held-out users as they are known on the host: numpy, ragged, each user's examples in order of time.
 
     ``offsets`` [users + 1]: user u's examples are rows offsets[u]:offsets[u + 1] of ``inputs`` and ``targets``.
+    ``time`` and ``available`` are those of ``Batch``: in days, None where not given. Every source gives both. ``time``
+    never falls within a user.
     """
 
     inputs: Tree  # numpy [total, ...]
@@ -248,6 +256,8 @@ class Cohort(NamedTuple):
     periods: np.ndarray  # int32 [users], the period each one is judged in; -1: the whole life
     returning: np.ndarray  # bool [users], seen in an earlier period
     example_periods: np.ndarray  # int32 [total], the period of each example
+    time: np.ndarray | None = None  # float32 [total]
+    available: np.ndarray | None = None  # float32 [total]
 
 
 class Stream(NamedTuple):
@@ -300,11 +310,19 @@ def hide(tree: Tree, mask: Array) -> Tree:
     return jax.tree.map(one, tree)
 
 
+def hide_rows(batch: Batch, mask: Array) -> Batch:
+    """The batch with ``mask`` [n] as its mask, and zeros in all its other fields where ``mask`` is False.
+
+    >>> hide_rows(Batch({}, jnp.array([1.0, 2.0]), jnp.ones(2, bool)), jnp.array([True, False])).targets.tolist()
+    [1.0, 0.0]
+    """
+    return hide(batch._replace(mask=()), mask)._replace(mask=mask)
+
+
 def hide_padding(tasks: Task, mask: Array) -> Task:
     """Stacked tasks with every padded example and every masked user (``mask`` bool [n]) turned into zeros."""
 
     def batch(part: Batch) -> Batch:
-        keep = part.mask & jnp.reshape(mask, mask.shape + (1,) * (part.mask.ndim - mask.ndim))
-        return Batch(hide(part.inputs, keep), hide(part.targets, keep), keep)
+        return hide_rows(part, part.mask & jnp.reshape(mask, mask.shape + (1,) * (part.mask.ndim - mask.ndim)))
 
     return tasks._replace(support=batch(tasks.support), query=batch(tasks.query))

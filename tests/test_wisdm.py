@@ -47,6 +47,7 @@ def small(folder, **options):
 def test_features_are_standardised_by_training_users_and_missing_ones_flagged(tmp_path):
     stream = small(hand_made(tmp_path))
     test = stream.held_out("test", None)
+    assert not test.time.any() and not test.available.any()  # their order is that of hashes
     assert test.inputs.shape == (2, 46) and test.targets.dtype == np.int32
     order = np.argsort(test.targets)  # Upstairs (2), Sitting (4)
     assert test.targets[order].tolist() == [2, 4]

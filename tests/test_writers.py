@@ -60,6 +60,7 @@ def test_a_writers_digits_stand_in_the_order_of_the_form(tmp_path, suffix):
     test = stream.held_out("test", None)
     assert [stream.users[row] for row in test.users] == [str(TESS)]
     assert test.targets.tolist() == [9, 5, 7] and test.targets.dtype == np.int32
+    assert not test.time.any() and not test.available.any()  # their order is that of places
     pixels = np.arange(len(ROWS) * 784).reshape(-1, 28, 28, 1) % 251
     np.testing.assert_allclose(test.inputs, pixels[[4, 3, 7]] / 255, atol=1e-6)  # float32 on the way
     training = stream.training(None)

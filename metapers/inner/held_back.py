@@ -74,8 +74,7 @@ def each(function: Callable[[Tree], Array], path: Tree) -> Array:
 
 def hidden(support: Batch) -> Batch:
     """The support with zeros behind its mask: a fold's mask hides less than what was never there needs."""
-    inputs, targets = base.hide((support.inputs, support.targets), support.mask)
-    return Batch(inputs, targets, support.mask)
+    return base.hide_rows(support, support.mask)
 
 
 def part_way(params: Params, path: Tree, scale: Array, scales: Array) -> tuple[Params, Tree]:

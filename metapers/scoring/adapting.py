@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metapers import held_out
-from metapers.base import Array, Batch, Cohort, InnerLoop, Model, Params, Tree, hide
+from metapers.base import Array, Batch, Cohort, InnerLoop, Model, Params, Tree, hide_rows
 from metapers.inner.path import entry
 
 USERS = 64
@@ -105,7 +105,7 @@ def adaptation(
 
     def of_user(params: Params, start: Tree, support: Batch) -> tuple[Tree, Array]:
         begun = params._replace(personal=start)
-        seen = Batch(hide(support.inputs, support.mask), hide(support.targets, support.mask), support.mask)
+        seen = hide_rows(support, support.mask)
         _, path = inner_loop.adapt(begun, seen, None)
         return jax.lax.map(lambda step: entry(model, begun, seen, path, step), jnp.asarray(_within(path, steps)))
 

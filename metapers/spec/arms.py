@@ -74,7 +74,10 @@ class Arm(NamedTuple):
         return min(memory.replay_batch, offered, memory.get("capacity", offered))
 
     def tasks(self, period: int, steps: int | None = None) -> int:
-        """User-tasks that it trains on in a period, or in the first ``steps`` of its outer steps."""
+        """User-tasks that it trains on in a period, or in the first ``steps`` of its outer steps.
+
+        The last batch of a pass counts as a full one.
+        """
         steps = self.steps(period) if steps is None else steps
         if self.config.memory.name == NONE or self.config.memory.insertion != "step":
             return steps * self.tasks_per_step(period)

@@ -192,6 +192,7 @@ def _cohort(pool: _Pool, part: _Fixed, users: np.ndarray, period: int, lived: np
     inputs = inputs.astype(jnp.zeros(()).dtype)
     if pool.images.dtype == np.uint8:
         inputs /= 255
+    none = np.zeros(len(inputs), np.float32)  # of time
     return Cohort(
         inputs,
         np.tile(np.arange(ways, dtype=np.int32), number * rounds),
@@ -200,6 +201,8 @@ def _cohort(pool: _Pool, part: _Fixed, users: np.ndarray, period: int, lived: np
         np.full(number, period, np.int32),
         np.zeros(number, bool),
         np.repeat(lived.astype(np.int32), rounds * ways),
+        time=none,
+        available=none,
     )
 
 
@@ -256,11 +259,12 @@ def _family(pool: _Pool, ways: int, shots: int, queries: int, first: int) -> Tas
         images = jnp.swapaxes(_turn(images, (turned % turns)[:, None], pool.rotations), 0, 1)
         inputs = _float(images).reshape(rounds * ways, *images.shape[2:])
         targets = jnp.tile(jnp.arange(ways, dtype=jnp.int32), rounds)
-        mask, cut = jnp.ones_like(targets, bool), shots * ways
+        mask, none, cut = jnp.ones_like(targets, bool), jnp.zeros(rounds * ways), shots * ways  # none: no time
         user = first + _below(drawn[1], jnp.int32(2**31 - 1 - first))
         notes = {"period": period}
-        before = Batch(inputs[:cut], targets[:cut], mask[:cut])
-        return Task(before, Batch(inputs[cut:], targets[cut:], mask[cut:]), user, notes)
+        both = Batch(inputs, targets, mask, none, none)
+        before, after = (jax.tree.map(lambda leaf, at=at: leaf[at], both) for at in (slice(cut), slice(cut, None)))
+        return Task(before, after, user, notes)
 
     def sample(data: Tree, step: Array, n: int, key: Key) -> tuple[Task, Array]:
         drawn = keys.named(key, "tasks", step)

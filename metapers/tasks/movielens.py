@@ -18,6 +18,7 @@ from metapers.tasks.past import History
 from metapers.tasks.ragged import Examples, stream
 from metapers.tasks.ratings import Ratings, fingerprint
 
+SECONDS = 24 * 60 * 60  # of a day
 PAST = ("genres", "year", "year_missing", "count", "bias")  # what is told of a film that was rated before
 
 
@@ -78,6 +79,7 @@ def movielens(
         p_from_first=p_from_first,
         length_power=length_power,
         history=History(history, PAST, "rating") if history else None,
+        days=1 / SECONDS,
         about=about,
     )
 

@@ -14,6 +14,7 @@ from metapers.base import Cohort, Stream, Tree
 from metapers.tasks import splits
 from metapers.tasks.past import History, Past, of_rows, past_at, past_of
 from metapers.tasks.segments import Segments, family
+from metapers.tasks.times import in_days
 
 
 class Examples(NamedTuple):
@@ -25,6 +26,7 @@ class Examples(NamedTuple):
     time: np.ndarray  # int or float [N], any unit
     inputs: Tree  # numpy [N, ...]
     targets: Tree  # numpy [N, ...]
+    available: np.ndarray | None = None  # int or float [N], in the unit of ``time``; None: at ``time``
 
 
 def stream(
@@ -38,6 +40,7 @@ def stream(
     p_from_first: float = 0.0,
     length_power: float = 0.0,
     history: History | None = None,
+    days: float | None = None,
     about: Mapping[str, Any],
     oracle: Callable[[Cohort, int, int], Tree] | None = None,
 ) -> Stream:
@@ -48,16 +51,21 @@ def stream(
     has a segment that was kept in an earlier period. Floats become JAX's default float, integers int32.
     With ``history`` the inputs also hold ``past_<name>`` [length, ...] of the user's examples just before, of all
     periods, the most recent last, and ``past_there``, 1 or, where there were fewer, 0, as all the others are there.
+    ``days``: the length of one unit of ``Examples.time`` in days, so that tasks and cohorts have ``time`` and
+    ``available``, counted from the first example of all. None: ``time`` is only an order, and both are zeros.
     ``about``: source, version, boundaries of periods, first in the provenance. The rest as ``segments.family``.
 
     Raises:
-      ValueError: for examples that do not fit together, are not finite or out of range; a period without training.
+      ValueError: for examples that do not fit together, are not finite or out of range; a period without training; and
+        as ``times.in_days``.
     """
     _check_examples(examples, periods)
     split = np.array([splits.split_of(name, fold) for name in examples.users])
     ordered = _take(examples, np.lexsort((examples.time, examples.user, examples.period)))
     digest = _fingerprint(ordered)
     ordered = ordered._replace(**{name: _canonical(getattr(ordered, name)) for name in ("inputs", "targets")})
+    time, available = in_days(ordered.time, ordered.available, user=ordered.user, days=days)
+    ordered = ordered._replace(time=_canonical(time), available=_canonical(available))
     table = _table(ordered, split)
     _check_periods(table, periods)
     past = past_of(history, ordered.user, ordered.inputs, ordered.targets) if history else None
@@ -114,7 +122,7 @@ def _check_examples(examples: Examples, periods: int) -> None:
     for name, values, bound in (("user", examples.user, len(examples.users)), ("period", examples.period, periods)):
         if total and not (0 <= values.min() and values.max() < bound):
             raise ValueError(f"{name} must be between 0 and {bound - 1}, got {values.min()} to {values.max()}")
-    for name in ("time", "inputs", "targets"):
+    for name in ("time", "available", "inputs", "targets"):
         for leaf in jax.tree.leaves(getattr(examples, name)):
             if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
                 raise ValueError(f"{name} must be finite, got a nan or an infinity")
@@ -184,7 +192,7 @@ def _segments(ordered: Examples, table: _Table, past: Past | None) -> Segments:
     numbers = (_offsets(lengths)[:-1], lengths, table.user[chosen], table.period[chosen])
     start, length, user, period = (x.astype(np.int32) for x in numbers)
     before = of_rows(past, rows, _rows(table, trained)) if past is not None else ()
-    return Segments(part.inputs, part.targets, start, length, user, period, before)
+    return Segments(part.inputs, part.targets, start, length, user, period, before, part.time, part.available)
 
 
 def _cohort(at: Callable[[np.ndarray], Examples], table: _Table, wanted: str, period: int, periods: int) -> Cohort:
@@ -193,7 +201,7 @@ def _cohort(at: Callable[[np.ndarray], Examples], table: _Table, wanted: str, pe
     users = table.user[chosen].astype(np.int32)
     offsets = _offsets(table.length[chosen])
     judged, each = np.full_like(users, period), part.period.astype(np.int32)
-    return Cohort(part.inputs, part.targets, offsets, users, judged, table.returning[chosen], each)
+    return Cohort(part.inputs, part.targets, offsets, users, judged, table.returning[chosen], each, *_times(part))
 
 
 def _life(
@@ -206,7 +214,12 @@ def _life(
     users = np.flatnonzero(wanted).astype(np.int32)
     none = np.zeros(len(users), bool)
     judged, each = np.full_like(users, -1), part.period.astype(np.int32)
-    return Cohort(part.inputs, part.targets, _offsets(counts[wanted]), users, judged, none, each)
+    return Cohort(part.inputs, part.targets, _offsets(counts[wanted]), users, judged, none, each, *_times(part))
+
+
+def _times(part: Examples) -> tuple[np.ndarray, np.ndarray]:
+    time = part.time.astype(np.float32)
+    return time, time if part.available is None else part.available.astype(np.float32)
 
 
 def _counts(ordered: Examples, table: _Table, periods: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metapers import keys
-from metapers.base import Array, Batch, Key, Task, TaskFamily, Tree, hide
+from metapers.base import Array, Batch, Key, Task, TaskFamily, Tree, hide_rows
 from metapers.tasks import user_list
 from metapers.tasks.past import Past, past_at
 
@@ -24,6 +24,8 @@ class Segments(NamedTuple):
     user: np.ndarray  # int32 [segments]
     period: np.ndarray  # int32 [segments], ascending
     past: Past | tuple[()] = ()  # what stands before each row, or nothing
+    time: np.ndarray | None = None  # float [rows], in days; None: zeros
+    available: np.ndarray | None = None  # float [rows], in days; None: at ``time``
 
 
 def family(
@@ -161,4 +163,6 @@ def _gather(data: Tree, rows: Array, mask: Array) -> Batch:
     inputs, targets = jax.tree.map(lambda leaf: leaf[rows], (data["inputs"], data["targets"]))
     if data["past"]:
         inputs = inputs | past_at(data["past"], rows)
-    return Batch(hide(inputs, mask), hide(targets, mask), mask)
+    time = jnp.zeros(mask.shape) if data["time"] is None else data["time"][rows]
+    available = time if data["available"] is None else data["available"][rows]
+    return hide_rows(Batch(inputs, targets, mask, time, available), mask)

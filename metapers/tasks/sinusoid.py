@@ -9,6 +9,7 @@ import numpy as np
 
 from metapers import keys
 from metapers.base import Array, Batch, Cohort, Key, Stream, Task, TaskFamily, Tree
+from metapers.held_out import take
 from metapers.members import Member
 from metapers.options import Option
 from metapers.tasks.facts import SourceFacts
@@ -110,7 +111,7 @@ def _lives(waves: _Waves, number: int, periods: int, users: int, examples: int, 
     phase = rng.uniform(0, np.pi, (total, 1))
     x = rng.uniform(LOW, HIGH, (total, examples))
     y = amplitude * np.sin(x - phase) + waves.noise * rng.standard_normal(x.shape)
-    float_ = jnp.zeros(()).dtype
+    float_, none = jnp.zeros(()).dtype, np.zeros(x.size, np.float32)  # none: no time
     return Cohort(
         x.reshape(-1, 1).astype(float_),
         y.reshape(-1).astype(float_),
@@ -119,22 +120,13 @@ def _lives(waves: _Waves, number: int, periods: int, users: int, examples: int, 
         np.full(total, -1, np.int32),
         np.zeros(total, bool),
         np.repeat(np.arange(periods, dtype=np.int32), users * examples),
+        time=none,
+        available=none,
     )
 
 
 def _part(life: Cohort, first: int, count: int) -> Cohort:
-    chosen = slice(first, first + count)
-    offsets = life.offsets[first : first + count + 1]
-    rows = slice(offsets[0], offsets[-1])
-    return Cohort(
-        life.inputs[rows],
-        life.targets[rows],
-        offsets - offsets[0],
-        life.users[chosen],
-        life.periods[chosen],
-        life.returning[chosen],
-        life.example_periods[rows],
-    )
+    return take(life, np.arange(first, first + count))
 
 
 def _family(waves: _Waves, support: int, query: int, periods: int, first: int) -> TaskFamily:
@@ -156,9 +148,10 @@ def _family(waves: _Waves, support: int, query: int, periods: int, first: int) -
         y = height * jnp.sin(x - np.pi * drawn[2])
         if waves.noise:
             y = y + waves.noise * jax.random.normal(keys.named(key, "noise"), (count,))
-        mask, wide = jnp.ones_like(y, bool), x[:, None]
-        before = Batch(wide[:support], y[:support], mask[:support])
-        after = Batch(wide[support:], y[support:], mask[support:])
+        none = jnp.zeros_like(y)  # of time
+        both = Batch(x[:, None], y, jnp.ones_like(y, bool), none, none)
+        cuts = slice(support), slice(support, None)
+        before, after = (jax.tree.map(lambda leaf, at=at: leaf[at], both) for at in cuts)
         user = jax.random.randint(keys.named(key, "user"), (), first, 2**31 - 1, jnp.int32)
         return Task(before, after, user, {"period": period})
 

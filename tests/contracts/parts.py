@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metapers import baselines, keys, models, scores, tasks
-from metapers.base import Batch, Cohort, Key, Model, Objective, Stream, Tree
+from metapers.base import Batch, Cohort, Key, Model, Objective, Stream, Task, Tree
 from metapers.members import build, registry, sections
 from metapers.models.facts import ModelFacts
 from metapers.options import NONE, Choice
@@ -219,6 +219,24 @@ def streams() -> dict[str, Callable[[], Stream]]:
         for label, section in sections("source", *made, more={"periods": 3})
     }
     return found | EPISODES
+
+
+def check_times(stream: Stream, tasks: Task) -> None:
+    """Holds the times of a source's cohorts and of stacked tasks that it drew against what ``base`` says of them."""
+    for part in (tasks.support, tasks.query):
+        for days in (part.time, part.available):
+            assert days is not None and days.shape == part.mask.shape, "times: one for each example of a task"
+            assert days.dtype == jnp.zeros(()).dtype and bool(jnp.isfinite(days).all()), "times: finite floats"
+            assert not days[~part.mask].any(), "times: zeros where a task is padded"
+        assert bool((part.available >= part.time).all()), "available: not before the example"
+    asked = [(split, period) for split in ("validation", "test") for period in (*range(stream.periods), None)]
+    for cohort in (*(stream.held_out(*one) for one in asked), stream.training(0), stream.training(None)):
+        owner = np.repeat(np.arange(len(cohort.users)), np.diff(cohort.offsets))
+        for days in (cohort.time, cohort.available):
+            assert days is not None and days.shape == owner.shape, "times: one for each example of a cohort"
+            assert days.dtype == np.float32 and np.isfinite(days).all(), "times: finite float32"
+        assert (cohort.available >= cohort.time).all(), "available: not before the example"
+        assert (np.diff(cohort.time)[np.diff(owner) == 0] >= 0).all(), "times: they never fall within a user"
 
 
 # Baselines

@@ -127,6 +127,7 @@ def test_a_source_keeps_its_shapes_over_periods_and_draws_by_its_key(name):
         assert all(np.isfinite(leaf).all() for leaf in floats(tasks)), "values: everything is finite"
         there = [np.asarray(part.mask)[np.asarray(mask)].any(1).all() for part in (tasks.support, tasks.query)]
         assert all(there), "masks: a task has a support and a query"
+    parts.check_times(stream, drawn[2][0])
     assert world.distance(seed(two_seeds(fed[2], 3, KEY, other), 1), drawn[2]) > 0, "draws: another key, others"
     assert world.distance(seed(two_seeds(fed[2], 4, KEY, other), 0), drawn[2]) > 0, "draws: another step, others"
 

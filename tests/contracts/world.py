@@ -75,17 +75,20 @@ def _drawn(seed: int, users: int) -> tuple[np.ndarray, np.ndarray]:
 def tasks(seed: int, users: int = USERS, *, first: int = 0, poisoned: bool = False) -> tuple[Task, Array]:
     """``users`` stacked tasks with 1 to EXAMPLES examples each and one masked user, the last.
 
-    ``poisoned``: the same, with NaN in every input and target behind a mask and another row for the masked user.
+    ``poisoned``: the same, with NaN in every input, target and time behind a mask and another row for the masked user.
     """
     inputs, mask = _drawn(seed, users)
     there = np.arange(users) < users - 1
     bad = ~(mask & there[:, None]) if poisoned else np.zeros_like(mask)
     targets = np.where(bad, np.nan, np.sin(inputs.sum(-1)) + 0.3)
     inputs = np.where(bad[..., None], np.nan, inputs)
+    time = np.where(bad, np.nan, np.arange(EXAMPLES) + np.array([0, EXAMPLES])[:, None, None])
     rows = np.arange(first, first + users, dtype=np.int32)
     rows = np.where(there, rows, 10_000).astype(np.int32) if poisoned else rows
     dtype = jnp.zeros(()).dtype
-    support, query = (Batch(inputs[i].astype(dtype), targets[i].astype(dtype), mask[i]) for i in range(2))
+    of_examples = (inputs, targets, time, time + 0.5)
+    inputs, targets, time, available = (values.astype(dtype) for values in of_examples)
+    support, query = (Batch(inputs[i], targets[i], mask[i], time[i], available[i]) for i in range(2))
     notes = {"period": np.zeros(users, np.int32)}
     return jax.tree.map(jnp.asarray, (Task(support, query, rows, notes), there))
 
