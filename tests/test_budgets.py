@@ -104,9 +104,10 @@ def test_a_closed_form_is_one_evaluation():
 
 
 def test_the_lineage_tells_the_tasks_that_were_really_drawn(monkeypatch, tmp_path, compiled_once):
-    config = runs.quick(arms=("frozen", "cumulative", "continual"), data__periods=3, learner="joint")
-    by_step = {"sampler": "single_pass", "memory.insertion": "step", "trains_on": "period"}
-    config = spec.merged(config, SMALL_MEMORY | {"bank": False, "arms.by_step": by_step})
+    by_step = {"sampler": "single_pass", "memory": {"insertion": "step"}}
+    compared = {"frozen": {}, "cumulative": {}, "continual": {}, "by_step": by_step}
+    config = runs.quick(arms=compared, data__periods=3, learner="joint")
+    config = spec.merged(config, SMALL_MEMORY | {"bank": False})
     drawn: dict[tuple[str, int], int] = {}
     tell = stepping.report
 
