@@ -14,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from metapers import placement, serving, spec, store, workdir
+from metapers.base import Boundary
 from metapers.evaluation.evaluate_run import evaluate_run
 from metapers.options import ConfigError
 from metapers.run import load, loop, programs, resume, training
@@ -115,6 +116,37 @@ def test_every_arm_counts_its_steps_from_its_beginning(tmp_path, monkeypatch, co
         part for one, two in zip(first, second, strict=True) for part in ((0, 0, one), (1, one, one + two))
     ]
     assert ended == [config.outer_steps, 2 * config.outer_steps] and len(arms) == 2  # the joint model keeps nothing
+
+
+def test_an_arm_consolidates_inside_a_period_where_its_boundary_lies_and_resumes_there(
+    tmp_path, monkeypatch, compiled_once
+):
+    """A boundary that is asked after each chunk, and fires at every second time and where a period ends."""
+    ended, fed, build = [], [], programs.program
+
+    def ask(state, losses, mask, ends):
+        count = state["count"] + 1
+        fed.append((losses.shape, bool(mask.any()), ends))
+        return {"count": count}, bool(ends or count % 2 == 0)
+
+    boundary = Boundary(lambda: {"count": np.int32(0)}, ask, watches=False)
+
+    def program(run, name):
+        built = build(run, name)
+        consolidate = lambda *given: ended.append((name, int(given[-1]))) or built.compiled.consolidate(*given)
+        return built._replace(compiled=built.compiled._replace(consolidate=consolidate), boundary=boundary)
+
+    monkeypatch.setattr(programs, "program", program)
+    train(quick(), tmp_path / "whole")
+    # chunks end at 3, 6 and 7; the count goes on over the end of a period
+    assert [step for name, step in ended if name == "continual"] == [6, 7, 7 + 3, 7 + 7]
+    assert [ends for _, _, ends in fed[:6]] == [False, False, True] * 2 and fed[0][:2] == ((0, 0), False)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "interruptions", lambda: Signalled(2))
+        with pytest.raises(resume.Interrupted, match="saved at period 0, step 6"):
+            train(quick(), tmp_path / "cut")
+    train(quick(), tmp_path / "cut")
+    assert runs.same_bits(runs.numbers(tmp_path / "cut"), runs.numbers(tmp_path / "whole")) == []
 
 
 def test_a_resume_goes_on_from_the_newest_undamaged_checkpoint(whole, tmp_path, monkeypatch, capsys, compiled_once):

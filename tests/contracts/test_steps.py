@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from metapers import aggregate, keys, learners, memory, samplers, spec, tasks, trees, updates
 from metapers.base import Update
@@ -19,6 +20,7 @@ from tests.contracts import parts, table, world
 
 KEY = keys.root(3)
 USERS, PERIODS = 4, 3
+CLIPPED = {"name": "clipped", "norm": 100.0}
 STREAM = tasks.linear_gaussian(
     drift=tasks.synthetic.recurring(), periods=PERIODS, users_per_period=16, examples=6, dim=1, support=3, query=3
 )
@@ -118,6 +120,19 @@ def test_a_source_without_a_list_of_users_and_an_endless_arm_refuse_passes():
     arms = {"mine": {"trains_on": "so_far", "budget": "matched", "sampler": "single_pass"}, "fine_tune": {}}
     with pytest.raises(ConfigError, match="arms.mine.sampler must be a sampler that goes on"):
         check(spec.merged(spec.config_for("linear_gaussian", "linear"), {"arms": arms}))
+
+
+def test_batches_that_vary_in_size_are_divided_by_the_expected_number():
+    changes = {"sampler": "poisson", "memory.replay_batch": 5, "meta_batch": 7}
+    config = check(spec.merged(spec.config_for("linear_gaussian", "linear"), changes))
+    made, (some, mask) = building.aggregator(ConfigDict({**config, "aggregator": CLIPPED}), None), world.tasks(1)
+    loss = lambda params, task, key: (jnp.sum(params.personal["w"]), {})
+    params = table.MODEL.init(KEY)
+    sums, _ = made.total({}, loss, params, some, mask, KEY)
+    _, grads, _ = made.finish({}, sums, KEY, expected=99)
+    np.testing.assert_allclose(grads.personal["w"], int(mask.sum()) / 12, rtol=1e-12)
+    with pytest.raises(ConfigError, match="sampler must be a sampler with a fixed number of tasks"):
+        check(spec.merged(config, {"learner.sequential": True}))
 
 
 # Update rules
