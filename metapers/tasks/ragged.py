@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,9 +24,17 @@ class Examples(NamedTuple):
     user: np.ndarray  # int [N], rows
     period: np.ndarray  # int [N]
     time: np.ndarray  # int or float [N], any unit
-    inputs: Tree  # numpy [N, ...]
+    inputs: Tree  # numpy [N, ...], or ``Computed``
     targets: Tree  # numpy [N, ...]
     available: np.ndarray | None = None  # int or float [N], in the unit of ``time``; None: at ``time``
+
+
+class Computed(NamedTuple):
+    """An array that is never whole in memory: its rows are computed when they are asked for."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    rows: Callable[[np.ndarray], np.ndarray]  # places int [n] -> [n, ...]
 
 
 def stream(
@@ -61,16 +69,17 @@ def stream(
     """
     _check_examples(examples, periods)
     split = np.array([splits.split_of(name, fold) for name in examples.users])
-    ordered = _take(examples, np.lexsort((examples.time, examples.user, examples.period)))
-    digest = _fingerprint(ordered)
-    ordered = ordered._replace(**{name: _canonical(getattr(ordered, name)) for name in ("inputs", "targets")})
+    ordered, digest = _ordered(examples)
+    del examples  # a source may hold them no longer than this
     time, available = in_days(ordered.time, ordered.available, user=ordered.user, days=days)
-    ordered = ordered._replace(time=_canonical(time), available=_canonical(available))
+    time, available = jax.tree.map(_canonical, (time, available))
+    ordered = ordered._replace(time=time, available=available)
     table = _table(ordered, split)
     _check_periods(table, periods)
     past = past_of(history, ordered.user, ordered.inputs, ordered.targets) if history else None
     drawn = family(
-        _segments(ordered, table, past),
+        _segments(ordered, table, past, examples=False),
+        filled=lambda: _segments(ordered, table, past),
         periods=periods,
         support=support,
         query=query,
@@ -93,7 +102,7 @@ def stream(
         return _life(at, ordered.user, np.flatnonzero(ordered.period <= last), split == "train", 1)
 
     provenance = {**about, "sha256": digest, "fold": fold, "periods": periods, **_counts(ordered, table, periods)}
-    return Stream(drawn, held_out, periods, examples.users, provenance, training, oracle)
+    return Stream(drawn, held_out, periods, ordered.users, provenance, training, oracle)
 
 
 class _Table(NamedTuple):
@@ -115,7 +124,7 @@ def _period(period: int, periods: int) -> int:
 def _check_examples(examples: Examples, periods: int) -> None:
     total = len(examples.user)
     for name, tree in examples._asdict().items():
-        if name != "users" and any(len(leaf) != total for leaf in jax.tree.leaves(tree)):
+        if name != "users" and any(leaf.shape[0] != total for leaf in _leaves(tree)):
             raise ValueError(f"{name} must hold {total} examples in every leaf, as user does")
     if len(set(examples.users)) != len(examples.users):
         raise ValueError("users must be distinct ids")
@@ -123,8 +132,8 @@ def _check_examples(examples: Examples, periods: int) -> None:
         if total and not (0 <= values.min() and values.max() < bound):
             raise ValueError(f"{name} must be between 0 and {bound - 1}, got {values.min()} to {values.max()}")
     for name in ("time", "available", "inputs", "targets"):
-        for leaf in jax.tree.leaves(getattr(examples, name)):
-            if np.issubdtype(leaf.dtype, np.floating) and not np.isfinite(leaf).all():
+        for leaf in _leaves(getattr(examples, name)):
+            if np.issubdtype(leaf.dtype, np.floating) and not all(np.isfinite(part).all() for _, part in _blocks(leaf)):
                 raise ValueError(f"{name} must be finite, got a nan or an infinity")
 
 
@@ -143,25 +152,57 @@ def _take(examples: Examples, rows: np.ndarray) -> Examples:
     return Examples(examples.users, *jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tuple(examples[1:])))
 
 
-def _fingerprint(ordered: Examples) -> str:
-    digest = hashlib.sha256(json.dumps(ordered.users).encode())
-    for path, leaf in jax.tree.leaves_with_path(ordered._replace(users=())._asdict()):
+ROWS = 2**16
+"""Rows that are ordered at a time: no second copy of a source's examples is made in double precision."""
+
+
+def _leaves(tree: Tree) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=_is_computed)
+
+
+def _is_computed(leaf: Any) -> bool:
+    return isinstance(leaf, Computed)
+
+
+def _blocks(leaf: Any, order: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+    """(place, rows) of an array a few rows at a time, in an order or as they stand."""
+    for low in range(0, leaf.shape[0], ROWS):
+        place = slice(low, min(low + ROWS, leaf.shape[0]))
+        rows = np.arange(place.start, place.stop) if order is None else order[place]
+        yield place, leaf.rows(rows) if _is_computed(leaf) else leaf[rows]
+
+
+def _ordered(examples: Examples) -> tuple[Examples, str]:
+    """Examples sorted by (period, user, time), and the SHA-256 of all of them as the source gave them.
+
+    Inputs and targets have the types of JAX, the others those of the source.
+    """
+    digest = hashlib.sha256(json.dumps(examples.users).encode())
+    order = np.lexsort((examples.time, examples.user, examples.period))
+
+    def one(path: Any, leaf: Any) -> np.ndarray:
         digest.update(f"{jax.tree_util.keystr(path)}{leaf.dtype.str}{leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+        shown = path[0].key in ("inputs", "targets")
+        kept = np.empty(leaf.shape, _canonical(np.empty(0, leaf.dtype)).dtype if shown else leaf.dtype)
+        for place, part in _blocks(leaf, order):
+            digest.update(np.ascontiguousarray(part).tobytes())
+            kept[place] = _canonical(part) if shown else part
+        return kept
+
+    named = {name: tree for name, tree in examples._asdict().items() if name != "users"}
+    given = jax.tree.map(lambda leaf: leaf if _is_computed(leaf) else np.asarray(leaf), named, is_leaf=_is_computed)
+    found = jax.tree.map_with_path(one, given, is_leaf=_is_computed)
+    return Examples(examples.users, **found), digest.hexdigest()
 
 
-def _canonical(tree: Tree) -> Tree:
-    def one(leaf: np.ndarray) -> np.ndarray:
-        if np.issubdtype(leaf.dtype, np.floating):
-            return leaf.astype(jnp.zeros(()).dtype)
-        if not np.issubdtype(leaf.dtype, np.integer):
-            return leaf
-        if leaf.size and not (-(2**31) <= leaf.min() and leaf.max() < 2**31):
-            raise ValueError(f"integers must fit int32, got {leaf.min()} to {leaf.max()}")
-        return leaf.astype(np.int32)
-
-    return jax.tree.map(one, tree)
+def _canonical(leaf: np.ndarray) -> np.ndarray:
+    if np.issubdtype(leaf.dtype, np.floating):
+        return leaf.astype(jnp.zeros(()).dtype)
+    if not np.issubdtype(leaf.dtype, np.integer):
+        return leaf
+    if leaf.size and not (-(2**31) <= leaf.min() and leaf.max() < 2**31):
+        raise ValueError(f"integers must fit int32, got {leaf.min()} to {leaf.max()}")
+    return leaf.astype(np.int32)
 
 
 def _table(ordered: Examples, split: np.ndarray) -> _Table:
@@ -183,14 +224,16 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _segments(ordered: Examples, table: _Table, past: Past | None) -> Segments:
+def _segments(ordered: Examples, table: _Table, past: Past | None, *, examples: bool = True) -> Segments:
     trained = table.split == "train"
     chosen = table.kept & trained
-    rows = _rows(table, chosen)
-    part = _take(ordered, rows)
     lengths = table.length[chosen]
     numbers = (_offsets(lengths)[:-1], lengths, table.user[chosen], table.period[chosen])
     start, length, user, period = (x.astype(np.int32) for x in numbers)
+    if not examples:
+        return Segments((), (), start, length, user, period)
+    rows = _rows(table, chosen)
+    part = _take(ordered, rows)
     before = of_rows(past, rows, _rows(table, trained)) if past is not None else ()
     return Segments(part.inputs, part.targets, start, length, user, period, before, part.time, part.available)
 

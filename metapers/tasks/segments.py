@@ -37,6 +37,7 @@ def family(
     p_full_support: float = 0.5,
     p_from_first: float = 0.0,
     length_power: float = 0.0,
+    filled: Callable[[], Segments] | None = None,
 ) -> TaskFamily:
     """Tasks cut from segments: a window of consecutive examples to adapt on, later ones to evaluate on.
 
@@ -47,7 +48,8 @@ def family(
     a <= ``query``, else ``query`` distinct ones, o + s + floor((j a + r) / query) for j = 0, 1, ... with one r uniform
     in 0..a-1 (systematic sampling: every later row is as likely as any other, and they keep their order).
     Shapes are [n, support, ...] and [n, query, ...]; padding is zero. A task depends on (key, step, its place
-    in the batch), not on n.
+    in the batch), not on n. ``filled`` makes the segments with their examples when they are first asked for, where
+    ``segments`` has none.
 
     Raises:
       ValueError: for sizes below 1, probabilities outside 0..1, ``length_power`` below 0 or so large that a weight
@@ -64,7 +66,8 @@ def family(
     def arrays() -> Tree:  # on the device once, when first asked for; the same buffers ever after
         weight = np.float64(segments.length) ** length_power
         reached = np.concatenate([[0.0], np.cumsum(weight / weight.mean())])  # of order 1 a segment, for float32
-        return jax.device_put(segments._asdict() | {"reached": reached.astype(jnp.zeros(()).dtype)})
+        whole = segments if filled is None else filled()
+        return jax.device_put(whole._asdict() | {"reached": reached.astype(jnp.zeros(()).dtype)})
 
     def data(window: tuple[int, int], step: int, num: int) -> Tree:
         first, last = window

@@ -109,12 +109,20 @@ def linear_gaussian(
     time = np.tile(np.arange(examples), len(user))
     period, user = np.repeat(period, examples), np.repeat(user, examples)
     base = rng.standard_normal((len(user), dim))
-    inputs = encode(base, weights[period], overlap)
-    width = inputs.shape[1]
+    width = dim * (1 + weights.shape[1])
     noisier = rng.random(len(user)) < label_noise
-    targets = np.sum((weights[period] @ world.regimes + world.tastes[user]) * base, axis=1)
+    wanted = weights[period] @ world.regimes
+    wanted += world.tastes[user]
+    wanted *= base
+    targets = np.sum(wanted, axis=1)
+    del wanted
     targets += deviation(noisier) * rng.standard_normal(len(user))
-    inputs = np.concatenate([inputs, noisier[:, None]], axis=1) if label_noise else inputs
+
+    def rows(places: np.ndarray) -> np.ndarray:
+        found = encode(base[places], weights[period[places]], overlap)
+        return np.concatenate([found, noisier[places, None]], axis=1) if label_noise else found
+
+    inputs = ragged.Computed((len(user), width + bool(label_noise)), np.dtype(np.float64), rows)
     names = tuple(f"synthetic-{row}" for row in range(users))
     return ragged.stream(
         ragged.Examples(names, user, period, time, inputs, targets),
