@@ -99,7 +99,8 @@ def share_programs(patched: pytest.MonkeyPatch) -> None:
     def scorer_of(components: spec.Components, **grid: Any) -> scorer.Scorer:
         own = {name: given for name, given in grid.items() if given}  # evaluation passes empty ones for the config's
         made = once(components, repr(own), lambda: make_scorer(components, **grid))
-        return made._replace(components=components)
+        same = components._replace(model=made.components.model)  # what is compiled for a model is kept by its functions
+        return made._replace(components=same)
 
     patched.setattr(programs, "program", program)
     patched.setattr(scorer, "scorer", scorer_of)

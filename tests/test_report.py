@@ -25,6 +25,7 @@ pytestmark = pytest.mark.xdist_group("report")
 SHOTS, STEPS, USERS, SEEDS = (1, 4, 16), (0, 1, 5), 30, 2
 ARMS = ("frozen", "fine_tune", "cumulative", "continual")
 BASELINES = tuple(name for name in registry("baseline") if plugin_of("baseline", name) is None)
+OTHERS = {"fine_tune": {}, "er": {"penalties": ()}, "zebra": {"memory": "none"}}
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 OFFSETS = {
     "frozen": 0.3,
@@ -237,13 +238,11 @@ def test_page_holds_the_numbers_of_the_summary(report):
 @pytest.mark.parametrize(
     "options, missing",
     [
-        ({"oracle": False, "arms": ("fine_tune", "continual"), "periods": 2}, {"regret"}),
         ({"periods": 1}, {"forgetting", "bank"}),
-        ({"arms": ("fine_tune",), "periods": 2}, set()),
         ({"arms": ("fine_tune",), "periods": 2, "folds": (0, 1)}, set()),
-        ({"arms": {"fine_tune": {}, "er": {"penalties": ()}, "zebra": {"memory": "none"}}, "periods": 2}, set()),
+        ({"arms": OTHERS, "periods": 2, "oracle": False}, {"regret"}),
     ],
-    ids=["no oracle", "one period", "one arm", "one arm, two folds", "arms of other names"],
+    ids=["one period", "one arm, two folds", "arms of other names, no oracle"],
 )
 def test_page_without_a_part_and_of_several_folds(tmp_path, options, missing):
     text = check_page(made(tmp_path, **options).html)

@@ -92,11 +92,14 @@ class View:
         self.test = rows.filter(pc.field("split") == "test")
         self.validation = rows.filter(pc.field("split") == "validation")
         self.metric, self.shots, self.steps, self.periods, self.draws = metric, shots, steps, periods, draws
-        self.names = set(self.test["arm"].to_pylist())
+        each = self.test.select(["arm", "version"]).group_by(["arm", "version"]).aggregate([])
+        self.versions = {name: set[int]() for name in each["arm"].to_pylist()}
+        for arm, version in zip(each["arm"].to_pylist(), each["version"].to_pylist(), strict=True):
+            self.versions[arm].add(version)
 
     def has(self, name: str) -> bool:
         """Whether an arm or baseline has test records."""
-        return name in self.names
+        return name in self.versions
 
     def life(self, name: str, steps: int) -> np.ndarray:
         """[seeds, users]: the last version's score on whole lives, users in the order of their hash."""
@@ -123,8 +126,7 @@ class View:
 
     def complete(self, name: str) -> bool:
         """Whether an arm left a version after every period."""
-        found = self.test.filter(pc.field("arm") == name)["version"].to_pylist()
-        return set(range(self.periods)) <= set(found)
+        return set(range(self.periods)) <= self.versions.get(name, set())
 
     def scored(self, name: str, steps: int) -> scores.Scored:
         """Signed scores of every version on every period; an arm with one version has it in all rows."""

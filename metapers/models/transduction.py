@@ -1,5 +1,7 @@
 """Does a model's answer for one row depend on the others? Asked of the model itself, so that a report can say."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,20 +30,23 @@ def is_transductive(model: Model, params: Params, inputs: Tree, targets: Tree | 
         raise ValueError(f"inputs must have >= 2 rows, got {rows}")
     first = jax.tree.map(np.asarray, params)
 
-    @jax.jit  # one program, and its numbers are drawn outside: this compiles in a tenth of the time
-    def of_first_row(near: Params, first: Params, inputs: Tree, targets: Tree | None) -> Tree:
-        every = jnp.ones(rows, bool)
-        if targets is not None:
-            near = _written(model, near, first, Batch(inputs, targets, every))
-        both = jax.tree.map(lambda x: jnp.stack([x, jnp.broadcast_to(x[:1], x.shape)]), inputs)
-        return jax.lax.map(lambda one: jax.tree.map(lambda y: y[0], model.apply(near, one, every, None)), both)
-
     def apart(y: np.ndarray) -> bool:
         gap, size = np.max(np.abs(y[0] - y[1])), np.max(np.abs(y[0]))
         return bool(gap > 1e-4 * (1 + size))
 
-    outputs = of_first_row(_near(first), first, inputs, targets)
+    outputs = _of_first_row(model, _near(first), first, inputs, targets)
     return any(apart(np.asarray(y)) for y in jax.tree.leaves(outputs))
+
+
+@partial(
+    jax.jit, static_argnums=0
+)  # one program, and its numbers are drawn outside: it compiles in a tenth of the time
+def _of_first_row(model: Model, near: Params, first: Params, inputs: Tree, targets: Tree | None) -> Tree:
+    every = jnp.ones(len(jax.tree.leaves(inputs)[0]), bool)
+    if targets is not None:
+        near = _written(model, near, first, Batch(inputs, targets, every))
+    both = jax.tree.map(lambda x: jnp.stack([x, jnp.broadcast_to(x[:1], x.shape)]), inputs)
+    return jax.lax.map(lambda one: jax.tree.map(lambda y: y[0], model.apply(near, one, every, None)), both)
 
 
 def _near(params: Params) -> Params:

@@ -6,7 +6,7 @@ parameters and tasks are arguments, so versions, arms, periods and folds of one 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -154,7 +154,7 @@ def predicted(
     check("rows", (rows,), 1)
     if max(shots) > horizon:
         raise ValueError(f"shots must be <= horizon = {horizon}, got {max(shots)}")
-    block = jax.jit(jax.vmap(partial(_scores, objective, halves=halves)))
+    block = _compiled(objective, halves)
 
     def run(predict: Callable[[Cohort, int, int], Tree], cohort: Cohort) -> Curves:
         starts, n_query = held_out.cut(cohort, horizon)
@@ -171,6 +171,11 @@ def predicted(
         return _curves(whole, n_support, n_query, shots, (0,))
 
     return run
+
+
+@cache  # an evaluation needs it for the choice of strengths and for the records
+def _compiled(objective: Objective, halves: str | None) -> Callable[..., dict[str, Array]]:
+    return jax.jit(jax.vmap(partial(_scores, objective, halves=halves)))
 
 
 def _scores(objective: Objective, outputs: Tree, targets: Tree, mask: Array, halves: str | None) -> dict[str, Array]:

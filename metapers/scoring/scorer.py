@@ -1,6 +1,7 @@
 """Versions and baselines held against held-out users: what training and judging have in common."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from metapers import held_out, keys, models
-from metapers.base import Array, Cohort, InnerLoop, Params, Stream, Tree
+from metapers.base import Array, Cohort, InnerLoop, Key, Params, Stream, Tree
 from metapers.journal import counted
 from metapers.options import NONE, ConfigError
 from metapers.placement import host, users_mesh
@@ -71,7 +72,7 @@ class Scorer(NamedTuple):
     def initial(self) -> Params:
         """The initialisation that every arm of the run began from: random, or where ``start_from`` ended."""
         model, warm_start = self.components.model, self.components.warm_start
-        first = host(jax.jit(jax.vmap(lambda key: model.init(keys.named(key, "init"))))(roots(self.components)))
+        first = host(_initialised(model.init, roots(self.components)))
         return first if warm_start is None else warm_start.begin(first)[0]
 
     def adapted(self, params: Params, name: str, cohort: Cohort) -> Tree:
@@ -154,6 +155,11 @@ class Scorer(NamedTuple):
             f"validation/{chosen.metric}": float(row[found.steps.index(chosen.headline_steps)]),
             f"validation/{chosen.metric}_start": float(row[found.steps.index(0)]),
         }
+
+
+@partial(jax.jit, static_argnums=0)  # compiled once for a model, however often an evaluation needs it
+def _initialised(init: Callable[[Key], Params], roots: Array) -> Params:
+    return jax.vmap(lambda key: init(keys.named(key, "init")))(roots)
 
 
 def scorer(components: Components, *, shots: tuple[int, ...] = (), steps: tuple[int, ...] = ()) -> Scorer:

@@ -1,6 +1,7 @@
 """Whether a model computes a user's head from the support, and what its outputs mean."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from metapers.base import Objective
@@ -44,4 +45,9 @@ def objective(config: Config) -> Objective:
 
 def source_objective(config: Config) -> Objective:
     """What the targets of the source mean, for outputs of the same kind: those of baselines."""
-    return registry("objective")[source_facts(config.data).objective].factory()
+    return _made(registry("objective")[source_facts(config.data).objective].factory)
+
+
+@cache  # programs are kept by the objective that they score
+def _made(factory: Callable[[], Objective]) -> Objective:
+    return factory()
