@@ -1,12 +1,12 @@
-"""The grammar of the house: every shape that a method fills, on one page.
+"""Every shape that a method fills, on one page.
 
 A method is a lower-case factory that returns one of these NamedTuples of pure functions. In every one of
 them ``state`` comes first in and first out, ``key`` comes last, and what is optional is keyword-only. A step
 returns ``(state, scores, info)``: ``state`` is carried and saved; ``scores`` are arrays by task that a memory may read;
 ``info`` is for people and for the loop's alarms, and is never read back.
 
-Words: a *stream* is a sequence of *periods* (periods of time); a period holds *users*; a user's data in a period
-is a *task* with a *support* set to adapt on and a *query* set to be judged on. Parameters are *shared* (moved by
+Terms: a *stream* is a sequence of *periods* (periods of time); a period holds *users*; a user's data in a period
+is a *task* with a *support* set to adapt on and a *query* set to evaluate on. Parameters are *shared* (moved by
 the learner only), *personal* (moved by a user's own adaptation) or *inner* (what the inner loop has learned).
 """
 
