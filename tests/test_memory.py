@@ -165,9 +165,10 @@ def test_masked_items_change_nothing_wherever_they_stand(before):
 def test_sample_draws_filled_slots_without_replacement_and_uniformly():
     runs, (memory, empty) = 4000, compiled(8)
     state = memory.forget(put(memory, empty, [1, 2, 3, 4, 5, 6]), 2)  # a hole in the middle, two at the end
-    sample = lambda i: memory.sample(state, 3, keys.named(KEY, "sample", i))[::2]
-    items, mask = jax.jit(jax.vmap(sample))(np.arange(runs))
+    sample = lambda i: memory.sample(state, 3, keys.named(KEY, "sample", i))
+    items, slots, mask = jax.jit(jax.vmap(sample))(np.arange(runs))
     ids = np.asarray(items["id"])
+    np.testing.assert_array_equal(np.asarray(state.items["id"])[np.asarray(slots)], ids)
     assert np.all(mask) and ids.shape == (runs, 3) and items["x"].shape == (runs, 3, 2)
     assert all(len(set(row)) == 3 for row in ids.tolist())
     np.testing.assert_array_equal(np.asarray(items["x"])[..., 0], ids + 0.25)
@@ -189,7 +190,8 @@ def test_sample_from_fewer_masks_the_surplus(n):
 
 def test_sample_from_nothing_is_all_masked():
     memory, empty = compiled(4)
-    items, _, mask = memory.sample(empty, 6, KEY)
+    items, slots, mask = memory.sample(empty, 6, KEY)
+    assert slots.tolist() == [-1] * 6
     assert not np.any(mask) and not np.any(items["x"])
 
 
