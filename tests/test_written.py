@@ -100,7 +100,7 @@ def test_a_mesh_of_users_gives_the_gradient_of_one_device():
     loss_fn, loop = base.example_loss(model, objective), inner.written(model.write, 2)
     make = lambda how: learners.maml(loss_fn, loop, optax.sgd(1.0), aggregator=how)
     plain, sharded = make(aggregate.mean()), make(aggregate.sharded(aggregate.mean(), mesh))
-    update = lambda one: jax.jit(lambda: one.update(one.init(start, tasks_), tasks_, mask, KEY)[0])()
+    update = lambda one: jax.jit(lambda: world.on_batch(one)(one.init(start, tasks_), tasks_, mask, KEY)[0])()
     after = [update(one) for one in (plain, sharded)]
     assert world.distance(plain.params(after[0]), sharded.params(after[1])) < 1e-12
     assert world.distance(plain.params(after[0]).shared, start.shared) > 1e-2

@@ -48,7 +48,7 @@ def test_shapes_masks_order_forgetting_and_a_resumed_run(name):
     one, end = short_run.of(name), short_run.after_two_periods(name)
     check_shapes(one, one.start(), end)
     check_masks(one, end)
-    check_order(one, end, name in table.ORDERED)
+    check_order(one, end, name in table.ORDERED, "insertion step" in name)
     gap = world.distance(one.forget(end, jnp.int32(4321)), end)
     assert gap == 0.0, "forgetting: a user who never came leaves the state as it is"
     check_resumed(one, end)
@@ -78,13 +78,15 @@ def check_masks(one, clean):
     assert gap < 1e-12, "masks: what is masked changes neither an update nor what it reports"
 
 
-def check_order(one, state, ordered):
+def check_order(one, state, ordered, filled):
     tasks, mask = world.tasks(54)
     after, info = one.update(state, tasks, mask, KEY)
     again, said = one.update(state, *jax.tree.map(lambda x: x[ORDER], (tasks, mask)), KEY)
     if ordered:
         assert world.distance(after, again) > 1e-6, "order: users that come one after the other come in an order"
         return
+    if filled:  # what a memory takes in depends on the order, what a step learns does not
+        after, again = one.learner.params(after), one.learner.params(again)
     assert world.distance(after, again) < 1e-12, "order: another order of users changes rounding alone"
     losses, others = info["losses"][: world.USERS][ORDER], said["losses"][: world.USERS]
     np.testing.assert_allclose(losses, others, atol=1e-12, err_msg="order: losses follow their users")
