@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from metapers import spec, store, trees
 from metapers.members import registry
+from metapers.report import page
 from metapers.run import programs
 from metapers.scoring import records, scorer
 from metapers.spec.tree import binding
@@ -104,6 +105,11 @@ def share_programs(patched: pytest.MonkeyPatch) -> None:
 
     patched.setattr(programs, "program", program)
     patched.setattr(scorer, "scorer", scorer_of)
+
+
+def without_pictures(patched: pytest.MonkeyPatch) -> None:
+    """Leaves the pictures out of reports, for tests of their words alone: they are most of the time of a report."""
+    patched.setattr(page, "_drawn", lambda *given: {})
 
 
 def overrides(source: str, **changes: Any) -> list[str]:

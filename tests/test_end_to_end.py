@@ -26,9 +26,9 @@ from tests import runs, test_wisdm, test_writers
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
 FEWER = {"movielens": ("continual",)}  # `small_run` of conftest.py trains all arms
-ALONE = ("ratings", "shakespeare", "sinusoid", "wisdm")
+ALONE = ("ratings", "shakespeare", "sinusoid", "writers")
 """Configs that train without the joint baseline here: a third of the programs. The others train it, with their models
-of numbers and of classes."""
+of numbers (movielens) and of classes (wisdm)."""
 INTERVAL = {"mean", "low", "high"}
 PERIODS = ("both", "first", "second", "first", "both", "second", "first", "second")
 

@@ -274,7 +274,10 @@ def test_progress_counts_every_version_and_every_rate_that_is_tried_and_ends_whe
     assert len(tried) == len(tuning_grid(config)) and all(note.startswith("joint_model, tuned at") for note in tried)
 
 
-def test_a_choice_at_the_edge_of_what_was_tried_is_in_the_summary_the_report_and_the_terminal(small_run, copy):
+def test_a_choice_at_the_edge_of_what_was_tried_is_in_the_summary_the_report_and_the_terminal(
+    small_run, copy, monkeypatch
+):
+    runs.without_pictures(monkeypatch)
     scorer = scoring.scorer(setup.components(load.opened(copy)))
     table, said = records.read_file(copy / "records" / "test.parquet"), []
     chosen = {

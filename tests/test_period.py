@@ -25,6 +25,8 @@ FAMILY = STREAM.family
 ROOTS = jnp.stack([keys.root(seed) for seed in range(SEEDS)])
 SOUND = jnp.stack([keys.root(seed) for seed in (2, 3)])  # seeds whose losses stay numbers in ``failing``
 LOOP = inner.gradient(table.LOSS, 1, inner.per_parameter(0.05))
+SMALLER = inner.gradient(table.LOSS, 1, inner.per_parameter(0.05), first_order=True)
+"""For programs whose derivatives do not matter: less to compile."""
 starts = jax.jit(jax.vmap(table.MODEL.init))
 
 
@@ -38,7 +40,7 @@ def made(learner: Learner, mesh=None, chunk=CHUNK):
 
 def failing(after: int) -> Learner:
     """MAML whose losses become NaN once it has taken ``after`` steps, for the second seed of ``ROOTS`` alone."""
-    learner = table.learners.maml(table.LOSS, LOOP, optax.sgd(0.02), aggregator=table.aggregate.mean())
+    learner = table.learners.maml(table.LOSS, SMALLER, optax.sgd(0.02), aggregator=table.aggregate.mean())
 
     second = starts(ROOTS).shared["map"][1, 0, 0]
 
@@ -63,8 +65,8 @@ def maml(chunk=CHUNK):
 
 def whole_learner():
     """MAML with a memory and a penalty that draws random numbers and has a state."""
-    penalty = table.penalties.ewc(table.OBJECTIVE, table.MODEL.apply, LOOP, 5.0, decay=0.5, draws=2, exact=False)
-    return table.replayed(table.memory.reservoir(6), table.maml(LOOP, penalty=penalty))
+    penalty = table.penalties.ewc(table.OBJECTIVE, table.MODEL.apply, SMALLER, 5.0, decay=0.5, draws=2, exact=False)
+    return table.replayed(table.memory.reservoir(6), table.maml(SMALLER, penalty=penalty))
 
 
 @functools.cache

@@ -113,7 +113,7 @@ def test_runs_that_differ_in_a_carried_value_are_the_same_program():
 
 
 def learned(**changes):
-    config = quick(inner__rates="log_meta_sgd", outer_steps=4, **changes)
+    config = quick(inner__rates="log_meta_sgd", inner__first_order=True, outer_steps=4, **changes)
     return jax.tree.map(np.asarray, search.learned(setup.components(config), [config], "continual"))
 
 

@@ -117,7 +117,10 @@ def test_a_sentence_for_each_period_whose_rows_are_worse():
 
 
 @pytest.mark.parametrize("worse", [0.7, -0.7])
-def test_worse_rows_are_in_the_terminal_and_in_the_report_and_better_ones_are_not(worse, small_run, tmp_path):
+def test_worse_rows_are_in_the_terminal_and_in_the_report_and_better_ones_are_not(
+    worse, small_run, tmp_path, monkeypatch
+):
+    runs.without_pictures(monkeypatch)
     folder = tmp_path / "run"
     shutil.copytree(small_run, folder)
     table = records.read_file(folder / "records" / "test.parquet")
