@@ -35,7 +35,10 @@ def batches(name, window=WINDOW, glances=1):
     made = build("sampler", {"name": name}, context)
     made = samplers.glances(made, glances)
     data = made.data(window)
-    draw = lambda i: made.sample(data, i, i, keys.named(KEY, "order"), keys.named(KEY, "step", i))
+    step = lambda i: keys.named(
+        KEY, "step", i - i % made.repeats
+    )  # a batch that is repeated has one key, as in training
+    draw = lambda i: made.sample(data, i, i, keys.named(KEY, "order"), step(i))
     drawn, mask = jax.jit(jax.vmap(draw))(jnp.arange(12, dtype=jnp.int32))
     return np.asarray(drawn.user), np.asarray(mask), drawn, made
 
@@ -93,6 +96,8 @@ def test_glances_repeat_a_batch_and_number_it():
     plain = batches("with_replacement")[0]
     assert made.repeats == 3 and np.asarray(drawn.notes["glance"])[:, 0].tolist() == [0, 1, 2] * 4
     assert users.shape == plain.shape
+    by_batch = users.reshape(4, 3, USERS)
+    assert (by_batch == by_batch[:, :1]).all() and len({tuple(batch) for batch in by_batch[:, 0].tolist()}) == 4
     once = batches("single_pass")[3]
     assert samplers.glances(once, 3).passes(WINDOW) == 3 * once.passes(WINDOW)
 
