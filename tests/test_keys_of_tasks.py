@@ -103,6 +103,18 @@ def test_no_two_tasks_of_an_arm_share_a_key(arm):
     assert len(set(told.tolist())) == told.size
 
 
+def test_a_batch_that_is_repeated_has_the_same_tasks_and_other_keys():
+    sampler = samplers.glances(samplers.with_replacement(family(), USERS), 2)
+    compiled = loop.program(recorded(ARMS["plain"]()), sampler, chunk=CHUNK)
+    data = compiled.data((0, 0))
+    state = compiled.init(Params({}, {"w": jnp.zeros(SEEDS)}, {}), data)
+    *_, last = loop.run(compiled, state, ROOTS, lambda _: data, period=0, start=0, stop=2)
+    first, second = (np.asarray(last.state["fresh"])[:, step] for step in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    losses = np.asarray(last.state["losses"])[:, :2, :USERS]
+    assert len(set(losses.ravel().tolist())) == losses.size
+
+
 def test_arms_draw_the_same_tasks_at_the_same_step():
     _, fresh, _ = lived("plain")
     for arm in ARMS:
