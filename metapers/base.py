@@ -198,7 +198,7 @@ class Update(NamedTuple):
     combine: Callable[[Tree, Mapping[tuple[str, str], Params], Params, Key], tuple[Tree, Params, dict]]
     """(state, gradients by (source, point), params, key) -> (state, direction, info)."""
     apart: bool = False
-    """Whether it needs the gradient of each source. If not, all sources are one batch, whose source is ``all``."""
+    """Whether it needs the gradient of each source. If not, all sources are one batch, with the name ``all``."""
 
 
 class Memory(NamedTuple):

@@ -118,35 +118,41 @@ def test_every_arm_counts_its_steps_from_its_beginning(tmp_path, monkeypatch, co
     assert ended == [config.outer_steps, 2 * config.outer_steps] and len(arms) == 2  # the joint model keeps nothing
 
 
-def test_an_arm_consolidates_inside_a_period_where_its_boundary_lies_and_resumes_there(
-    tmp_path, monkeypatch, compiled_once
-):
+def test_an_arm_consolidates_where_its_boundary_lies_and_resumes_there(tmp_path, monkeypatch):
     """A boundary that is asked after each chunk, and fires at every second time and where a period ends."""
     ended, fed, build = [], [], programs.program
 
     def ask(state, losses, mask, ends):
         count = state["count"] + 1
-        fed.append((losses.shape, bool(mask.any()), ends))
-        return {"count": count}, bool(ends or count % 2 == 0)
+        fed.append((losses.shape, bool(mask.all()), float(losses.mean()), ends))
+        return {"count": count, "sum": state["sum"] + losses.sum()}, bool(ends or count % 2 == 0)
 
-    boundary = Boundary(lambda: {"count": np.int32(0)}, ask, watches=False)
+    boundary = Boundary(lambda: {"count": np.int32(0), "sum": np.float64(0)}, ask, watches=True)
 
     def program(run, name):
         built = build(run, name)
-        consolidate = lambda *given: ended.append((name, int(given[-1]))) or built.compiled.consolidate(*given)
-        return built._replace(compiled=built.compiled._replace(consolidate=consolidate), boundary=boundary)
+        consolidate = lambda *given: ended.append(int(given[-1])) or built.compiled.consolidate(*given)
+        return built._replace(compiled=built.compiled._replace(consolidate=consolidate))
 
+    monkeypatch.setattr(programs.building, "boundary", lambda config: boundary)
     monkeypatch.setattr(programs, "program", program)
-    train(quick(), tmp_path / "whole")
-    # chunks end at 3, 6 and 7; the count goes on over the end of a period
-    assert [step for name, step in ended if name == "continual"] == [6, 7, 7 + 3, 7 + 7]
-    assert [ends for _, _, ends in fed[:6]] == [False, False, True] * 2 and fed[0][:2] == ((0, 0), False)
-    with monkeypatch.context() as patched:
-        patched.setattr(training, "interruptions", lambda: Signalled(2))
-        with pytest.raises(resume.Interrupted, match="saved at period 0, step 6"):
-            train(quick(), tmp_path / "cut")
-    train(quick(), tmp_path / "cut")
-    assert runs.same_bits(runs.numbers(tmp_path / "cut"), runs.numbers(tmp_path / "whole")) == []
+    config = quick(learner="joint", log_every=7)
+    train(config, tmp_path / "whole")
+    assert ended == [6, 7, 7 + 3, 7 + 7]  # chunks end at 3, 6 and 7; the count goes on over the end of a period
+    assert [(shape, whole, ends) for shape, whole, _, ends in fed] == [
+        ((3, 4), True, False),
+        ((3, 4), True, False),
+        ((1, 4), True, True),
+    ] * 2
+    (logged,) = [row["loss"] for row in runs.journal(tmp_path / "whole") if row.get("period") == 0 and "loss" in row]
+    assert fed[2][2] == pytest.approx(logged)  # the losses of the last chunk, which the journal has as a mean
+    for after, place in ((2, "step 6"), (3, "step 7")):
+        with monkeypatch.context() as patched:
+            patched.setattr(training, "interruptions", lambda after=after: Signalled(after))
+            with pytest.raises(resume.Interrupted, match=f"saved at period 0, {place}"):
+                train(config, tmp_path / place)
+        train(config, tmp_path / place)
+        assert runs.same_bits(runs.numbers(tmp_path / place), runs.numbers(tmp_path / "whole")) == []
 
 
 def test_a_resume_goes_on_from_the_newest_undamaged_checkpoint(whole, tmp_path, monkeypatch, capsys, compiled_once):

@@ -4,7 +4,7 @@ from metapers.base import Aggregator, Key, Params, Tree
 
 
 def expecting(aggregator: Aggregator, users: int) -> Aggregator:
-    """``aggregator`` whose ``finish`` is told that ``users`` tasks were expected, whatever the places of the batch.
+    """``aggregator`` with ``users`` as the expected number of tasks in ``finish``, whatever the size of the batch.
 
     Args:
       aggregator: any.

@@ -29,7 +29,8 @@ from metapers.learners import sources as of
 from metapers.options import Option
 
 UserLoss = Callable[[Params, Task, Array, Key], tuple[Array, Array, Params]]
-"""(params, task, step, key) -> (surrogate, loss, adapted): what is differentiated, what is told, the user's parameters;
+"""(params, task, step, key) -> (surrogate, loss, adapted): what is differentiated, what is logged, the user's
+parameters;
 ``step``: outer steps taken so far."""
 
 
@@ -115,17 +116,17 @@ def descent(
 
     def update(state: DescentState, sources: Sources, key: Key) -> tuple[DescentState, Scores, dict]:
         before = state.params
-        state, grads, info, told = _directed(rule, gradient, state, sources, key)
+        state, grads, info, by_task = _directed(rule, gradient, state, sources, key)
         mask = jnp.concatenate([mask for _, mask in sources.values()])
-        plain, cost = grads, jnp.zeros_like(told["loss"], shape=())
+        plain, cost = grads, jnp.zeros_like(by_task["loss"], shape=())
         if penalty:
             cost, extra = jax.value_and_grad(penalty.value, argnums=1)(state.penalty, before)
-            cost, grads = cost + base.masked_mean(told["penalty"], mask), trees.add(grads, extra)
+            cost, grads = cost + base.masked_mean(by_task["penalty"], mask), trees.add(grads, extra)
         after, opt_state = _moved(optimizer, state, grads)
         watched = penalty.observe(state.penalty, before, after, plain) if penalty else {}
         state = state._replace(params=after, opt_state=opt_state, penalty=watched, step=state.step + 1)
-        losses = of.split(base.hide(told["loss"], mask), sources)
-        return state, of.scores(losses), {**info, "penalty": cost, "grad_norm": optax.tree.norm(grads)}
+        scores = of.scores(base.hide(by_task["loss"], mask), sources)
+        return state, scores, {**info, "penalty": cost, "grad_norm": optax.tree.norm(grads)}
 
     gradient = partial(_gradient, phases, task_loss, aggregator)
 
@@ -157,9 +158,9 @@ def _gradient(
         return aggregator.total(state.aggregator, loss, point, tasks, mask, keys.named(key, "users"))
 
     now = sum((_of_all_seeds(state.step) >= phase.start).astype(jnp.int32) for phase in phases[1:])
-    sums, (_, told) = jax.lax.switch(now, [partial(total, phase) for phase in phases], state, tasks, mask, key)
+    sums, (_, by_task) = jax.lax.switch(now, [partial(total, phase) for phase in phases], state, tasks, mask, key)
     finish = keys.named(key, "finish")
-    return *aggregator.finish(state.aggregator, sums, finish, expected=mask.shape[0]), told
+    return *aggregator.finish(state.aggregator, sums, finish, expected=mask.shape[0]), by_task
 
 
 def _directed(
@@ -168,18 +169,18 @@ def _directed(
     """(state with what aggregator and rule carry, direction, info, {"loss": [n], "penalty": [n]}) of all sources."""
     tasks, mask = of.joined(sources)
     if rule is None:
-        kept, grads, info, told = gradient(state, state.params, tasks, mask, key)
-        return state._replace(aggregator=kept), grads, info, told
+        kept, grads, info, by_task = gradient(state, state.params, tasks, mask, key)
+        return state._replace(aggregator=kept), grads, info, by_task
     parts = of.apart(tasks, mask, sources) if rule.apart else {"all": (tasks, mask)}
     grads, first, info = {}, {}, {}
     for point, params in rule.points(state.update, state.params).items():
         for name, part in parts.items():
-            kept, grads[name, point], more, told = gradient(state, params, *part, key)
+            kept, grads[name, point], more, by_task = gradient(state, params, *part, key)
             state, info = state._replace(aggregator=kept), more | info
-            first.setdefault(name, told)
-    told = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *first.values())
+            first.setdefault(name, by_task)
+    by_task = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *first.values())
     kept, direction, more = rule.combine(state.update, grads, state.params, keys.named(key, "update"))
-    return state._replace(update=kept), direction, {**info, **more}, told
+    return state._replace(update=kept), direction, {**info, **more}, by_task
 
 
 @jax.custom_batching.custom_vmap
@@ -200,7 +201,7 @@ def _fresh(params: Params) -> Params:
 
 
 def _moved(optimizer: optax.GradientTransformation, state: DescentState, grads: Params) -> tuple[Params, Tree]:
-    told = optax.with_extra_args_support(optimizer)
+    with_step = optax.with_extra_args_support(optimizer)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of an int32 count
-        updates, opt_state = told.update(grads, state.opt_state, state.params, step=state.step)
+        updates, opt_state = with_step.update(grads, state.opt_state, state.params, step=state.step)
     return cast(Params, optax.apply_updates(state.params, updates)), opt_state

@@ -44,10 +44,10 @@ def serial(learner: Learner) -> Learner:
         state, (losses, info) = jax.lax.scan(one, state, (tasks, mask, jnp.arange(mask.shape[0])))
         count = jnp.maximum(jnp.sum(mask, dtype=jnp.int32), 1)
 
-        def told(leaf: Array) -> Array:
+        def mean(leaf: Array) -> Array:
             return jnp.sum(hide(leaf, mask), 0) / count.astype(leaf.dtype)
 
-        scores = of.scores(of.split(losses, sources))
-        return state._replace(step=state.step + 1), scores, {name: told(leaf) for name, leaf in info.items()}
+        info = {name: mean(leaf) for name, leaf in info.items()}
+        return state._replace(step=state.step + 1), of.scores(losses, sources), info
 
     return learner._replace(update=update)

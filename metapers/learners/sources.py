@@ -1,12 +1,10 @@
 """Tasks of several sources as one batch, and what was computed for them back by source."""
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 
 from metapers import keys
-from metapers.base import Array, Sources, Task
+from metapers.base import Array, Scores, Sources, Task
 
 
 def joined(sources: Sources) -> tuple[Task, Array]:
@@ -41,6 +39,6 @@ def apart(tasks: Task, mask: Array, sources: Sources) -> dict[str, tuple[Task, A
     return {name: jax.tree.map(lambda leaf, at=at: leaf[at], (tasks, mask)) for name, at in rows.items()}
 
 
-def scores(sources: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
-    """``Scores`` of the losses [n] of each source."""
-    return {name: {"losses": losses} for name, losses in sources.items()}
+def scores(losses: Array, sources: Sources) -> Scores:
+    """The losses [n] of the tasks of ``joined`` as scores by source."""
+    return {name: {"losses": part} for name, part in split(losses, sources).items()}

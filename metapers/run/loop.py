@@ -32,7 +32,7 @@ class Program(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What the caller is told after each chunk: the state after ``step`` outer steps of the period."""
+    """What the caller gets after each chunk: the state after ``step`` outer steps of the period."""
 
     step: int
     state: Tree
@@ -91,10 +91,10 @@ def program(
             update_key = keys.named(keys.named(key, "step", now), "update")
             after, scores, info = learner.update(state, {"fresh": (tasks, mask)}, update_key)
             live = now < last
-            told = _told(scores, info, learner.params(after), mask, live)
+            infos = _scalars(scores, info, learner.params(after), mask, live)
             if watched:
-                told |= {"task_losses": scores["fresh"]["losses"], "task_mask": mask & live}
-            return trees.select(live, after, state), told
+                infos |= {"task_losses": scores["fresh"]["losses"], "task_mask": mask & live}
+            return trees.select(live, after, state), infos
 
         return jax.lax.scan(body, state, jnp.arange(chunk, dtype=jnp.int32))
 
@@ -146,8 +146,8 @@ def run(
         with jax.transfer_guard("disallow"):
             after, infos = compiled.chunk(state, seed_keys, fed, *numbers)
         done = min(compiled.length, stop - step)
-        told = {name: np.asarray(value)[:, :done] for name, value in infos.items()}
-        bad = np.argwhere(~told.pop("finite"))
+        infos = {name: np.asarray(value)[:, :done] for name, value in infos.items()}
+        bad = np.argwhere(~infos.pop("finite"))
         if bad.size:
             seed, offset = bad[np.argmin(bad[:, 1])]
             raise Diverged(
@@ -157,10 +157,10 @@ def run(
                 state,
             )
         state = after
-        yield Progress(step + done, state, told)
+        yield Progress(step + done, state, infos)
 
 
-def _told(scores: Scores, info: dict, params: Params, mask: Array, live: Array) -> dict[str, Array]:
+def _scalars(scores: Scores, info: dict, params: Params, mask: Array, live: Array) -> dict[str, Array]:
     """Scalars of a step for people: the mean loss over the fresh users, whether all is finite, what is scalar."""
     fresh = scores["fresh"]["losses"]
     watched = [one["losses"] for one in scores.values()] + jax.tree.leaves(params)

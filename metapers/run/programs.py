@@ -50,7 +50,7 @@ class Run(NamedTuple):
 
 
 def program(run: Run, name: str) -> Built:
-    """The learner of an arm and its compiled steps. Arms of one structure share them, but for what begins the state."""
+    """The learner, compiled steps and boundary of an arm. Arms of one structure share the compiled steps."""
     arm, arms = run.components.arms[name], run.components.arms
     if name not in run.programs:
         alike = [other for other in run.programs if arms[other].structure == arm.structure]
@@ -76,7 +76,11 @@ def _built(run: Run, name: str, like: str | None = None) -> Built:
 
 
 def check_memory(run: Run, name: str) -> None:
-    """Refuses with a ValueError an arm whose state the machine cannot hold: before any is trained."""
+    """Refuses an arm whose state the machine cannot hold, before any arm is trained.
+
+    Raises:
+      ConfigError: naming the size of the state and the memory of the machine.
+    """
     arm, compiled = run.components.arms[name], program(run, name).compiled
     state = jax.eval_shape(compiled.init, run.init, compiled.data(arm.window(0)))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

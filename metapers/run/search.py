@@ -226,7 +226,10 @@ def learned(
                 raise Interrupted(f"stopped by signal {asked()}: what ended is in {SWEEP}", asked())
         if arm.remembers:
             state = compiled.consolidate(
-                state, roots, data, placement.place(np.int32(arm.steps_before(now + 1)), mesh, by_seed=False)
+                state,
+                roots,
+                compiled.data((now, now)),
+                placement.place(np.int32(arm.steps_before(now + 1)), mesh, by_seed=False),
             )
     return learner.params(state)
 

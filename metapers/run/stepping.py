@@ -43,7 +43,8 @@ def checkpoints_of(run: Run, name: str) -> Path:
 def outer_steps(run: Run, name: str, now: int, begun: Standing, stop: int | None = None) -> Standing:
     """The outer steps of a period from where they were; saves, logs and heeds signals.
 
-    Where the boundary lies inside the period, the arm consolidates and goes on. The end of the period is the caller's.
+    The arm consolidates at each boundary, inside the period and at its end. An arm that trains until it converges does
+    not: its caller consolidates the best state (``consolidated``).
 
     Args:
       run: all that the arms have in common.
@@ -58,10 +59,10 @@ def outer_steps(run: Run, name: str, now: int, begun: Standing, stop: int | None
     try:
         while at.step < stop:
             # anew after each boundary, which changes the state
-            for told in loop.run(
+            for chunk in loop.run(
                 compiled, at.state, run.keys, lambda _: data, period=now, start=at.step, stop=stop, before=base
             ):
-                at, here = _chunk(run, name, now, at, told, stop)
+                at, here = _after_chunk(run, name, now, at, chunk)
                 if here:
                     break
     except loop.Diverged as error:
@@ -71,66 +72,71 @@ def outer_steps(run: Run, name: str, now: int, begun: Standing, stop: int | None
     return at
 
 
-def _chunk(run: Run, name: str, now: int, at: Standing, told: loop.Progress, stop: int) -> tuple[Standing, bool]:
-    """What follows a chunk of outer steps: where the arm stands, and whether it consolidated."""
-    arm, config, done = run.components.arms[name], run.components.config, told.step - at.step
-    step = told.step
+def _after_chunk(run: Run, name: str, now: int, at: Standing, chunk: loop.Progress) -> tuple[Standing, bool]:
+    """Logs, consolidates and saves after a chunk: where the arm stands, and whether a boundary is here."""
+    arm, every = run.components.arms[name], run.components.config.checkpoint_every
+    step, done, here = chunk.step, chunk.step - at.step, False
     run.meter.advance(done if step <= arm.steps(now) else 0, f"{name}, period {now}")
-    report(run, name, now, told, done)
-    at, here = at._replace(step=step, state=told.state), False
-    goes_on = step != stop or arm.budget == "converged"
-    if arm.budget != "converged" and step != stop:
-        boundary, here = asked(run, name, at.boundary, told.infos, ends=False)
-        at = at._replace(boundary=boundary)
-        at = at._replace(state=consolidated(run, name, now, at)) if here else at
+    report(run, name, now, chunk, done)
+    at = at._replace(step=step, state=chunk.state)
+    if arm.budget != "converged":
+        at, here = consolidated(run, name, now, at, chunk.infos)
     if run.asked():
         _save(run, name, now, at)
         raise Interrupted(f"stopped by signal {run.asked()}: saved at period {now}, step {step}", run.asked())
-    if goes_on and step // config.checkpoint_every > (step - done) // config.checkpoint_every:
+    goes_on = step != arm.steps(now) or arm.budget == "converged"
+    if goes_on and step // every > (step - done) // every:
         _save(run, name, now, at)
     return at, here
 
 
-def asked(run: Run, name: str, state: Tree, infos: Mapping[str, np.ndarray], *, ends: bool) -> tuple[Tree, bool]:
-    """(state of the boundary, whether one is here) after a chunk with ``infos``; ``ends``: whether a period ends."""
-    boundary = programs.program(run, name).boundary
+def consolidated(run: Run, name: str, now: int, at: Standing, infos: Mapping[str, np.ndarray]) -> tuple[Standing, bool]:
+    """Asks the boundary after a chunk, and consolidates the learner where it says that one is here.
+
+    Args:
+      run: all that the arms have in common.
+      name: of the arm.
+      now: the period.
+      at: where the arm stands.
+      infos: of the chunk, as ``loop.run`` gives them.
+
+    Returns:
+      (where the arm stands, whether a boundary is here).
+    """
+    arm, (_, compiled, boundary) = run.components.arms[name], programs.program(run, name)
     losses, mask = np.zeros((0, 0)), np.zeros((0, 0), bool)
     if boundary.watches and "task_losses" in infos:
         there = infos["task_mask"]  # [seeds, steps, users]; one decision for all seeds
         mask = np.asarray(there.any(0))
         losses = np.where(there, infos["task_losses"], 0).sum(0) / np.maximum(there.sum(0), 1)
-    return boundary.update(state, losses, mask, ends)
-
-
-def consolidated(run: Run, name: str, now: int, at: Standing) -> Tree:
-    """The state of the learner after it consolidated what came since the last boundary."""
-    arm, compiled = run.components.arms[name], programs.program(run, name).compiled
-    if not arm.remembers:
-        return at.state
-    after = placement.place(np.int32(arm.steps_before(now) + at.step), run.mesh, by_seed=False)
-    return compiled.consolidate(at.state, run.keys, compiled.data((now, now)), after)
+    held, here = boundary.update(at.boundary, losses, mask, at.step == arm.steps(now))
+    at = at._replace(boundary=held)
+    if not (here and arm.remembers):
+        return at, here
+    step = placement.place(np.int32(arm.steps_before(now) + at.step), run.mesh, by_seed=False)
+    state = compiled.consolidate(at.state, run.keys, compiled.data((now, now)), step)
+    return at._replace(state=state), here
 
 
 def _save(run: Run, name: str, now: int, at: Standing) -> None:
-    told = {"period": now, "step": at.step, "scores": at.scores}
+    meta = {"period": now, "step": at.step, "scores": at.scores}
     number = run.components.arms[name].steps_before(now) + at.step
-    size = store.save_checkpoint(checkpoints_of(run, name), number, (at.state, run.keys, at.boundary), told)
+    size = store.save_checkpoint(checkpoints_of(run, name), number, (at.state, run.keys, at.boundary), meta)
     run.journal.say(f"{name}: checkpoint at period {now}, step {at.step}: {size:,} bytes")
 
 
-def report(run: Run, name: str, now: int, told: loop.Progress, done: int) -> None:
-    """Scalars of a chunk, and a point of the validation curve, where their turn has come."""
+def report(run: Run, name: str, now: int, chunk: loop.Progress, done: int) -> None:
+    """Logs the scalars of a chunk of ``done`` steps, and a point of the validation curve, where they are due."""
     config = run.components.config
 
     def due(every: int) -> bool:
-        return told.step // every > (told.step - done) // every or told.step == run.components.arms[name].steps(now)
+        return chunk.step // every > (chunk.step - done) // every or chunk.step == run.components.arms[name].steps(now)
 
     values = {}
     if due(config.log_every):
-        scalars = {key: value for key, value in told.infos.items() if not key.startswith("task_")}
-        values = {key: float(np.mean(value)) for key, value in scalars.items()}
+        values = {key: float(np.mean(value)) for key, value in chunk.infos.items() if not key.startswith("task_")}
     if due(config.validate_every):
         learner = programs.program(run, name).learner
-        values |= run.scorer.curve_point(learner.params(told.state), name, now)
+        values |= run.scorer.curve_point(learner.params(chunk.state), name, now)
     if values:
-        run.journal.scalars(name, run.components.arms[name].steps_before(now) + told.step, values, period=now)
+        run.journal.scalars(name, run.components.arms[name].steps_before(now) + chunk.step, values, period=now)

@@ -117,13 +117,10 @@ def one_period(run: Run, name: str, now: int, before: Snapshot) -> Snapshot:
         at = at._replace(state=fresh.state, boundary=fresh.boundary)
     if arm.budget == "converged":
         at, cycles = converged(run, name, now, at)
+        at, _ = stepping.consolidated(run, name, now, at._replace(step=arm.steps(now)), {})
         spent = arm.spent(now, cycles * arm.config.outer_steps)
     elif arm.trains(now):
         at = stepping.outer_steps(run, name, now, stepping.resumed(run, name, now, at))
-    if arm.trains(now):
-        boundary, here = stepping.asked(run, name, at.boundary, {}, ends=True)
-        at = at._replace(boundary=boundary, step=arm.steps(now))
-        at = at._replace(state=stepping.consolidated(run, name, now, at)) if here else at
     state = at.state
     params = learner.params(state)
     bank = bank_rows.after(run.scorer, name, params, before.bank, now)
