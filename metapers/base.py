@@ -105,7 +105,7 @@ class TaskFamily(NamedTuple):
     both included. (t, t) is a plain stream, (0, t) all so far, (0, 0) the first only: an arm is a window."""
     sample: Callable[[Tree, Array, int, Key], tuple[Task, Array]]  # (data, step, n, key) -> (tasks, mask [n])
     roll: Callable[[tuple[int, int]], Tree] | None = None
-    """window -> what ``of_users`` reads beside ``data``: the training users who are there, ``count`` of them; None:
+    """window -> what ``of_users`` reads beside ``data``: its training users, ``count`` of them; None:
     every task has a new user, so that there is no list of them."""
     of_users: Callable[[Tree, Array, Key], Task] | None = None
     """(data | roll, places int32 [n], key) -> a task of the users at these places of the list, each below ``count``."""
@@ -218,7 +218,7 @@ class Memory(NamedTuple):
 
 
 class Boundary(NamedTuple):
-    """When an arm consolidates. It is asked on the host when a chunk of outer steps ends; one answer for all seeds."""
+    """When an arm consolidates. Training calls ``update`` on the host after each chunk; one answer for all seeds."""
 
     init: Callable[[], Tree]
     update: Callable[[Tree, np.ndarray, np.ndarray, bool], tuple[Tree, bool]]

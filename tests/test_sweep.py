@@ -13,6 +13,7 @@ import pytest
 
 from metapers import spec, store
 from metapers.evaluation.evaluate_run import evaluate_run
+from metapers.members import registry
 from metapers.options import ConfigError
 from metapers.run import candidates, loop, search
 from metapers.run.resume import Interrupted
@@ -263,6 +264,9 @@ def test_a_sweep_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as error:
         search.run(options(), ["gate=none,min_shift"], tmp_path / "new")  # the second of two
     assert (error.value.key, error.value.value) == ("gate.least", None)
+    monkeypatch.setitem(registry("boundary")._members, "other", registry("boundary")["calendar"])
+    with pytest.raises(ConfigError, match="boundary must be 'calendar' in a sweep, got 'other'"):
+        search.run(options(), ["boundary=calendar,other"], tmp_path / "new")
     assert not (tmp_path / "new").exists()
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="the workdir of a sweep must hold no run"):

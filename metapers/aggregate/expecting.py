@@ -1,4 +1,4 @@
-"""A divisor that does not depend on who was drawn."""
+"""A divisor that is the same for every batch, whatever users it has."""
 
 from metapers.base import Aggregator, Key, Params, Tree
 

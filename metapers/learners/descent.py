@@ -85,7 +85,7 @@ def descent(
     come empty. ``user_loss`` may be several in turn, phases by ascending start, the first at 0: of each step only that
     of its phase is computed, whether or not seeds are vmapped, for they take their steps together. Without a penalty
     nothing is computed for one. Scores: ``losses`` [n] of each source (0 for masked users). Info: ``penalty`` and
-    ``grad_norm`` (scalars), and what the aggregator and the rule tell.
+    ``grad_norm`` (scalars), and those of the aggregator and of the rule.
 
     Raises:
       ValueError: for a rule that needs the gradient of each source beside an aggregator that needs the tasks of a user
@@ -107,13 +107,6 @@ def descent(
             params, optimizer.init(params), aggregator.init(params), kept, own, jnp.zeros((), jnp.int32)
         )
 
-    def task_loss(phase: Phase, state: DescentState, params: Params, task: Task, key: Key) -> tuple[Array, Tree]:
-        surrogate, loss, adapted = phase.user_loss(params, task, state.step, key)
-        if penalty is None:
-            return surrogate, {"loss": loss}
-        extra = penalty.on_task(state.penalty, params, adapted, task, keys.named(key, "penalty"))
-        return surrogate + extra, {"loss": loss, "penalty": extra}
-
     def update(state: DescentState, sources: Sources, key: Key) -> tuple[DescentState, Scores, dict]:
         before = state.params
         state, grads, info, by_task = _directed(rule, gradient, state, sources, key)
@@ -128,7 +121,7 @@ def descent(
         scores = of.scores(base.hide(by_task["loss"], mask), sources)
         return state, scores, {**info, "penalty": cost, "grad_norm": optax.tree.norm(grads)}
 
-    gradient = partial(_gradient, phases, task_loss, aggregator)
+    gradient = partial(_gradient, phases, partial(_task_loss, penalty), aggregator)
 
     def consolidate(state: DescentState, draw: Draw, key: Key) -> DescentState:
         if penalty is None:
@@ -138,6 +131,16 @@ def descent(
     # parameters and importances are sums over users: no single one can be taken out
     held = ("parameters", "the state of the optimizer", *(("the state of the penalties",) if penalty else ()))
     return Learner(init, update, consolidate, lambda state, user: state, lambda state: state.params, held)
+
+
+def _task_loss(
+    penalty: Penalty | None, phase: Phase, state: DescentState, params: Params, task: Task, key: Key
+) -> tuple[Array, Tree]:
+    surrogate, loss, adapted = phase.user_loss(params, task, state.step, key)
+    if penalty is None:
+        return surrogate, {"loss": loss}
+    extra = penalty.on_task(state.penalty, params, adapted, task, keys.named(key, "penalty"))
+    return surrogate + extra, {"loss": loss, "penalty": extra}
 
 
 def _gradient(

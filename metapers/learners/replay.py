@@ -44,12 +44,7 @@ def replay(
     Raises:
       ValueError: if ``n`` is below 0, ``draws`` below 1 or ``insertion`` another word.
     """
-    if n < 0:
-        raise ValueError(f"n must be >= 0, got {n}")
-    if draws < 1:
-        raise ValueError(f"draws must be >= 1, got {draws}")
-    if insertion not in ("boundary", "step"):
-        raise ValueError(f"insertion must be 'boundary' or 'step', got {insertion!r}")
+    _check(n, draws, insertion)
 
     def init(params: Params, tasks: Task) -> ReplayState:
         spec = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), jax.eval_shape(keys.numbered, tasks))
@@ -86,3 +81,12 @@ def replay(
 
     influence = tuple(dict.fromkeys(learner.influence + memory.influence))
     return Learner(init, update, consolidate, forget, lambda state: learner.params(state.learner), influence)
+
+
+def _check(n: int, draws: int, insertion: str) -> None:
+    if n < 0:
+        raise ValueError(f"n must be >= 0, got {n}")
+    if draws < 1:
+        raise ValueError(f"draws must be >= 1, got {draws}")
+    if insertion not in ("boundary", "step"):
+        raise ValueError(f"insertion must be 'boundary' or 'step', got {insertion!r}")

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from metapers import placement, store, workdir
 from metapers.base import Params, Tree
 from metapers.journal import meter
+from metapers.options import ConfigError
 from metapers.run import lineage, loop, setup
 from metapers.run.resume import Interrupted, interruptions
 from metapers.scores import sign
@@ -56,6 +57,7 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
     for key, values in grid.items():
         if any(_unread(config, {key: value}, name) for value in values):
             raise ValueError(f"sweep must name keys that arm {name!r} reads, got {key!r}, which does not change it")
+    _check_boundaries(config, combinations, name)
     folder = workdir.open_workdir(folder)
     if (folder / "config.json").exists():
         raise ValueError(f"the workdir of a sweep must hold no run, got {folder}, which has a config.json")
@@ -82,6 +84,13 @@ def run(config: Config, specs: Sequence[str], folder: Path) -> dict[str, Any]:
     if rows[0]["rank_by"] is None:
         raise ValueError("sweep must hold a combination whose training does not diverge, got none")
     return {key: rows[0][key] for key in grid}
+
+
+def _check_boundaries(config: Config, combinations: Sequence[dict[str, Any]], name: str) -> None:
+    for one in combinations:
+        chosen = arms(merged(config, one))[name].config.boundary.name
+        if chosen != "calendar":
+            raise ConfigError("boundary", chosen, "'calendar' in a sweep", "a sweep consolidates where periods end")
 
 
 def _unread(config: Config, change: Mapping[str, Any], name: str) -> bool:

@@ -91,7 +91,7 @@ def _after_chunk(run: Run, name: str, now: int, at: Standing, chunk: loop.Progre
 
 
 def consolidated(run: Run, name: str, now: int, at: Standing, infos: Mapping[str, np.ndarray]) -> tuple[Standing, bool]:
-    """Asks the boundary after a chunk, and consolidates the learner where it says that one is here.
+    """Updates the boundary after a chunk, and consolidates the learner where a boundary is.
 
     Args:
       run: all that the arms have in common.

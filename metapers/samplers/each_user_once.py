@@ -27,8 +27,8 @@ def each_user_once(family: TaskFamily, users: int) -> Sampler:
 def single_pass(family: TaskFamily, users: int) -> Sampler:
     """One pass over the users of a period's window: every user once, the last batch filled up with masked tasks.
 
-    The outer steps of a period end with the pass, or after the ``outer_steps`` of the config. Arguments and errors as
-    ``each_user_once``.
+    The outer steps of a period end with the pass, or after the ``outer_steps`` of the config, which is also what a
+    schedule lasts. Arguments and errors as ``each_user_once``.
     """
     return _passes(family, users, forever=False)
 

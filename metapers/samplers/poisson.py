@@ -15,7 +15,7 @@ def poisson(family: TaskFamily, users: int) -> Sampler:
     """Each user of the window has a task with probability ``users`` / count, 1 where there are fewer users.
 
     A batch has places for users + 6 sqrt(users) + 6 tasks. The probability that more users are chosen is below 1e-7;
-    then those last in the list are left out. A gradient whose scale shall not depend on who was drawn is divided by
+    then those last in the list are left out. A gradient whose scale must be the same for every batch is divided by
     ``users`` (``aggregate.expecting``). Abadi et al. 2016 (arXiv:1607.00133).
 
     Args:

@@ -1,4 +1,4 @@
-"""Users drawn anew in each step: one may have several tasks in a batch."""
+"""Users drawn with replacement: one user may have several tasks in a batch."""
 
 from metapers import keys
 from metapers.base import Array, Key, Sampler, Task, TaskFamily, Tree
@@ -25,5 +25,5 @@ def with_replacement(family: TaskFamily, users: int) -> Sampler:
 
 
 WITH_REPLACEMENT = Member(
-    with_replacement, needs=("family", "users"), doc="tasks are drawn anew in each step, each as likely as before"
+    with_replacement, needs=("family", "users"), doc="each step draws its tasks independently of all other steps"
 )

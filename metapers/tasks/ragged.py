@@ -88,6 +88,15 @@ def stream(
         length_power=length_power,
     )
 
+    held_out, training = _cohorts(ordered, table, split, past, periods)
+    provenance = {**about, "sha256": digest, "fold": fold, "periods": periods, **_counts(ordered, table, periods)}
+    return Stream(drawn, held_out, periods, ordered.users, provenance, training, oracle)
+
+
+def _cohorts(
+    ordered: Examples, table: "_Table", split: np.ndarray, past: Past | None, periods: int
+) -> tuple[Callable[..., Cohort], Callable[[int | None], Cohort]]:
+    """``held_out`` and ``training`` of a stream."""
     at = functools.partial(_with_past, ordered, past)
 
     def held_out(wanted: str, period: int | None) -> Cohort:
@@ -101,8 +110,7 @@ def stream(
         last = periods - 1 if period is None else _period(period, periods)
         return _life(at, ordered.user, np.flatnonzero(ordered.period <= last), split == "train", 1)
 
-    provenance = {**about, "sha256": digest, "fold": fold, "periods": periods, **_counts(ordered, table, periods)}
-    return Stream(drawn, held_out, periods, ordered.users, provenance, training, oracle)
+    return held_out, training
 
 
 class _Table(NamedTuple):
@@ -243,8 +251,8 @@ def _cohort(at: Callable[[np.ndarray], Examples], table: _Table, wanted: str, pe
     part = at(_rows(table, chosen))
     users = table.user[chosen].astype(np.int32)
     offsets = _offsets(table.length[chosen])
-    judged, each = np.full_like(users, period), part.period.astype(np.int32)
-    return Cohort(part.inputs, part.targets, offsets, users, judged, table.returning[chosen], each, *_times(part))
+    evaluated, each = np.full_like(users, period), part.period.astype(np.int32)
+    return Cohort(part.inputs, part.targets, offsets, users, evaluated, table.returning[chosen], each, *_times(part))
 
 
 def _life(
@@ -256,8 +264,8 @@ def _life(
     part = at(rows[wanted[user[rows]]])
     users = np.flatnonzero(wanted).astype(np.int32)
     none = np.zeros(len(users), bool)
-    judged, each = np.full_like(users, -1), part.period.astype(np.int32)
-    return Cohort(part.inputs, part.targets, _offsets(counts[wanted]), users, judged, none, each, *_times(part))
+    evaluated, each = np.full_like(users, -1), part.period.astype(np.int32)
+    return Cohort(part.inputs, part.targets, _offsets(counts[wanted]), users, evaluated, none, each, *_times(part))
 
 
 def _times(part: Examples) -> tuple[np.ndarray, np.ndarray]:

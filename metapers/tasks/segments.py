@@ -56,11 +56,8 @@ def family(
         overflows; in ``data``, for a window outside the periods or without users.
     """
     _check_sizes(segments, support=support, query=query)
-    _check_shares(p_full_support=p_full_support, p_from_first=p_from_first, length_power=length_power)
-    most = 600 / np.log(segments.length.max(initial=2))  # e ** 600 users of that length are still a float64
-    if length_power > most:
-        longest = "with the longest history of these users"
-        raise ValueError(f"length_power must be <= {most:.1f} {longest}, got {length_power}")
+    _check_shares(p_full_support=p_full_support, p_from_first=p_from_first)
+    _check_power(segments, length_power)
 
     @functools.cache
     def arrays() -> Tree:  # on the device once, when first asked for; the same buffers ever after
@@ -134,12 +131,19 @@ def _check_sizes(segments: Segments, *, support: int, query: int) -> None:
         raise ValueError(f"query must be < 2**31 / {longest} (the longest history), got {query}")
 
 
-def _check_shares(*, p_full_support: float, p_from_first: float, length_power: float) -> None:
-    for name, probability in (("p_full_support", p_full_support), ("p_from_first", p_from_first)):
+def _check_shares(**probabilities: float) -> None:
+    for name, probability in probabilities.items():
         if not 0 <= probability <= 1:
             raise ValueError(f"{name} must be between 0 and 1, got {probability}")
+
+
+def _check_power(segments: Segments, length_power: float) -> None:
     if not 0 <= length_power < np.inf:
         raise ValueError(f"length_power must be >= 0 and finite, got {length_power}")
+    most = 600 / np.log(segments.length.max(initial=2))  # e ** 600 users of that length are still a float64
+    if length_power > most:
+        longest = "with the longest history of these users"
+        raise ValueError(f"length_power must be <= {most:.1f} {longest}, got {length_power}")
 
 
 def _below(bound: Array, uniform: Array) -> Array:

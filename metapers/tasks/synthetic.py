@@ -111,11 +111,7 @@ def linear_gaussian(
     base = rng.standard_normal((len(user), dim))
     width = dim * (1 + weights.shape[1])
     noisier = rng.random(len(user)) < label_noise
-    wanted = weights[period] @ world.regimes
-    wanted += world.tastes[user]
-    wanted *= base
-    targets = np.sum(wanted, axis=1)
-    del wanted
+    targets = _without_noise(world, weights[period], user, base)
     targets += deviation(noisier) * rng.standard_normal(len(user))
 
     def rows(places: np.ndarray) -> np.ndarray:
@@ -212,6 +208,14 @@ def _world(
     shift = minority_shift * directions[-1]
     tastes = taste * rng.standard_normal((users, dim)) + (rng.random((users, 1)) < minority) * shift
     return _World(spread * np.sqrt(dim) * directions[:-1], shift, tastes)
+
+
+def _without_noise(world: _World, weights: np.ndarray, user: np.ndarray, base: np.ndarray) -> np.ndarray:
+    # in place: of a large stream no more than one such array is held
+    own = weights @ world.regimes
+    own += world.tastes[user]
+    own *= base
+    return np.sum(own, axis=1)
 
 
 def _oracle(

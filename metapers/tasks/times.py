@@ -46,12 +46,12 @@ def in_days(
 
 
 def _check_order(time: np.ndarray, user: np.ndarray) -> None:
-    life = np.argsort(user, kind="stable")  # users one after another, each in order of periods
-    falls = (np.diff(user[life]) == 0) & (time[life][1:] < time[life][:-1])
+    history = np.argsort(user, kind="stable")  # users one after another, each in order of periods
+    falls = (np.diff(user[history]) == 0) & (time[history][1:] < time[history][:-1])
     if falls.any():
         at = int(np.argmax(falls))
-        later, earlier = time[life[at + 1]], time[life[at]]
+        later, earlier = time[history[at + 1]], time[history[at]]
         raise ValueError(
             f"time must not fall within a user where days are given, got {later} in a period after that of {earlier} "
-            f"for user row {user[life[at]]}"
+            f"for user row {user[history[at]]}"
         )

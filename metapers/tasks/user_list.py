@@ -11,7 +11,7 @@ from metapers.base import Array, Tree
 
 
 def roll(user: np.ndarray, period: np.ndarray, periods: int) -> Callable[[tuple[int, int]], Tree]:
-    """window -> data of the users who have a segment in it; of the same shapes for every window.
+    """window -> data of the users with a segment in it, of the same shapes for every window.
 
     ``present`` int32 [users]: rows of ``segment_of``, of which the first ``count`` (int32 []) are meant. ``segment_of``
     int32 [users, periods]: the segment of a user in a period, or -1.

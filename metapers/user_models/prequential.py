@@ -41,10 +41,10 @@ def prequential(user_model: UserModel, params: Params, examples: Example, mask: 
 
     def step(state: Tree, row: tuple[Example, Array, Array]) -> tuple[Tree, Tree]:
         example, real, i = row
-        asked = None if key is None else keys.named(key, "query", i)
-        told = None if key is None else keys.named(key, "update", i)
-        outputs = user_model.predict(params, state, example.inputs, example.time, asked)
-        observed = user_model.observe(params, state, example, example.time, told)
+        predict_key = None if key is None else keys.named(key, "query", i)
+        observe_key = None if key is None else keys.named(key, "update", i)
+        outputs = user_model.predict(params, state, example.inputs, example.time, predict_key)
+        observed = user_model.observe(params, state, example, example.time, observe_key)
         return trees.select(real, observed, state), outputs
 
     begun = trees.varying_like(user_model.start(params), (params, examples, mask, key))
