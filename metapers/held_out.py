@@ -39,6 +39,32 @@ def take(cohort: Cohort, members: np.ndarray) -> Cohort:
     return cohort._replace(**of_rows, **of_users, offsets=offsets)
 
 
+def span(cohort: Cohort, users: slice) -> Cohort:
+    """The cohort of users who stand side by side; its arrays are views of the cohort's, so nothing is copied.
+
+    ``users``: a slice with both ends.
+    """
+    rows = slice(int(cohort.offsets[users.start]), int(cohort.offsets[users.stop]))
+    of_users = {name: getattr(cohort, name)[users] for name in ("users", "periods", "returning")}
+    of_rows = jax.tree.map(lambda leaf: leaf[rows], {name: getattr(cohort, name) for name in OF_EXAMPLES})
+    return cohort._replace(
+        **of_rows, **of_users, offsets=cohort.offsets[users.start : users.stop + 1] - cohort.offsets[users.start]
+    )
+
+
+def parts(offsets: np.ndarray, rows: int) -> Iterator[slice]:
+    """All users in order, some at a time: at most ``rows`` examples together, or one user who has more.
+
+    >>> [(one.start, one.stop) for one in parts(np.array([0, 3, 5, 15, 16, 17]), 6)]
+    [(0, 2), (2, 3), (3, 5)]
+    """
+    first, users = 0, len(offsets) - 1
+    while first < users:
+        stop = max(first + 1, int(np.searchsorted(offsets, offsets[first] + rows, side="right")) - 1)
+        yield slice(first, stop)
+        first = stop
+
+
 def rows_of(cohort: Cohort, members: np.ndarray) -> np.ndarray:
     """The rows of ``OF_EXAMPLES`` that belong to ``members``, one user after the other."""
     sizes = np.diff(cohort.offsets)[members]

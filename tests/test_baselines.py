@@ -155,7 +155,7 @@ def test_choose_keeps_the_smallest_score():
     def fit(a, b):
         return Predictor(lambda cohort, shots, horizon: np.zeros(0), {"value": (a - 2) ** 2 + (b - 10) ** 2})
 
-    chosen = choose(fit, {"a": (1, 2, 3), "b": (10, 20)}, lambda predictor: predictor.fitted["value"])
+    chosen = choose(fit, {"a": (1, 2, 3), "b": (10, 20)}, lambda all_: [one.fitted["value"] for one in all_])
     assert chosen.settings == {"a": 2, "b": 10} and chosen.score == 0 and chosen.predictor.fitted["value"] == 0
 
 
@@ -181,8 +181,8 @@ LABELS = NEW._replace(targets=np.zeros(7, np.int64))
         (lambda: item_user_bias(cohort([[1.0]], [[-1]])), r"inputs\['item'\] must be integer rows >= 0"),
         (lambda: item_user_bias(cohort([[1.0]], [[1]]), item=0.0), "item must be > 0, got 0.0"),
         (lambda: item_user_bias(cohort([[1.0, 3.0]], [[1, 2]]), sweeps=1), "sweeps must be enough"),
-        (lambda: choose(global_mean, {"a": ()}, lambda predictor: 0.0), "grid must hold at least one value"),
-        (lambda: choose(lambda a: None, {"a": (1,)}, lambda predictor: np.nan), "score must be finite, got nan"),
+        (lambda: choose(global_mean, {"a": ()}, lambda all_: []), "grid must hold at least one value"),
+        (lambda: choose(lambda a: None, {"a": (1,)}, lambda all_: [np.nan]), "score must be finite, got nan"),
     ],
 )
 def test_refusals(call, message):
@@ -227,7 +227,7 @@ def test_movielens_cold_start_over_five_folds():
     for k in range(5):
         train, held = of((fold != k) & ~validation), of((fold != k) & validation)
         grid = {"item": (3.0, 4.0, 5.0), "user": (5.0, 10.0, 15.0)}
-        score = lambda predictor, users=held: history_rmse(predictor, users).mean()  # noqa: E731
+        score = lambda all_, users=held: [history_rmse(one, users).mean() for one in all_]  # noqa: E731
         chosen = choose(lambda train=train, **settings: item_user_bias(train, **settings), grid, score)
         means = choose(lambda shrink, train=train: user_mean(train, shrink=shrink), {"shrink": (1.0, 2.0, 4.0)}, score)
         test = of(fold == k)
@@ -294,6 +294,37 @@ def test_one_search_answers_for_the_whole_grid_as_fits_of_their_own_do(monkeypat
     assert searches == [1000, 1000] + [7, 7] * 6  # a search for each user; 7 is not of the grid
     other = new._replace(targets=new.targets + 1)
     assert (nearest(train, **settings[0], memo=memo).predict(other, 4, 8) != together[0]).any()
+
+
+def test_a_large_cohort_is_fitted_some_users_at_a_time(monkeypatch):
+    rng = np.random.default_rng(4)
+    train = described(rng.normal(2, 3, size=(90, 3)), rng.normal(size=90), [0, 20, 25, 70, 90])
+    new = described(rng.normal(size=(6, 3)), rng.normal(size=6), [0, 4, 6])
+    fits = (ridge_residual, nearest)
+    monkeypatch.setattr(sys.modules["metapers.baselines.nearest"], "MOST", 40)
+    whole = [fit(train).predict(new, 2, 2) for fit in fits]
+    module, read = sys.modules["metapers.baselines.features"], []
+    features = module.features
+    monkeypatch.setattr(module, "features", lambda part: read.append(len(part.targets)) or features(part))
+    monkeypatch.setattr(module, "ROWS", 30)
+    parts = [fit(train).predict(new, 2, 2) for fit in fits]
+    np.testing.assert_allclose(parts, whole, rtol=1e-10)
+    known = module.scale(train)
+    np.testing.assert_allclose(known.scaled(train).std(axis=0), np.ones(3), rtol=1e-12)
+    assert set(read) == {25, 45, 20, 6, 90} and read.count(90) == 1  # all of them in this test alone
+
+
+def test_fits_that_share_a_memo_read_the_training_examples_once(monkeypatch):
+    rng = np.random.default_rng(5)
+    train = described(rng.normal(size=(12, 2)), rng.normal(size=12), [0, 5, 12])
+    for fit in (ridge_residual, nearest):
+        module, read = sys.modules[fit.__module__], []
+        scale = module.scale
+        monkeypatch.setattr(module, "scale", lambda given, made=scale, seen=read: seen.append(1) or made(given))
+        memo = {}
+        for _ in range(3):
+            fit(train, memo=memo)
+        assert read == [1], fit
 
 
 def test_baselines_of_inputs_apply_where_some_are_floats():

@@ -1,5 +1,6 @@
 """Frequencies of classes: counts by hand, sequences, what the support may not see, and the choice for a stream."""
 
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -12,6 +13,7 @@ from metapers.baselines import bigram, class_prior, user_frequency
 from metapers.members import registry
 from metapers.scores import cross_entropy, next_token, squared_error
 from metapers.scoring import baselines
+from metapers.scoring import scorer as scoring
 from metapers.tasks import Examples, stream
 
 
@@ -125,7 +127,10 @@ def a_scorer(targets, objective, metric, inputs=None, **sizes):
     chosen = SimpleNamespace(metric=metric, headline_shots=8, shots=(8,))
     config = SimpleNamespace(evaluation=chosen, objective=objective, as_of="before")
     components = SimpleNamespace(stream=made, objective=objective, sizes=sizes, config=config)
-    return SimpleNamespace(components=components, shots=(8,))
+    cohorts = functools.cache(functools.partial(scoring.everyone, made))
+    own = SimpleNamespace(components=components, shots=(8,), cohorts=cohorts)
+    own.everyone = functools.partial(scoring.Scorer.everyone, own)
+    return own
 
 
 @pytest.fixture(autouse=True)

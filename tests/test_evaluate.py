@@ -266,7 +266,7 @@ def test_predicted_judges_the_same_rows_and_hides_the_query():
         seen.append((shots, horizon, np.diff(part.offsets).tolist(), part.users.tolist()))
         return predictor.predict(part, shots, horizon)
 
-    found = curves.predicted(rmse(), shots=(0, 4, 8), horizon=8, rows=64)(predict, cohort)
+    (found,) = curves.predicted(rmse(), shots=(0, 4, 8), horizon=8, rows=64)([predict], cohort)
     assert found.scores["rmse"].shape == (1, 10, 3, 1) and found.steps == (0,)
     for user, cut in enumerate(held_out.query_starts(np.array(SIZES), 8)):
         y = cohort.targets[cohort.offsets[user] : cohort.offsets[user + 1]]
@@ -277,6 +277,30 @@ def test_predicted_judges_the_same_rows_and_hides_the_query():
             np.testing.assert_allclose(found.scores["rmse"][0, user, column, 0], expected, rtol=1e-12)
     np.testing.assert_array_equal(found.short, [0, 3, 4])
     assert (8, 8, [40, 9, 70, 33, 31, 12], [12, 14, 16, 17, 18, 19]) in seen
+
+
+def test_a_cohort_is_predicted_some_users_at_a_time_by_all_before_the_next(monkeypatch):
+    cohort, asked = population(SIZES), []
+    predictors = [user_mean(population((5, 6), seed=3), shrink=shrink) for shrink in (1.0, 2.0)]
+
+    def named(place):
+        def predict(part, shots, horizon):
+            asked.append((int(part.users[0]), place))
+            assert len(part.targets) <= 80 or len(part.users) == 1
+            return predictors[place].predict(part, shots, horizon)
+
+        return predict
+
+    judge = curves.predicted(rmse(), shots=(4,), horizon=8, halves="rmse")
+    whole = judge([one.predict for one in predictors], cohort)
+    monkeypatch.setattr(curves, "PART", 80)
+    parts = judge([named(0), named(1)], cohort)
+    for one, other in zip(parts, whole, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert len({first for first, _ in asked}) > 3 and not np.array_equal(*(one.scores["rmse"] for one in parts))
+    # 4 shots or, of a short history, fewer: one call for each number of them, and predictors take turns by parts
+    turns = [place for _, place in asked]
+    assert turns.count(0) == turns.count(1) and turns != sorted(turns)
 
 
 def build(**changes):

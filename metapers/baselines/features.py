@@ -1,8 +1,12 @@
 """Inputs of a cohort as one table of numbers, for baselines that use them."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
+from metapers import held_out
 from metapers.base import Cohort
 from metapers.baselines.predictor import has_numbers
 
@@ -28,9 +32,30 @@ WIDEST = 512
 """Numbers of an example beyond which a pooled fit is no simple baseline any more."""
 
 
-def scaled(training: Cohort) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(features with mean 0 and deviation 1 [total, width], their means [width], their deviations [width])."""
-    rows = features(training)
-    mean, spread = rows.mean(axis=0), rows.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
-    return (rows - mean) / spread, mean, spread
+class Scale(NamedTuple):
+    """What gives features a mean of 0 and a deviation of 1."""
+
+    mean: np.ndarray  # [width]
+    deviation: np.ndarray  # [width]; 1 where all are equal
+
+    def scaled(self, cohort: Cohort) -> np.ndarray:
+        """The features of a cohort, scaled: float64 [total, width]."""
+        return (features(cohort) - self.mean) / self.deviation
+
+
+def scale(training: Cohort) -> Scale:
+    """The scale of the features of a cohort, which is read some users at a time."""
+    total = int(training.offsets[-1])
+    mean = sum(features(part).sum(axis=0) for part in parts(training)) / total
+    squares = sum(np.square(features(part) - mean).sum(axis=0) for part in parts(training))
+    deviation = np.sqrt(squares / total)
+    return Scale(np.asarray(mean), np.where(deviation > 0, deviation, 1.0))
+
+
+def parts(training: Cohort) -> Iterator[Cohort]:
+    """A cohort some users at a time: a large one is never whole in double precision."""
+    return (held_out.span(training, users) for users in held_out.parts(training.offsets, ROWS))
+
+
+ROWS = 2**16
+"""Examples that are read at one time."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metapers.base import Cohort
-from metapers.baselines.features import features, has_features, scaled
+from metapers.baselines.features import Scale, has_features, parts, scale
 from metapers.baselines.predictor import Predictor, ratings, training_ratings
 from metapers.members import Member
 from metapers.options import Option
@@ -16,12 +16,14 @@ MOST = 2000
 """Training examples among which neighbours are looked for, evenly spaced over all of them."""
 GRID: dict[str, tuple[Any, ...]] = {"k": (3, 10, 30, 100, 300, 1000), "own": (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)}
 """The values among which validation users choose."""
-KEPT = 32
-"""Answers at most that a memo keeps."""
+ROWS = 128
+"""Examples whose neighbours are looked for at one time."""
+KEPT = 2**26
+"""Bytes of answers that a memo keeps, at most, and one answer more."""
 
 
 def nearest(
-    training: Cohort, *, k: int = 10, own: float = 1.0, memo: MutableMapping[Any, np.ndarray] | None = None
+    training: Cohort, *, k: int = 10, own: float = 1.0, memo: MutableMapping[Any, Any] | None = None
 ) -> Predictor:
     """Predicts the weighted mean target of the k nearest examples, among training examples and the user's own support.
 
@@ -44,27 +46,43 @@ def nearest(
         raise ValueError(f"k must be >= 1, got {k}")
     if not own >= 0:
         raise ValueError(f"own must be >= 0, got {own}")
-    rated = training_ratings("nearest", training)
-    rows, mean, deviation = scaled(training)
-    kept = np.unique(np.linspace(0, len(rated) - 1, MOST).astype(int))
-    pool, answers = rows[kept].astype(np.float32), rated[kept]  # single precision finds the same neighbours, faster
+    if memo is None:
+        known, pool, answers = _pool(training)
+    else:
+        if "pool" not in memo:
+            memo["pool"] = _pool(training)
+        known, pool, answers = memo["pool"]
 
     def predict(cohort: Cohort, shots: int, horizon: int) -> np.ndarray:
         if not 0 <= shots <= horizon:
             raise ValueError(f"shots must be in [0, horizon = {horizon}], got {shots}")
         targets = ratings("nearest", cohort)
-        z = ((features(cohort) - mean) / deviation).astype(np.float32)
+        z = known.scaled(cohort).astype(np.float32)
         if memo is None or k not in GRID["k"] or own not in GRID["own"]:
             return _means(cohort, z, targets, shots, pool, answers, (k,), (own,))[0, 0].astype(cohort.targets.dtype)
-        asked = shots, _digest(z, targets, cohort.offsets)
-        if asked not in memo:
-            if len(memo) >= KEPT:
-                memo.clear()
+        asked, known_answers = (shots, _digest(z, targets, cohort.offsets)), memo.setdefault("answers", {})
+        if asked not in known_answers:
+            if sum(one.nbytes for one in known_answers.values()) > KEPT:
+                known_answers.clear()
             found = _means(cohort, z, targets, shots, pool, answers, GRID["k"], GRID["own"])
-            memo[asked] = found.astype(cohort.targets.dtype)
-        return memo[asked][GRID["k"].index(k), GRID["own"].index(own)]
+            known_answers[asked] = found.astype(cohort.targets.dtype)
+        return known_answers[asked][GRID["k"].index(k), GRID["own"].index(own)]
 
-    return Predictor(predict, {"examples": len(kept), "k": k, "own": own})
+    return Predictor(predict, {"examples": len(pool), "k": k, "own": own})
+
+
+def _pool(training: Cohort) -> tuple[Scale, np.ndarray, np.ndarray]:
+    """(the scale of the inputs, the scaled examples that are kept, their targets)."""
+    rated, known = training_ratings("nearest", training), scale(training)
+    kept = np.unique(np.linspace(0, len(rated) - 1, MOST).astype(int))
+    rows, first = [], 0
+    for part in parts(training):
+        size = int(part.offsets[-1])
+        low, high = np.searchsorted(kept, [first, first + size])
+        rows.append(known.scaled(part)[kept[low:high] - first])
+        first += size
+    # single precision finds the same neighbours, faster
+    return known, np.concatenate(rows).astype(np.float32), rated[kept]
 
 
 def _means(
@@ -78,19 +96,21 @@ def _means(
     owns: Sequence[float],
 ) -> np.ndarray:
     """The weighted mean targets of the nearest, [ks, owns, total], from one search for each example."""
-    found = np.empty((len(ks), len(owns), len(targets)))
-    for here in _users(cohort):
-        seen = slice(here.start, min(here.start + shots, here.stop))
+    found, k = np.empty((len(ks), len(owns), len(targets))), np.asarray(ks)
+    for here, seen in _blocks(cohort, shots):
         near, values = _neighbours(z[here], pool, answers, max(ks))
         mine = _squared(z[here], z[seen])
-        near = np.concatenate([near, mine], axis=1)
-        values = np.concatenate([values, np.broadcast_to(targets[seen], mine.shape)], axis=1)
-        order = np.argsort(near, axis=1, kind="stable")[:, : max(ks)]
-        last = np.minimum(ks, order.shape[1]) - 1
+        order = np.argsort(mine, axis=1, kind="stable")
+        mine, own_values = np.take_along_axis(mine, order, 1), targets[seen][order]
+        # where each of the user's own stands among all neighbours; one of another user at the same distance comes first
+        before = [np.searchsorted(*pair, side="right") for pair in zip(near, mine, strict=True)]
+        ranks = np.stack(before) + np.arange(mine.shape[1])
+        own_count = (ranks[:, None] < k[:, None]).sum(axis=2)  # [examples, ks]
+        count = np.minimum(k - own_count, near.shape[1])
+        total, own_total = _sum_of_first(values, count), _sum_of_first(own_values, own_count)
         for place, own in enumerate(owns):
-            weights = np.append(np.ones(near.shape[1] - mine.shape[1]), np.full(mine.shape[1], max(own, 1e-9)))[order]
-            sums = np.cumsum(weights * np.take_along_axis(values, order, 1), axis=1)[:, last]
-            found[:, place, here] = (sums / np.cumsum(weights, axis=1)[:, last]).T
+            weight = max(own, 1e-9)
+            found[:, place, here] = ((total + weight * own_total) / (count + weight * own_count)).T
     return found
 
 
@@ -101,8 +121,11 @@ def _digest(*arrays: np.ndarray) -> bytes:
     return found.digest()
 
 
-def _users(cohort: Cohort) -> Iterator[slice]:
-    return (slice(int(low), int(high)) for low, high in zip(cohort.offsets[:-1], cohort.offsets[1:], strict=True))
+def _blocks(cohort: Cohort, shots: int) -> Iterator[tuple[slice, slice]]:
+    """(some examples of a user, the user's support), few enough that what is computed of them stays in the cache."""
+    for low, high in zip(cohort.offsets[:-1].tolist(), cohort.offsets[1:].tolist(), strict=True):
+        for first in range(low, high, ROWS):
+            yield slice(first, min(first + ROWS, high)), slice(low, min(low + shots, high))
 
 
 def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -110,11 +133,20 @@ def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _neighbours(rows: np.ndarray, pool: np.ndarray, answers: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared distances [n, k] to the k nearest of the pool, and their targets."""
-    distances = _squared(rows, pool)
+    """Squared distances [n, k] to the k nearest of the pool in rising order, and their targets."""
     k = min(k, len(pool))
-    place = np.argpartition(distances, k - 1, axis=1)[:, :k]
-    return np.take_along_axis(distances, place, 1), answers[place]
+    # the bits of floats >= 0 rise as the floats do; with the place in the lower bits, one sort gives both
+    keys = _squared(rows, pool).view(np.uint32).astype(np.uint64)
+    keys <<= 32
+    keys |= np.arange(len(pool), dtype=np.uint64)
+    keys = np.sort(np.partition(keys, k - 1, axis=1)[:, :k], axis=1)
+    return (keys >> 32).astype(np.uint32).view(np.float32), answers[keys & 0xFFFFFFFF]
+
+
+def _sum_of_first(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The sums of the first ``counts`` [n, ks] of ``values`` [n, width], [n, ks]."""
+    sums = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
+    return np.take_along_axis(sums, counts, 1)
 
 
 NEAREST = Member(

@@ -28,20 +28,25 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    fit: Callable[..., Predictor], grid: Mapping[str, Sequence[float]], score: Callable[[Predictor], float]
+    fit: Callable[..., Predictor],
+    grid: Mapping[str, Sequence[float]],
+    score: Callable[[Sequence[Predictor]], Sequence[float]],
 ) -> Chosen:
-    """Fit every combination of ``grid`` and keep the one with the smallest ``score`` (the first of equals).
+    """Fits every combination of ``grid`` and keeps the one with the smallest ``score`` (the first of equals).
 
-    ``score``: a loss of the predictor, as the mean per-user RMSE over the validation users. Raises ValueError for an
-    empty grid or a score that is not finite.
+    Args:
+      fit: called with a value for each key of the grid.
+      grid: the values to try.
+      score: the loss of each of some predictors, as the mean per-user RMSE over the validation users.
+
+    Raises:
+      ValueError: for an empty grid or a score that is not finite.
     """
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if not combinations:
         raise ValueError(f"grid must hold at least one value for each key, got {dict(grid)}")
-    best = None
-    for settings in combinations:
-        predictor = fit(**settings)
-        value = float(score(predictor))
+    best, predictors = None, [fit(**settings) for settings in combinations]
+    for settings, predictor, value in zip(combinations, predictors, map(float, score(predictors)), strict=True):
         if not math.isfinite(value):
             raise ValueError(f"score must be finite, got {value} for {settings}")
         if best is None or value < best.score:

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import contextlib
 import gc
+import importlib.util
 import logging
 import os
 import pathlib
@@ -65,6 +66,7 @@ def run(command: Command, argv: Sequence[str], program: Sequence[str] = ()) -> N
     try:
         call = Call(own, words, argv, _parsed(command, own, words), program)
         if command.computes:
+            _compiler()
             metapers.use_all_cores()
             _cache()
         code = command.body(call)
@@ -177,6 +179,16 @@ def _from_threads(kind: type[BaseException], error: BaseException, trace: Traceb
         sys.__excepthook__(kind, error, trace)
     else:  # of tensorstore's own threads, whose event loop is gone after a failed save; that one is reported
         logging.getLogger("metapers").debug("in a thread: %r", error)
+
+
+def _compiler() -> None:
+    """Lets XLA's compiler for CPUs take its level 2 in place of 3: programs as fast, in two thirds of the time.
+
+    Where JAX has a plug-in for an accelerator, or ``XLA_FLAGS`` gives a level, nothing changes.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_optimization_level" not in given and importlib.util.find_spec("jax_plugins") is None:
+        os.environ["XLA_FLAGS"] = f"{given} --xla_backend_optimization_level=2".strip()
 
 
 def _cache() -> None:

@@ -121,7 +121,7 @@ def scored(
         for name, numbers in found.items():
             written.write(of_arm(folder, scorer, name, numbers, split, rates[name], progress))
         started = None  # arms that adapt have one inner loop, so their initialisation is scored once
-        everyone = scoring.everyone(scorer.components.stream, split)
+        everyone = scorer.everyone(split)
         for name in names:
             adapts = scorer.components.arms[name].adapts
             if not adapts or started is None:
@@ -232,7 +232,7 @@ def of_arm(
     folder: Path, scorer: Scorer, name: str, numbers: list[int], split: str, rate: float | None, progress: Meter
 ) -> Iterator[pa.Table]:
     """Records of an arm's versions: fresh starts everywhere, stored rows for those who return in its newest period."""
-    bank, cohort = Rows(scorer, name, split), scoring.everyone(scorer.components.stream, split)
+    bank, cohort = Rows(scorer, name, split), scorer.everyone(split)
     before: tuple[Params, records.Curves] | None = None
     for number in store.versions(versions_of(folder, name)):
         if number > numbers[-1]:
@@ -259,9 +259,8 @@ class Rows:
           split: whose users.
         """
         self.scorer, self.name, self.split = scorer, name, split
-        stream = scorer.components.stream
         self.wanted = scorer.components.config.bank and scorer.components.arms[name].adapts
-        self.users = np.unique(scoring.everyone(stream, split, lives=False).users)
+        self.users = np.unique(scorer.everyone(split, lives=False).users)
         self.there = np.zeros(len(self.users), bool)
         self.personal: Tree = None  # leaves [seeds, users, ...]
 

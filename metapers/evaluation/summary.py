@@ -78,10 +78,16 @@ def summarise(
 
 
 def needed(config: Config) -> pc.Expression:
-    """The records that a summary reads: at the headline's shots its metric, and where adapting ran away."""
+    """The records that a summary reads.
+
+    They are the headline's metric at its shots, at the start and after its steps; the halves of whole histories; and
+    where adapting ran away.
+    """
     head = config.evaluation
-    shown = pc.field("metric").isin([head.metric, *records.HALVES]) & (pc.field("shots") == head.headline_shots)
-    return shown | ((pc.field("metric") == records.DIVERGED) & (pc.field("value") > 0))
+    shown = (pc.field("shots") == head.headline_shots) & pc.field("steps").isin([0, head.headline_steps])
+    halves = pc.field("metric").isin(list(records.HALVES)) & (pc.field("period") == LIFE)
+    lost = (pc.field("metric") == records.DIVERGED) & (pc.field("value") > 0)
+    return (shown & ((pc.field("metric") == head.metric) | halves)) | lost
 
 
 class View:

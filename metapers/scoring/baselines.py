@@ -20,8 +20,6 @@ from metapers.scoring.records import Curves
 from metapers.scoring.scorer import Scorer
 from metapers.spec.heads import source_objective
 
-Predict = Callable[[Cohort, int, int], Tree]
-
 
 class Fitted(NamedTuple):
     """A baseline with the strengths that validation users chose, for each of the two tables that show it."""
@@ -58,14 +56,17 @@ def of_baselines(own: Scorer, split: str) -> tuple[list[Scored], dict[str, Fitte
     Returns:
       The curves, and the baselines with their strengths by name.
     """
-    stream, judge = own.components.stream, _judge(own, own.shots)
+    oracle, judge = own.components.stream.oracle, _judge(own, own.shots)
     fitted = fit_baselines(own)
-    lives, periods = (scorer.everyone(stream, split, lives=only) for only in (True, False))
-    predictors = [(name, one.lives.predictor.predict, lives) for name, one in fitted.items()]
-    predictors += [(name, one.periods.predictor.predict, periods) for name, one in fitted.items()]
-    if stream.oracle is not None and predictors:
-        predictors += [("oracle", stream.oracle, cohort) for cohort in (lives, periods)]
-    return [Scored(name, judge(predict, cohort), cohort) for name, predict, cohort in predictors], fitted
+    found = []
+    for lives in (True, False):
+        cohort = own.everyone(split, lives=lives)
+        predictors = {name: (one.lives if lives else one.periods).predictor.predict for name, one in fitted.items()}
+        if oracle is not None and predictors:
+            predictors["oracle"] = oracle
+        curves_of = judge(list(predictors.values()), cohort)
+        found += [Scored(name, one, cohort) for name, one in zip(predictors, curves_of, strict=True)]
+    return found, fitted
 
 
 def blocks(own: Scorer, found: Sequence[Scored], split: str) -> Iterator[pa.Table]:
@@ -84,65 +85,96 @@ def fit_baselines(own: Scorer) -> dict[str, Fitted]:
     """
     stream, chosen = own.components.stream, own.components.config.evaluation
     judge = _judge(own, (chosen.headline_shots,))
+    training = functools.lru_cache(maxsize=1)(stream.training)  # a copy of the examples of most users
 
-    def score(cohort: Cohort, predictor: Predictor) -> float:
-        values = judge(predictor.predict, cohort).scores[chosen.metric][0, :, 0, 0]
-        means = [values[cohort.periods == period].mean() for period in np.unique(cohort.periods)]
-        return -sign(chosen.metric) * float(np.mean(means))
+    def scores(cohort: Cohort, predictors: Sequence[Predictor]) -> list[float]:
+        found = []
+        for one in judge([predictor.predict for predictor in predictors], cohort):
+            values = one.scores[chosen.metric][0, :, 0, 0]
+            means = [values[cohort.periods == period].mean() for period in np.unique(cohort.periods)]
+            found.append(-sign(chosen.metric) * float(np.mean(means)))
+        return found
 
     found = {}
-    for name in names_for(stream.training(None)):
-        member = registry("baseline")[name]
-        memos: dict[int, dict] = {}
-        fit, grid = functools.cache(functools.partial(_as_of, own, name, member, memos)), grid_of(member)
-        each = []
+    for name in names_for(training(0)):
+        fits, each = Fits(own, name, training), []
+        grid = grid_of(registry("baseline")[name])
         for lives in (True, False):
-            judges = scorer.everyone(stream, "validation", lives=lives)
+            judges = own.everyone("validation", lives=lives)
             settings, best = {}, math.nan
             if grid and len(judges.users):
-                _, settings, best = baselines.choose(fit, grid, functools.partial(score, judges))
-            each.append(Chosen(_as_of(own, name, member, None, **settings), settings, best))
+                _, settings, best = baselines.choose(fits.predictor, grid, functools.partial(scores, judges))
+            each.append(Chosen(fits.alone(settings), settings, best))
         found[name] = Fitted(*each)
     return found
 
 
-def _judge(own: Scorer, shots: tuple[int, ...]) -> Callable[[Predict, Cohort], Curves]:
+def _judge(own: Scorer, shots: tuple[int, ...]) -> Callable[[Sequence[curves.Predict], Cohort], list[Curves]]:
     horizon = scorer.horizon(own.components, own.shots)
     config = own.components.config
     return curves.predicted(source_objective(config), shots=shots, horizon=horizon, halves=config.evaluation.metric)
 
 
-def _as_of(own: Scorer, name: str, member: Member, memos: dict[int, dict] | None, /, **settings: float) -> Predictor:
-    """A baseline that predicts each example by what was known of other users under ``config.as_of``.
+class Fits:
+    """A baseline's predictors, which predict each example by what was known of other users under ``config.as_of``."""
 
-    ``memos``: what fits with other settings share, by the last period of their training examples; None: nothing.
-    """
-    stream, sizes = own.components.stream, own.components.sizes
-    usual = {key: one.default for key, one in member.options.items() if isinstance(one, Option)}
+    def __init__(self, own: Scorer, name: str, training: Callable[[int], Cohort]):
+        """
+        Args:
+          own: of the run.
+          name: of the baseline.
+          training: period -> the training users' examples up to and with it.
+        """
+        self.own, self.name, self.training = own, name, training
+        self.member = registry("baseline")[name]
+        self.usual = {key: one.default for key, one in self.member.options.items() if isinstance(one, Option)}
+        self.asked: list[dict[str, float]] = []  # settings
+        self.fitted: dict[tuple[int, int], Predictor] = {}  # by period and place in ``asked``
+        self.memos: dict[int, dict] = {}  # what fits with other settings share, by period
 
-    @functools.cache
-    def until(period: int) -> Predictor:
-        training = stream.training(period)
-        classes = sizes.get("classes", sizes.get("vocabulary"))
-        memo = None if memos is None else memos.setdefault(period, {})
+    def predictor(self, **settings: float) -> Predictor:
+        """The baseline with some settings. All fits that share a period are made when the first of them predicts."""
+        if settings not in self.asked:
+            self.asked.append(settings)
+        place = self.asked.index(settings)
+
+        def until(period: int) -> Predictor:
+            if (period, place) not in self.fitted:
+                for other, values in enumerate(self.asked):
+                    self.fitted[period, other] = self._fit(period, values, self.memos.setdefault(period, {}))
+            return self.fitted[period, place]
+
+        return self._as_of(until, settings)
+
+    def alone(self, settings: dict[str, float]) -> Predictor:
+        """The baseline with some settings, which shares nothing with others."""
+        return self._as_of(functools.cache(lambda period: self._fit(period, settings, None)), settings)
+
+    def _fit(self, period: int, settings: dict[str, float], memo: dict | None) -> Predictor:
+        sizes = self.own.components.sizes
+        training, classes = self.training(period), sizes.get("classes", sizes.get("vocabulary"))
         context = Context(training=lambda: training, classes=lambda: classes, memo=lambda: memo)
-        return build("baseline", {"name": name, **usual, **settings}, context)
+        return build("baseline", {"name": self.name, **self.usual, **settings}, context)
 
-    def predict(cohort: Cohort, shots: int, horizon: int) -> Tree:
-        last = last_known(own.components.config.as_of, cohort.example_periods, stream.periods - 1)
-        user = np.repeat(np.arange(len(cohort.users)), np.diff(cohort.offsets))
-        found: Tree = None
-        for period in np.unique(last):
-            members = np.unique(user[last == period])
-            rows = held_out.rows_of(cohort, members)
-            outputs = until(int(period)).predict(held_out.take(cohort, members), shots, horizon)
-            if found is None:
-                found = jax.tree.map(lambda leaf: np.empty((last.size, *leaf.shape[1:]), leaf.dtype), outputs)
-            wanted = last[rows] == period
-            jax.tree.map(lambda whole, new: whole.__setitem__(rows[wanted], new[wanted]), found, outputs)  # noqa: B023
-        return found
+    def _as_of(self, until: Callable[[int], Predictor], settings: dict[str, float]) -> Predictor:
+        as_of, periods = self.own.components.config.as_of, self.own.components.stream.periods
 
-    return Predictor(predict, {"settings": settings})
+        def predict(cohort: Cohort, shots: int, horizon: int) -> Tree:
+            last = last_known(as_of, cohort.example_periods, periods - 1)
+            user = np.repeat(np.arange(len(cohort.users)), np.diff(cohort.offsets))
+            found: Tree = None
+            for period in np.unique(last):
+                members = np.unique(user[last == period])
+                rows = held_out.rows_of(cohort, members)
+                outputs = until(int(period)).predict(held_out.take(cohort, members), shots, horizon)
+                if found is None:
+                    found = jax.tree.map(lambda leaf: np.empty((last.size, *leaf.shape[1:]), leaf.dtype), outputs)
+                wanted = last[rows] == period
+                for whole, new in zip(jax.tree.leaves(found), jax.tree.leaves(outputs), strict=True):
+                    whole[rows[wanted]] = new[wanted]
+            return found
+
+        return Predictor(predict, {"settings": settings})
 
 
 def grid_of(member: Member) -> dict[str, tuple[Any, ...]]:

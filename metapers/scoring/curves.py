@@ -5,7 +5,8 @@ from ``held_out.query_starts`` on. Users come in blocks of few shapes (``held_ou
 parameters and tasks are arguments, so versions, arms, periods and folds of one model share a handful of programs.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -19,8 +20,16 @@ from metapers.base import Array, Batch, Cohort, Model, Objective, Params, Tree, 
 from metapers.scoring.adapting import Adaptation, by_user, check, devices, of_users, placed
 from metapers.scoring.records import DIVERGED, HALVES, Curves
 
+PART = 2**16
+"""Examples of a cohort that are predicted at one time."""
 HELD = 2**28
-"""Bytes of users' own parameters that are held at one time."""
+"""Bytes of users' own parameters that are held at one time, at most."""
+USERS = 2**13
+"""Users whose own parameters are held at one time, at most."""
+
+
+Predict = Callable[[Cohort, int, int], Tree]
+"""(cohort, shots, horizon) -> outputs, leaves [total, ...]: as ``baselines.Predictor.predict``."""
 
 
 class NotFinite(ValueError):
@@ -82,12 +91,14 @@ def curves(
         starts, n_query = held_out.cut(cohort, horizon)
         n_support = np.minimum(np.asarray(shots, np.int32), starts[:, None]).astype(np.int32)
         start = of_users(start, params, cohort)
-        found: list[tuple[np.ndarray, int, dict[str, Array]]] = []
+        whole: dict[str, np.ndarray] = {}
         for members in _groups(n_query, params.personal, len(shots) * len(taken)):
             each = [adaptation.entries(params, cohort, counts, members, start) for counts in n_support.T]
+            points = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2), *each)
             parts = held_out.blocks(n_query[members], rows=rows, users=users, multiple=devices(mesh))
-            found += _of_queries(scores, mesh, params, each, cohort, members, parts, (starts, n_query))
-        whole = {name: values[..., columns] for name, values in _gathered(found, cohort, shots, taken).items()}
+            found = list(_of_queries(scores, mesh, params, points, cohort, members, parts, (starts, n_query)))
+            _gather(whole, found, cohort, shots, taken)
+        whole = {name: values[..., columns] for name, values in whole.items()}
         return _curves(_finite(whole, cohort, shots, steps), n_support, n_query, shots, steps)
 
     return run
@@ -123,52 +134,68 @@ def _of_queries(
     scores: Callable[..., dict[str, Array]],
     mesh: Mesh | None,
     params: Params,
-    each: list[tuple[Tree, np.ndarray]],
+    points: tuple[Tree, np.ndarray],
     cohort: Cohort,
     members: np.ndarray,
     parts: Iterable[held_out.Block],
     query_rows: tuple[np.ndarray, np.ndarray],
-) -> Iterator[tuple[np.ndarray, int, dict[str, Array]]]:
-    """(places of the users in the cohort, place of the shots, scores) for each block of queries and number of shots.
+) -> Iterator[tuple[np.ndarray, slice, dict[str, Array]]]:
+    """(places of the users in the cohort, all shots, scores) for each block of queries, as ``_gather`` takes them.
 
-    ``each``: the users' parameters for each number of shots; ``query_rows``: the first and the number of each user's.
+    Args:
+      scores: what ``query_scores`` made.
+      mesh: users are sharded over its one axis.
+      params: leaves [seeds, ...].
+      points: the users' own parameters and whether they diverged, leaves [seeds, members, shots * steps, ...].
+      cohort: of the users.
+      members: int [members], the places of the users in the cohort.
+      parts: the blocks.
+      query_rows: the first row and the number of rows of each user's query, int [users of the cohort].
     """
     without = placed(mesh, params._replace(inner=()), PartitionSpec())  # inner parameters play no part in predicting
     for part in parts:
         mine = members[part.members]
         query = placed(mesh, held_out.batch(cohort, mine, *query_rows, part.width), by_user(mesh, 0))
-        for place, own in enumerate(each):
-            of_part = jax.tree.map(lambda leaf, at=part: leaf[:, at.members], own)
-            yield mine[: part.count], place, scores(without, *placed(mesh, of_part, by_user(mesh, 1)), query)
+        own = jax.tree.map(lambda leaf, at=part: leaf[:, at.members], points)
+        yield mine[: part.count], slice(None), scores(without, *placed(mesh, own, by_user(mesh, 1)), query)
 
 
 def predicted(
-    objective: Objective, *, shots: tuple[int, ...], horizon: int, rows: int = 2048, halves: str | None = None
-) -> Callable[[Callable[[Cohort, int, int], Tree], Cohort], Curves]:
-    """Scores of a baseline's ``predict`` or a stream's ``oracle`` on the very rows that ``curves`` scores.
+    objective: Objective, *, shots: tuple[int, ...], horizon: int, rows: int = 0, halves: str | None = None
+) -> Callable[[Sequence[Predict], Cohort], list[Curves]]:
+    """Scores of what baselines or a stream's ``oracle`` predict, on the very rows that ``curves`` scores.
 
-    The result is called as (predict, cohort) -> Curves with one seed and steps (0,). Users with the same number of
-    support rows c are predicted together, predict(their cohort, c, c), so nobody's query is ever seen.
+    The result is called as (predicts, cohort) -> a Curves for each of ``predicts``, with one seed and steps (0,). Users
+    with the same number of support rows c are predicted together, predict(their cohort, c, c), so nobody's query is
+    ever seen. A cohort is predicted ``PART`` examples at a time, by all of ``predicts`` before the next ones: memory
+    does not grow with the number of users, and what they share for the same examples is asked for in turn.
+    ``rows``: of a block of queries at most (``held_out.blocks``); 0: 2,048, or more where outputs are small.
     """
     check("shots", shots, 0)
-    check("rows", (rows,), 1)
+    check("rows", (rows,), 0)
     if max(shots) > horizon:
         raise ValueError(f"shots must be <= horizon = {horizon}, got {max(shots)}")
     block = _compiled(objective, halves)
 
-    def run(predict: Callable[[Cohort, int, int], Tree], cohort: Cohort) -> Curves:
+    def of_part(predict: Predict, cohort: Cohort, first: int) -> Iterator[tuple[np.ndarray, int, dict[str, Array]]]:
         starts, n_query = held_out.cut(cohort, horizon)
-        n_support = np.minimum(np.asarray(shots, np.int32), starts[:, None]).astype(np.int32)
-        found = []
-        for column in range(len(shots)):
-            guess = cohort._replace(inputs=_outputs(predict, cohort, n_support[:, column]))
-            for part in held_out.blocks(n_query, rows=rows):
+        for column, count in enumerate(shots):
+            guess = cohort._replace(inputs=_outputs(predict, cohort, np.minimum(count, starts)))
+            size = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(guess.inputs))
+            for part in held_out.blocks(n_query, rows=rows or max(2**11, min(2**14, 2**18 // max(size, 1)))):
                 query = held_out.batch(guess, part.members, starts, n_query, part.width)
                 told = jax.device_get(block(query.inputs, query.targets, query.mask))
-                one = jax.tree.map(lambda leaf: leaf[None, :, None], told)
-                found.append((part.members[: part.count], column, one))
-        whole = _finite(_gathered(found, cohort, shots, (0,)), cohort, shots, (0,))
-        return _curves(whole, n_support, n_query, shots, (0,))
+                yield first + part.members[: part.count], column, {name: x[None, :, None] for name, x in told.items()}
+
+    def run(predicts: Sequence[Predict], cohort: Cohort) -> list[Curves]:
+        starts, n_query = held_out.cut(cohort, horizon)
+        n_support = np.minimum(np.asarray(shots, np.int32), starts[:, None]).astype(np.int32)
+        whole: list[dict[str, np.ndarray]] = [{} for _ in predicts]
+        for users in held_out.parts(cohort.offsets, PART):
+            here = held_out.span(cohort, users)
+            for predict, scores in zip(predicts, whole, strict=True):
+                _gather(scores, of_part(predict, here, users.start), cohort, shots, (0,))
+        return [_curves(_finite(one, cohort, shots, (0,)), n_support, n_query, shots, (0,)) for one in whole]
 
     return run
 
@@ -202,26 +229,30 @@ def _outputs(predict: Callable[[Cohort, int, int], Tree], cohort: Cohort, counts
 
 
 def _groups(n_query: np.ndarray, personal: Tree, points: int) -> Iterator[np.ndarray]:
-    """Places of users whose entries of their own are held at one time, at most ``HELD`` bytes; short queries first."""
+    """Places of users whose own parameters are held at one time; short queries first."""
     each = max(1, points * sum(leaf.nbytes for leaf in jax.tree.leaves(personal)))
-    count, order = max(1, HELD // each), np.argsort(n_query, kind="stable")
+    count, order = min(max(1, HELD // each), USERS), np.argsort(n_query, kind="stable")
     return (order[first : first + count] for first in range(0, order.size, count))
 
 
-def _gathered(
-    found: list[tuple[np.ndarray, int, dict[str, Array]]],
+def _gather(
+    scores: dict[str, np.ndarray],
+    found: Iterable[tuple[np.ndarray, int | slice, dict[str, Array]]],
     cohort: Cohort,
     shots: tuple[int, ...],
     steps: tuple[int, ...],
-) -> dict[str, np.ndarray]:
-    """Metric -> [seeds, users, shots, steps] of (places of users in the cohort, place of the shots, scores)."""
-    scores: dict[str, np.ndarray] = {}
+) -> None:
+    """Fills metric -> [seeds, users, shots, steps] from (places of users in the cohort, place of the shots, scores).
+
+    Scores are [seeds, users, shots * steps], the last users those of padding.
+    """
     for members, place, result in found:
         for name, values in jax.device_get(result).items():
-            shape = (values.shape[0], len(cohort.users), len(shots), len(steps))
-            whole = scores.setdefault(name, np.empty(shape, values.dtype))
-            whole[:, members, place] = values[:, : members.size]
-    return scores
+            if name not in scores:
+                shape = (values.shape[0], len(cohort.users), len(shots), len(steps))
+                scores[name] = np.empty(shape, values.dtype)
+            values = values[:, : members.size].reshape(values.shape[0], members.size, -1, len(steps))
+            scores[name][:, members, place] = values if isinstance(place, slice) else values[:, :, 0]
 
 
 def _finite(

@@ -1,7 +1,7 @@
 """Versions and baselines held against held-out users: what training and judging have in common."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,18 @@ class Scorer(NamedTuple):
     tuned_headline: Callable[..., records.Curves]  # `tuned` at the headline's shots alone
     adapts: Adaptation  # by the config's inner loop
     tunes: Adaptation  # at a given rate
+    cohorts: Callable[[str], Cohort]  # split -> ``everyone``, made once
+
+    def everyone(self, split: str, *, lives: bool | None = None) -> Cohort:
+        """The held-out users of each period and then their whole histories.
+
+        ``lives``: the histories alone, or all but these; views of the same arrays, so they cost no memory.
+        """
+        cohort = self.cohorts(split)
+        cut = int(np.sum(cohort.periods >= 0))
+        if lives is None:
+            return cohort
+        return held_out.span(cohort, slice(cut, len(cohort.users)) if lives else slice(0, cut))
 
     def curves(
         self, params: Params, name: str, cohort: Cohort, start: Tree | None = None, rate: float | None = None
@@ -109,7 +121,7 @@ class Scorer(NamedTuple):
 
     def validation(self, params: Params, name: str, period: int) -> tuple[pa.Table, dict[str, Any]]:
         """Records of the validation users of every period and of their whole lives, and their headline scores."""
-        cohort = everyone(self.components.stream, "validation")
+        cohort = self.everyone("validation")
         table = self.table(params, name, cohort, split="validation", version=period)
         chosen = self.components.config.evaluation
 
@@ -193,7 +205,8 @@ def scorer(components: Components, *, shots: tuple[int, ...] = (), steps: tuple[
     tuned = own if tunes is adapts else curves(tunes, shots)
     headline = (chosen.headline_shots,), tuple(sorted({0, chosen.headline_steps}))
     own_headline, tuned_headline = (curves(run, *headline) for run in (adapts, tunes))
-    return Scorer(components, shots, steps, own, tuned, own_headline, tuned_headline, adapts, tunes)
+    cohorts = cache(partial(everyone, components.stream))
+    return Scorer(components, shots, steps, own, tuned, own_headline, tuned_headline, adapts, tunes, cohorts)
 
 
 def _loop(components: Components, steps: int, rate: float | None, tunes: bool) -> InnerLoop:
@@ -228,10 +241,9 @@ def fold(components: Components) -> int:
     return int(components.config.data.get("fold", 0))
 
 
-def everyone(stream: Stream, split: str, *, lives: bool | None = None) -> Cohort:
-    """The held-out users of each period and then their whole histories; ``lives``: these alone, or all but these."""
-    wanted = [*(range(stream.periods) if not lives else ()), *((None,) if lives is not False else ())]
-    cohorts = [stream.held_out(split, period) for period in wanted]
+def everyone(stream: Stream, split: str) -> Cohort:
+    """The held-out users of each period and then their whole histories."""
+    cohorts = [stream.held_out(split, period) for period in (*range(stream.periods), None)]
     filled = [cohort for cohort in cohorts if len(cohort.users)]
     return held_out.merged(filled or cohorts[:1])
 
