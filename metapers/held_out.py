@@ -17,6 +17,7 @@ from metapers.base import Batch, Cohort
 OF_EXAMPLES = ("inputs", "targets", "example_periods", "time", "available")
 """The fields of a ``Cohort`` that have a row for each example."""
 
+_FEWEST = 16  # users of a block at least, where ``rows`` allows it: padding costs less than one more compilation
 _NARROWEST, _GROWTH = 32, 4  # widths of query blocks: 32, 128, 512, 2048, ...; narrower where no query has 32 rows
 
 
@@ -127,14 +128,15 @@ def blocks(n_query: np.ndarray, *, rows: int, users: int = 0, multiple: int = 1)
     """Every user in one block: of ``n_query`` [users] rows at most ``width``, with users * width at most ``rows``.
 
     ``users``: at most so many to a block, 0: as many as take ``rows`` at a width of 32. Blocks of one width are of one
-    size, where a block would hold all of them the next power of four. It is a multiple of ``multiple`` (devices).
+    size, where a block would hold all of them the next power of four, 16 at least. It is a multiple of ``multiple``
+    (devices).
     """
     width, left = min(_NARROWEST, 1 << (int(n_query.max()) - 1).bit_length()), np.arange(n_query.size)
     most = users or rows // _NARROWEST
     while left.size:
         fits = n_query[left] <= width
         here, left = left[fits], left[~fits]
-        few = _GROWTH ** -(-max(0, here.size - 1).bit_length() // 2)  # of its own power
+        few = max(_FEWEST, _GROWTH ** -(-max(0, here.size - 1).bit_length() // 2))  # of its own power
         size = max(1, min(most, rows // width, few) // multiple) * multiple
         for first in range(0, here.size, size):
             some = here[first : first + size]

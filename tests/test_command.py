@@ -81,7 +81,7 @@ def test_help_on_a_config_says_what_it_is_its_methods_and_its_keys(in_process, t
 
 def test_train_starts_the_run_and_says_what_comes_next(in_process, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(training, "train", lambda *given: calls.append(given))
+    monkeypatch.setattr(training, "train", lambda *given, **more: calls.append(given))
     words = [
         "--config=synthetic",
         f"--workdir={tmp_path / 'my run'}",
@@ -107,7 +107,7 @@ def test_train_starts_the_run_and_says_what_comes_next(in_process, tmp_path, mon
     ],
 )
 def test_an_interrupted_run_says_how_to_go_on(in_process, tmp_path, monkeypatch, main, program, words, again):
-    def interrupted(*given):
+    def interrupted(*given, **more):
         raise Interrupted("stopped by signal 15", 15)
 
     monkeypatch.setattr(training, "train", interrupted)
@@ -118,8 +118,22 @@ def test_an_interrupted_run_says_how_to_go_on(in_process, tmp_path, monkeypatch,
     assert hint.startswith("to go on:  ") and shlex.split(hint.partition(":  ")[2]) == [*again, *given]
 
 
+@pytest.mark.parametrize(
+    ("given", "plugins", "level"),
+    [("", None, 2), ("--xla_dump_to=x", None, 2), ("--xla_backend_optimization_level=0", None, 0), ("", True, None)],
+)
+def test_programs_for_cpus_are_compiled_at_level_2_unless_another_is_given(monkeypatch, given, plugins, level):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.setattr(process.importlib.util, "find_spec", lambda name: plugins if name == "jax_plugins" else True)
+    process._compiler()
+    words = os.environ["XLA_FLAGS"].split()
+    found = [int(word.rpartition("=")[2]) for word in words if word.startswith("--xla_backend_optimization_level=")]
+    assert found == ([] if level is None else [level])
+    assert [word for word in words if "level" not in word] == [word for word in given.split() if "level" not in word]
+
+
 def test_ctrl_c_before_anything_is_saved_gives_one_line(in_process, tmp_path, monkeypatch):
-    def stopped(*given):
+    def stopped(*given, **more):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "train", stopped)

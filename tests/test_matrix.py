@@ -85,7 +85,7 @@ def test_cells_are_means_over_the_users_of_a_period():
 def test_resampling_draws_whole_persons():
     data, draws = scored(), 300
     found = resampled(data, draws=draws, seed=7)
-    drawn = weights(8, draws, 7)  # persons 0 ... 7
+    drawn = np.concatenate(list(weights(8, draws, 7)))  # persons 0 ... 7
     for draw in (0, 1, 2, 50):
         entries = np.concatenate([np.repeat(np.flatnonzero(data.users == u), drawn[draw, u]) for u in range(8)])
         each = []

@@ -1,13 +1,15 @@
 """What training and a search compile: one program for each structure, whatever values the state carries."""
 
+import contextlib
 import functools
 
 import jax
 import numpy as np
 import pytest
+from jax._src import monitoring
 
 from metapers import placement, samplers, spec, workdir
-from metapers.run import bank_rows, loop, search, setup, training
+from metapers.run import ahead, bank_rows, loop, search, setup, training
 from metapers.run.training import train
 from metapers.scoring import scorer as scoring
 from metapers.spec.building import learner as build_learner
@@ -43,6 +45,8 @@ class Watch:
             self.calls += 1
             return function(*arguments)
 
+        if hasattr(function, "lower"):
+            call.lower = function.lower
         return call
 
     def watched(self, build, learner, *given, **options):
@@ -62,16 +66,34 @@ class Watch:
         return [getattr(one, name)._cache_size() for one in self.programs]
 
 
+@contextlib.contextmanager
+def xla_compiles():
+    """The names of the functions that XLA compiles meanwhile, in any thread."""
+    names = []
+
+    def listen(event, _, **about):
+        if event.endswith("backend_compile_duration"):
+            names.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    monitoring.unregister_event_duration_listener(listen)
+
+
 def test_a_kind_of_learner_compiles_once_for_the_whole_stream_and_a_period_is_few_dispatches(monkeypatch, tmp_path):
     watch = Watch(monkeypatch)
     config = quick(arms=("frozen", "fine_tune", "cumulative", "continual"), data__periods=3)
     config = spec.merged(config, {"bank": False, "evaluation.steps": (0,), "evaluation.headline_steps": 0})
     config = spec.merged(config, {"inner.first_order": True})  # the least to compile
-    train(config, tmp_path)
+    with xla_compiles() as names:
+        train(config, tmp_path, compile_ahead=True)
     # frozen, fine_tune and cumulative are one program; continual, with penalty and memory, and joint_model are others
     assert len(watch.programs) == 3 and watch.traces == [1, 1, 1]
     assert watch.compiled("chunk") == watch.compiled("init") == [1, 1, 1]
     assert max(watch.compiled("consolidate")) == 1
+    consolidations = sum(watch.compiled("consolidate"))
+    assert {"jit(mapped)"} == set(names) & {"jit(mapped)", "jit(split)"}  # of chunks and consolidations
+    assert names.count("jit(mapped)") == 3 + consolidations  # neither the thread's nor the run's twice
     made = spec.arms(spec.check(config))
     trained = {key: calls for key, calls in watch.by_period.items() if key[0] != "frozen" or key[1] == 0}
     assert len(trained) == 1 + 3 + 3 + 3 + 3
@@ -131,3 +153,19 @@ def test_two_devices_are_one_device_and_seeds_are_single_seeds(monkeypatch):
     assert world.distance(spread, singles[0]) < 1e-10
     for seed, alone in enumerate(singles):
         assert world.distance(jax.tree.map(lambda leaf, seed=seed: leaf[seed : seed + 1], two), alone) < 1e-10
+
+
+def test_what_a_thread_compiles_changes_nothing_and_what_fails_there_is_met_in_training(tmp_path, monkeypatch):
+    config = quick(arms=("fine_tune",), data__periods=1)
+    train(config, tmp_path / "plain")
+    train(config, tmp_path / "ahead", compile_ahead=True)
+
+    def fails(run, name):
+        raise ValueError("not in the thread")
+
+    monkeypatch.setattr(ahead, "_steps", fails)
+    monkeypatch.setattr(ahead, "_scores", fails)
+    train(config, tmp_path / "fails", compile_ahead=True)
+    plain = runs.numbers(tmp_path / "plain")
+    assert plain and not runs.same_bits(plain, runs.numbers(tmp_path / "ahead"))
+    assert not runs.same_bits(plain, runs.numbers(tmp_path / "fails"))

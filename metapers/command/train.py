@@ -40,7 +40,7 @@ def _body(call: Call) -> int:
         chosen = [f"--config.{key}={value}" for key, value in best.items()]
         print(f"best:  {shlex.join([*call.program, *kept, *chosen, '--workdir=WORKDIR'])}")
         return 0
-    training.train(config, workdir)
+    training.train(config, workdir, compile_ahead=True)
     evaluate = "python eval.py" if call.argv[0].endswith(".py") else "metapers evaluate"
     print(f"\ntrained: {workdir}\nnext:    {evaluate} --workdir={shlex.quote(str(workdir))}")
     return 0

@@ -75,6 +75,7 @@ def evaluate_run(
         place = f"looks/{name}.parquet" if look else "records/test.parquet"
         with records.Writer(folder / place, None if look else summary.needed(config)) as written:
             chosen = scored(folder, scorer, found, split, part, written, keep=not (steps or shots))
+        scorer.forget()
         if look:
             say(printing.plain_table(written.kept(), config, split))
             return None
@@ -148,7 +149,7 @@ def summarised(
     """Writes summary.json from the records of all versions, and prints the tables."""
     config, stream = scorer.components.config, scorer.components.stream
     found = summary.summarise(
-        pa.concat_tables([table, validation_records(folder, summary.needed(config))]),
+        records.pooled([records.slim(table), records.slim(validation_records(folder, summary.needed(config)))]),
         config,
         provenance=[dict(stream.provenance)],
         seconds=seconds,

@@ -10,8 +10,6 @@ import pyarrow.compute as pc
 from metapers.members import registry
 from metapers.scores.bootstrap import ends, weights
 
-_CELLS = 4_000_000  # resampling weights held at once
-
 
 class Cube(NamedTuple):
     """The last version's scores of an arm on whole lives."""
@@ -98,14 +96,7 @@ def band(found: Cube, draws: int) -> Band:
 
 def resampled(values: np.ndarray, draws: int) -> np.ndarray:
     """Means [draws, points] of ``values`` [users, points], users drawn with replacement."""
-    count = len(values)
-    if draws * count <= _CELLS:
-        return weights(count, draws, 0) @ values / count
-    rng, step, means = np.random.default_rng(0), max(1, _CELLS // count), []
-    for start in range(0, draws, step):
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=min(step, draws - start))
-        means.append(drawn @ values / count)
-    return np.concatenate(means)
+    return np.concatenate([drawn @ values / len(values) for drawn in weights(len(values), draws, 0)])
 
 
 def banked(rows: pa.Table, summary: Mapping[str, Any], draws: int) -> list[dict[str, Any]]:

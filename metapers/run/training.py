@@ -1,7 +1,7 @@
 """The whole of a training run: every arm over every period, saved, resumed and interrupted without loss."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -10,18 +10,21 @@ import numpy as np
 from metapers import placement, store, users, workdir
 from metapers.base import Tree
 from metapers.journal import Journal, Meter, meter
-from metapers.run import bank_rows, converge, lineage, programs, resume, setup, stepping
+from metapers.run import ahead, bank_rows, converge, lineage, programs, resume, setup, stepping
 from metapers.run.programs import Run, Snapshot, check_memory
 from metapers.run.resume import Interrupted, interruptions
 from metapers.run.stepping import Standing
 from metapers.scores import sign
 from metapers.scoring import scorer as scoring
 from metapers.spec import Components, Config, check, plain, unused
+from metapers.spec.arms import Arm
 from metapers.workdir import versions_of
 
 
-def train(config: Config, folder: Path) -> None:
+def train(config: Config, folder: Path, *, compile_ahead: bool = False) -> None:
     """Trains all of ``config.arms`` (and the joint model) into ``folder``, or goes on where it was.
+
+    ``compile_ahead``: a thread compiles what later arms need while earlier ones train. No number depends on it.
 
     Raises:
       ValueError: if the folder holds a run whose config or data differs in what can change a number.
@@ -57,11 +60,19 @@ def train(config: Config, folder: Path) -> None:
             resume.save_config(components, folder)
             progress.waiting("compiling")
             try:
-                for name in names:
-                    learn_stream(run, name)
+                with ahead.compiling(run, _unfinished(folder, saved) if compile_ahead else ()) as ready:
+                    for name in names:
+                        ready(name)
+                        learn_stream(run, name)
             finally:
                 lineage.add_seconds(folder, "train", seconds=time.monotonic() - began, compile_seconds=clock())
             journal.event("end")
+
+
+def _unfinished(folder: Path, saved: Sequence[tuple[Arm, int]]) -> list[str]:
+    """The arms that still lack one of the versions ``saved``, in order."""
+    found = [arm.name for arm, period in saved if period not in store.versions(versions_of(folder, arm.name))]
+    return list(dict.fromkeys(found))
 
 
 def prepare(components: Components, folder: Path, journal: Journal, progress: Meter, asked: Callable[[], int]) -> Run:

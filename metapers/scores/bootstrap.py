@@ -1,5 +1,6 @@
 """Intervals: bootstrap over users (Student's t for few), paired differences, and Student's t over seeds."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +19,26 @@ class Interval(NamedTuple):
     high: float
 
 
-def weights(units: int, draws: int, seed: int) -> np.ndarray:
-    """Bootstrap weights [draws, units]: how often each unit is drawn, rows sum to ``units``.
+def weights(units: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Bootstrap weights, some draws [n, units] at a time: how often each unit is drawn, rows sum to ``units``.
 
-    The same arguments give the same draws, so two things resampled with them are paired.
+    The same arguments give the same draws, so two things resampled with them are paired. Of many units few draws come
+    at a time: memory does not grow with the number of units.
+
+    Raises:
+      ValueError: if there is no unit or no draw.
+
+    >>> drawn = np.concatenate(list(weights(3, 5, seed=0)))
+    >>> drawn.shape, drawn.sum(axis=1).tolist()
+    ((5, 3), [3, 3, 3, 3, 3])
     """
     if units < 1:
         raise ValueError(f"units must be >= 1, got {units}")
     if draws < 1:
         raise ValueError(f"draws must be >= 1, got {draws}")
-    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws)
+    rng, most = np.random.default_rng(seed), max(1, _CELLS // units)
+    sizes = (min(most, draws - first) for first in range(0, draws, most))
+    return (rng.multinomial(units, np.full(units, 1 / units), size=size) for size in sizes)
 
 
 def ends(
@@ -85,13 +96,7 @@ def mean_interval(
     """
     users = _per_unit(values, units)
     _check_level(level)
-    if draws < 1:
-        raise ValueError(f"draws must be >= 1, got {draws}")
-    rng, chunk, means = np.random.default_rng(seed), max(1, _CELLS // users.size), []
-    for start in range(0, draws, chunk):
-        size = min(chunk, draws - start)
-        drawn = rng.multinomial(users.size, np.full(users.size, 1 / users.size), size=size)
-        means.append(drawn @ users / users.size)
+    means = [drawn @ users / users.size for drawn in weights(users.size, draws, seed)]
     return interval(float(users.mean()), np.concatenate(means), units=users.size, level=level)
 
 

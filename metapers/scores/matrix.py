@@ -134,8 +134,9 @@ def resampled(scored: Scored, *, draws: int = 2000, seed: int = 0) -> dict[str, 
     paired (``difference_metrics``). A draw that leaves a period without users is NaN.
     """
     names, of = np.unique(scored.users, return_inverse=True)
-    weight = np.append(np.ones((1, of.size)), weights(names.size, draws, seed)[:, of], axis=0)
-    r, b = cells(scored, weight)
+    parts = [cells(scored), *(cells(scored, drawn[:, of]) for drawn in weights(names.size, draws, seed))]
+    r = np.concatenate([one for one, _ in parts])
+    b = None if scored.start is None else np.concatenate([one for _, one in parts if one is not None])
     complete = np.isfinite(r).all(axis=(1, 2, 3))
     found = {}
     for name, value in metrics(r[complete], None if b is None else b[complete]).items():

@@ -1,5 +1,6 @@
 """Three shares of users: clearly better, no difference that matters, clearly worse."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -54,11 +55,11 @@ def shares(
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be >= 0, got {tolerance}")
     apart = np.zeros_like(gains) if halves is None else _apart(gains, np.asarray(halves, float))
-    drawn = np.append(np.ones((1, gains.size)), weights(gains.size, draws, seed), axis=0)
-    table = np.stack([_shares(gains, apart, weight, tolerance) for weight in drawn])
+    drawn = itertools.chain([np.ones((1, gains.size))], weights(gains.size, draws, seed))
+    table = np.stack([_shares(gains, apart, weight, tolerance) for part in drawn for weight in part])
     each = [interval(float(table[0, i]), table[1:, i], units=gains.size) for i in range(3)]
     better, same, worse = (Interval(one.mean, max(0.0, one.low), min(1.0, one.high)) for one in each)
-    return Shares(better, same, worse, tolerance, float(np.sqrt(_variance(apart, drawn[0]))), gains.size)
+    return Shares(better, same, worse, tolerance, float(np.sqrt(_variance(apart, np.ones_like(gains)))), gains.size)
 
 
 def _apart(gains: np.ndarray, halves: np.ndarray) -> np.ndarray:

@@ -147,8 +147,10 @@ class Fits:
         return self._as_of(until, settings)
 
     def alone(self, settings: dict[str, float]) -> Predictor:
-        """The baseline with some settings, which shares nothing with others."""
-        return self._as_of(functools.cache(lambda period: self._fit(period, settings, None)), settings)
+        """The baseline with some settings, which shares nothing with others and holds no training examples."""
+        periods = self.own.components.stream.periods
+        last = np.unique(last_known(self.own.components.config.as_of, np.arange(periods), periods - 1)).tolist()
+        return self._as_of({period: self._fit(period, settings, None) for period in last}.__getitem__, settings)
 
     def _fit(self, period: int, settings: dict[str, float], memo: dict | None) -> Predictor:
         sizes = self.own.components.sizes

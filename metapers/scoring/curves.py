@@ -81,24 +81,21 @@ def curves(
     columns = [taken.index(step) for step in steps]
 
     def run(params: Params, cohort: Cohort, start: Tree | None = None) -> Curves:
-        held_out.cut(cohort, horizon)  # refuses a cohort that cannot be scored
+        members = same = np.arange(len(cohort.users))
         if start is None:  # a whole history of one period is that period's task
             members, same = held_out.distinct(cohort)
-            return _repeated(from_starts(params, held_out.take(cohort, members), None), same)
-        return from_starts(params, cohort, start)
-
-    def from_starts(params: Params, cohort: Cohort, start: Tree | None) -> Curves:
         starts, n_query = held_out.cut(cohort, horizon)
         n_support = np.minimum(np.asarray(shots, np.int32), starts[:, None]).astype(np.int32)
         start = of_users(start, params, cohort)
         whole: dict[str, np.ndarray] = {}
-        for members in _groups(n_query, params.personal, len(shots) * len(taken)):
-            each = [adaptation.entries(params, cohort, counts, members, start) for counts in n_support.T]
+        for places in _groups(n_query[members], params.personal, len(shots) * len(taken)):
+            here = members[places]
+            each = [adaptation.entries(params, cohort, counts, here, start) for counts in n_support.T]
             points = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=2), *each)
-            parts = held_out.blocks(n_query[members], rows=rows, users=users, multiple=devices(mesh))
-            found = list(_of_queries(scores, mesh, params, points, cohort, members, parts, (starts, n_query)))
+            parts = held_out.blocks(n_query[here], rows=rows, users=users, multiple=devices(mesh))
+            found = list(_of_queries(scores, mesh, params, points, cohort, here, parts, (starts, n_query)))
             _gather(whole, found, cohort, shots, taken)
-        whole = {name: values[..., columns] for name, values in whole.items()}
+        whole = {name: values[:, members[same]][..., columns] for name, values in whole.items()}
         return _curves(_finite(whole, cohort, shots, steps), n_support, n_query, shots, steps)
 
     return run
@@ -280,8 +277,3 @@ def _curves(
 ) -> Curves:
     short = (n_support < np.asarray(shots)).sum(axis=0)
     return Curves(scores, n_support, n_query, short, tuple(shots), tuple(steps))
-
-
-def _repeated(found: Curves, same: np.ndarray) -> Curves:
-    scores = {name: values[:, same] for name, values in found.scores.items()}
-    return _curves(scores, found.n_support[same], found.n_query[same], found.shots, found.steps)

@@ -132,7 +132,7 @@ class Writer:
     """Writes a file of records table by table, whole or not at all: a temporary file beside it, synced, then renamed.
 
     As a context: the file is there when it ends without an exception. ``kept`` holds the rows of what was written that
-    are asked for, all by default.
+    are asked for, as ``slim`` gives them; all, as they are, by default.
     """
 
     def __init__(self, path: str | Path, keep: pc.Expression | None = None):
@@ -160,11 +160,12 @@ class Writer:
             if not table.schema.equals(SCHEMA):
                 raise ValueError(f"table must have the columns of SCHEMA, got {table.schema.names}")
             self._writer.write_table(table)
-            self._kept.append(table if self.keep is None else table.filter(self.keep))
+            self._kept.append(table if self.keep is None else slim(table.filter(self.keep)))
 
     def kept(self) -> pa.Table:
         """The rows that stay in memory."""
-        return pa.concat_tables([SCHEMA.empty_table(), *self._kept])
+        empty = SCHEMA.empty_table()
+        return pooled([empty if self.keep is None else slim(empty), *self._kept])
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         try:
@@ -176,6 +177,19 @@ class Writer:
                 os.replace(self.part, self.path)
         finally:
             self.part.unlink(missing_ok=True)
+
+
+def slim(table: pa.Table) -> pa.Table:
+    """Records whose texts are numbers of a list of distinct texts, in half the memory."""
+    for place, field in enumerate(SCHEMA):
+        if field.type == pa.string():
+            table = table.set_column(place, field.name, table[field.name].dictionary_encode())
+    return table
+
+
+def pooled(tables: Iterable[pa.Table]) -> pa.Table:
+    """Tables of records one after the other: all as they were written, or all ``slim``."""
+    return pa.concat_tables(tables).unify_dictionaries()
 
 
 def write_records(path: str | Path, table: pa.Table) -> None:

@@ -50,6 +50,10 @@ class Scorer(NamedTuple):
             return cohort
         return held_out.span(cohort, slice(cut, len(cohort.users)) if lives else slice(0, cut))
 
+    def forget(self) -> None:
+        """Frees the held-out users that ``everyone`` keeps."""
+        getattr(self.cohorts, "cache_clear", lambda: None)()
+
     def curves(
         self, params: Params, name: str, cohort: Cohort, start: Tree | None = None, rate: float | None = None
     ) -> records.Curves:

@@ -183,14 +183,14 @@ def _blocks(leaf: Any, order: np.ndarray | None = None) -> Iterator[tuple[slice,
 def _ordered(examples: Examples) -> tuple[Examples, str]:
     """Examples sorted by (period, user, time), and the SHA-256 of all of them as the source gave them.
 
-    Inputs and targets have the types of JAX, the others those of the source.
+    Inputs and targets have the types of JAX, users and periods are int32, times are as the source has them.
     """
     digest = hashlib.sha256(json.dumps(examples.users).encode())
     order = np.lexsort((examples.time, examples.user, examples.period))
 
     def one(path: Any, leaf: Any) -> np.ndarray:
         digest.update(f"{jax.tree_util.keystr(path)}{leaf.dtype.str}{leaf.shape}".encode())
-        shown = path[0].key in ("inputs", "targets")
+        shown = path[0].key in ("inputs", "targets", "user", "period")
         kept = np.empty(leaf.shape, _canonical(np.empty(0, leaf.dtype)).dtype if shown else leaf.dtype)
         for place, part in _blocks(leaf, order):
             digest.update(np.ascontiguousarray(part).tobytes())
