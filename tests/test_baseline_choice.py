@@ -1,5 +1,8 @@
 """Baselines of a run: strengths chosen for each table by its own users and metric, and what they know of others."""
 
+import gc
+import weakref
+
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -77,6 +80,24 @@ def test_strengths_are_chosen_for_each_table_by_hand(made):
     assert fitted.periods.score == pytest.approx(scores[:, 1].min(), rel=1e-5)
     told = choices.of_baselines({"user_mean": fitted})["user_mean"]
     assert {key: one["value"] for key, one in told.items()} == {"shrink": lives, "shrink by period": periods}
+
+
+def test_fits_share_one_copy_of_the_training_examples_and_hold_none_in_the_end(made):
+    stream, copies = people(), []
+
+    def training(period):
+        found = stream.training(period)
+        copies.append((period, weakref.ref(found.targets)))
+        return found
+
+    scorer = scorer_of(made, stream._replace(training=training), as_of="end")
+    fitted = baselines.fit_baselines(scorer)
+    gc.collect()
+    assert fitted and not [period for period, kept in copies if kept() is not None]
+    grid = sum(
+        np.prod([len(each) for each in baselines.grid_of(registry("baseline")[name]).values()]) for name in fitted
+    )
+    assert 0 < len(copies) < grid  # not one for each value of a grid
 
 
 def test_each_table_shows_its_own_strength(made):

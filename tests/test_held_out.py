@@ -62,6 +62,16 @@ def test_users_whose_examples_differ_in_time_alone_are_two():
     assert held_out.distinct(known._replace(available=np.array([0, 1, 0, 2])))[1].tolist() == [0, 1]
 
 
+def test_a_span_is_what_take_gives_without_a_copy():
+    cohort = population((3, 2, 4, 6))
+    part = held_out.span(cohort, slice(1, 3))
+    jax.tree.map(np.testing.assert_array_equal, part, held_out.take(cohort, np.array([1, 2])))
+    for name in ("targets", "example_periods", "users"):
+        assert np.shares_memory(getattr(part, name), getattr(cohort, name)), name
+    whole = list(held_out.parts(cohort.offsets, 5))
+    assert whole == [slice(0, 2), slice(2, 3), slice(3, 4)]  # 5, 4 and 6 examples: a user is never cut
+
+
 def test_merged_is_the_reverse_of_take():
     cohort = population((3, 2, 4, 6))
     parts = [held_out.take(cohort, np.array(members)) for members in ([0, 1], [2], [3])]
