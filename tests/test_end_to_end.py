@@ -277,7 +277,7 @@ def here(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_code_of_a_command_that_was_stopped_is_that_of_the_signal(number, here, tmp_path, monkeypatch, capsys):
-    def stopped(config, folder):
+    def stopped(config, folder, **more):
         raise resume.Interrupted(f"stopped by signal {int(number)}: saved", number)
 
     monkeypatch.setattr(training, "train", stopped)

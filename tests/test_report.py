@@ -16,7 +16,7 @@ from metapers import spec
 from metapers.evaluation import summary as summaries
 from metapers.members import plugin_of, registry
 from metapers.report import drawing, page, periods, pictures, points, tables, words, write_report
-from metapers.scores import mean_interval
+from metapers.scores import bootstrap, mean_interval
 from metapers.scores.bootstrap import ends
 from metapers.scoring.records import SCHEMA, user_hash
 
@@ -396,7 +396,7 @@ def test_curves_are_the_means_and_intervals_of_the_summary(report):
 def test_bands_do_not_depend_on_how_draws_are_cut(monkeypatch):
     values = np.random.default_rng(1).normal(size=(20, 2))
     whole = points.resampled(values, 50)
-    monkeypatch.setattr(points, "_CELLS", 60)
+    monkeypatch.setattr(bootstrap, "_CELLS", 60)
     # the same draws; a product of another height may round its last bit otherwise
     np.testing.assert_allclose(points.resampled(values, 50), whole, rtol=0, atol=1e-14)
     low, high = ends(values[:, 0].mean(), whole[:, 0], units=20)
