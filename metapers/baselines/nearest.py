@@ -17,7 +17,7 @@ MOST = 2000
 GRID: dict[str, tuple[Any, ...]] = {"k": (3, 10, 30, 100, 300, 1000), "own": (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)}
 """The values among which validation users choose."""
 ROWS = 128
-"""Examples whose neighbours are looked for at one time."""
+"""Examples in one search for neighbours."""
 KEPT = 2**26
 """Bytes of answers that a memo keeps, at most, and one answer more."""
 
@@ -46,12 +46,10 @@ def nearest(
         raise ValueError(f"k must be >= 1, got {k}")
     if not own >= 0:
         raise ValueError(f"own must be >= 0, got {own}")
-    if memo is None:
-        known, pool, answers = _pool(training)
-    else:
-        if "pool" not in memo:
-            memo["pool"] = _pool(training)
-        known, pool, answers = memo["pool"]
+    shared = {} if memo is None else memo
+    if "pool" not in shared:
+        shared["pool"] = _pool(training)
+    known, pool, answers = shared["pool"]
 
     def predict(cohort: Cohort, shots: int, horizon: int) -> np.ndarray:
         if not 0 <= shots <= horizon:

@@ -23,9 +23,9 @@ from metapers.scoring.records import DIVERGED, HALVES, Curves
 PART = 2**16
 """Examples of a cohort that are predicted at one time."""
 HELD = 2**28
-"""Bytes of users' own parameters that are held at one time, at most."""
+"""The most bytes of personal parameters that are in memory together."""
 USERS = 2**13
-"""Users whose own parameters are held at one time, at most."""
+"""The most users whose personal parameters are in memory together."""
 
 
 Predict = Callable[[Cohort, int, int], Tree]
@@ -226,7 +226,7 @@ def _outputs(predict: Callable[[Cohort, int, int], Tree], cohort: Cohort, counts
 
 
 def _groups(n_query: np.ndarray, personal: Tree, points: int) -> Iterator[np.ndarray]:
-    """Places of users whose own parameters are held at one time; short queries first."""
+    """Places of users, some at a time (``HELD``, ``USERS``); users with short queries first."""
     each = max(1, points * sum(leaf.nbytes for leaf in jax.tree.leaves(personal)))
     count, order = min(max(1, HELD // each), USERS), np.argsort(n_query, kind="stable")
     return (order[first : first + count] for first in range(0, order.size, count))

@@ -42,7 +42,7 @@ class Scorer(NamedTuple):
     def everyone(self, split: str, *, lives: bool | None = None) -> Cohort:
         """The held-out users of each period and then their whole histories.
 
-        ``lives``: the histories alone, or all but these; views of the same arrays, so they cost no memory.
+        ``lives``: True for the whole histories alone, False for the periods alone. Both are views and copy nothing.
         """
         cohort = self.cohorts(split)
         cut = int(np.sum(cohort.periods >= 0))
